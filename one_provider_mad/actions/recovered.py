@@ -1,4 +1,4 @@
-"""Requests that an earlier process has left: each is answered at most once, and not at all after a newer one."""
+"""Requests that an earlier process left unanswered: each gets one answer at most, and none after a newer request."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from one_provider_mad.protocol.payload import read_payload
 
 
 class RecoveredRequests:
-    """Requests of earlier processes, and the newer ones that replace them.
+    """Requests that earlier processes left unanswered, and the newer requests that replace them.
 
     Args:
-        records: their records.
-        replies: answers those that are not repeated.
-        debts: takes what the core will not ask for again.
+        records: removes their records from the journal.
+        replies: answers requests that are not carried out again.
+        debts: records a debt for a CLEANUP, which oned never sends again.
 
     Attributes:
         may_be_answered: set once lines may be sent although no request has come since INIT.
@@ -38,7 +38,7 @@ class RecoveredRequests:
         self.may_be_answered = asyncio.Event()
 
     def await_newer(self, vm_id: VmId, action: Action, *, asked_at: float = math.inf) -> Recovered:
-        """Return an object whose `is_superseded` becomes true when a newer request for this VM comes, or has come."""
+        """Return an object whose `is_superseded` is set by a newer request for the VM, one since the start included."""
         recovered = self.await_next(vm_id, action, asked_at=asked_at)
         recovered.is_superseded = self._asked is None or any(
             replaces(newer, action) for newer in self._asked.get(vm_id, ())
@@ -46,29 +46,29 @@ class RecoveredRequests:
         return recovered
 
     def await_next(self, vm_id: VmId, action: Action, *, asked_at: float = math.inf) -> Recovered:
-        """Return an object whose `is_superseded` becomes true when a newer request for this VM comes from now on."""
+        """Return an object whose `is_superseded` is set by a newer request for the VM, from now on."""
         recovered = Recovered(action, asked_at)
         self._recovered.setdefault(vm_id, []).append(recovered)
         return recovered
 
     def supersede(self, vm_id: VmId, action: Action) -> None:
-        """Let a request of the core's replace older ones for its VM, also those that are taken over later."""
+        """Note a request of oned's: it replaces older ones for its VM, also those that are taken over later."""
         if self._asked is not None:
             self._asked.setdefault(vm_id, set()).add(action)
         for recovered in self._recovered.get(vm_id, ()):
             recovered.is_superseded = recovered.is_superseded or replaces(action, recovered.action)
 
     def supersede_all(self) -> None:
-        """Leave all of them unanswered."""
+        """Mark every request that an earlier process left as superseded: none is answered."""
         for recovered in (each for found in self._recovered.values() for each in found):
             recovered.is_superseded = True
 
     def end(self) -> None:
-        """Note that nothing more is taken over, so that requests since the start need not be remembered any more."""
+        """Note that all left requests were taken over: the requests since the start need not be remembered any more."""
         self._asked = None
 
     async def drop(self, request: Request, *, number: int, asked_at: float) -> None:
-        """Close a request without an answer; a CLEANUP, which is never repeated, becomes a debt.
+        """Remove a request's record without an answer; a CLEANUP, which oned never sends again, becomes a debt.
 
         Args:
             request: as the core sent it.
@@ -79,7 +79,7 @@ class RecoveredRequests:
         self._records.close(number)
 
     async def fail(self, request: Request, sentence: str, *, number: int, asked_at: float) -> None:
-        """Answer a request that is not repeated with a FAILURE; arguments as for `drop`."""
+        """Answer a request that is not carried out again with a FAILURE; arguments as for `drop`."""
         await self._owe(request, asked_at)
         if request.payload:
             read = read_payload(request)

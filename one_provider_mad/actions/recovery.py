@@ -1,10 +1,9 @@
-"""After a crash: oned starts the driver again at once and re-sends nothing (decision 13).
+"""Answer the requests that a dead process left, since oned starts the driver again and re-sends nothing (decision 13).
 
-Requests that the dead process left unanswered are carried out again, when the same oned started both within a minute
-and a repetition changes nothing; after several processes have begun one, it is answered by what the cloud shows. All
-others get a FAILURE that says what to do. In each case a newer request for the VM comes first: then the old one is not
-answered any more, since its answer would be taken for the new one's. Requests of another core are settled by what the
-cloud shows (actions/settling.py).
+A request is carried out again when the same oned started both processes within a minute, and twice does what once
+does; after several processes have begun it, it is answered by what the cloud shows. All others get a FAILURE that says
+what to do. After a newer request for the VM the old one is never answered, since oned would take its answer for the
+newer one's. Requests of an earlier oned are answered by what the cloud shows (actions/settling.py).
 """
 
 from __future__ import annotations
@@ -30,26 +29,26 @@ from one_provider_mad.tasks import keep_running
 log = structlog.get_logger()
 
 RESTART_SECONDS = 60.0
-"""How long after its last sign of life a dead process counts as restarted. oned needs a second at most."""
+"""Seconds after a dead process's last sign of life until which this process counts as its restart; oned needs one."""
 
 SETTLED_AFTER = 1.0
-"""Seconds after INIT before any unrequested line is sent: oned reads INIT's answer with one read (include/Driver.h)."""
+"""Seconds from INIT's answer to the next unrequested line: oned reads that answer with one read (include/Driver.h)."""
 
 FAILURES_AFTER = 3.0
-"""Seconds after INIT before old requests fail: time for oned, or a person, to ask again."""
+"""Seconds after INIT before requests of a dead process get a FAILURE; a newer request until then replaces them."""
 
 MOST_TAKERS = 3
-"""How many processes may repeat a request: one that ends them all must not be tried for ever."""
+"""Most processes that carry out the same request: it may be the request that kills them. Later ones only look."""
 
 MOST_LOOKERS = 30
-"""How many processes may take a request, with those that only look for its outcome: looking changes nothing, and
-drivers that are killed in a row mostly have another killer than the request."""
+"""Most processes that take the same request, those included that only look for its outcome in the cloud; after them it
+fails. Looking changes nothing, and the request is rarely the reason for which so many were killed."""
 
 _LINGER_SECONDS = 15.0
-"""How long an old process may outlive its FINALIZE; up to 5.12 oned does not kill it (src/mad/Mad.cc, reload)."""
+"""Seconds that a process may live on after FINALIZE; up to 5.12 oned does not kill it (src/mad/Mad.cc, reload)."""
 
 SIGN_OF_LIFE_SECONDS = 15.0
-"""How often a running process records that it lives: well within RESTART_SECONDS."""
+"""Seconds between two records in the journal that this process lives: well within RESTART_SECONDS."""
 
 
 class _Dead(Value, frozen=True, kw_only=True):
@@ -58,15 +57,15 @@ class _Dead(Value, frozen=True, kw_only=True):
 
 
 class Recovery:
-    """Deals with requests that an earlier process left unanswered.
+    """Answers, repeats or drops the requests that earlier processes left unanswered.
 
     Args:
-        journal: holds them.
+        journal: holds the requests.
         dispatcher: carries requests out, or fails them.
-        open_output: lets lines through although no request has come since INIT.
+        open_output: lets lines be sent although no request has come since INIT.
         core_is_up: set once the core may be answered (decision 27).
         clock: seconds since the epoch.
-        hand_over: takes requests of another core, which may wait for them no longer; None: they fail like the rest.
+        hand_over: takes requests of an earlier oned, which may not be awaited any more; None: they get a FAILURE.
     """
 
     def __init__(
@@ -94,7 +93,7 @@ class Recovery:
         self._parents: dict[Process, Process] = {}
 
     async def run(self) -> None:
-        """Settle every request of dead processes. Called once, right after INIT."""
+        """Answer, repeat or drop every request of dead processes. Called once, right after INIT."""
         try:
             self._parents = {each.process: each.parent for each in await self._journal.writers()}
             self._note(await self._journal.open_requests())
@@ -110,7 +109,7 @@ class Recovery:
             self._recovered.end()
 
     async def forget_called_off(self) -> None:
-        """Record debts for cancelled deploys of dead processes, before a newer request looks for their instances."""
+        """Record debts for deploys that DRIVER_CANCEL cancelled in dead processes, before newer requests are taken."""
         try:
             for dead in await self._others():
                 if not dead.writer.process.is_alive():
@@ -137,7 +136,7 @@ class Recovery:
         ]
 
     async def _settle_if_possible(self, dead: _Dead) -> None:
-        """Settle the requests of one dead process; a failing journal hinders nothing else."""
+        """Deal with the requests of one dead process; a failing journal is logged, and the next process comes."""
         try:
             await self._settle(dead)
         except JournalError as error:
@@ -172,13 +171,13 @@ class Recovery:
         await self._journal.forget_writer(process)
 
     def _note(self, requests: list[OpenRequest]) -> None:
-        """Remember the requests of all processes, before any of them is settled and removed."""
+        """Remember the requests of all dead processes, before any of them is answered and its record removed."""
         self._asked.update((each.id, msgspec.structs.replace(each, payload=b"")) for each in requests)
 
     def _is_replaced(self, request: OpenRequest) -> bool:
-        """True when the same oned has sent a newer request for the VM, and waits for this one no longer.
+        """True when the same oned has sent a newer request for the VM, so that it awaits no answer to this one.
 
-        Repeating a request that two dead processes have left would undo the newer one, answered or not.
+        Carrying out the older of two requests that dead processes left would undo the newer one, answered or not.
         """
         parent = self._parents.get(request.writer)
         return any(
@@ -197,20 +196,20 @@ class Recovery:
         return MOST_TAKERS <= request.takers < MOST_LOOKERS and self._is_restart(writer, request)
 
     def _is_restart(self, writer: Writer, request: OpenRequest) -> bool:
-        """True when the same oned started both processes within a minute, and a repetition changes nothing."""
+        """True when the same oned started both processes within a minute, and repeating the request is harmless."""
         if not request.payload or Action(request.action) not in CREATES_OR_DESTROYS:
             return False
         last_sign = max(writer.seen_at, request.opened_at)
         return writer.parent == Process.parent() and 0 <= self._clock() - last_sign <= RESTART_SECONDS
 
     async def _forget(self, requests: list[OpenRequest]) -> None:
-        """Close cancelled requests without an answer; the instances of their deploys become debts."""
+        """Remove cancelled requests without an answer; the instances of their deploys become debts."""
         for request in requests:
             await self._debts.forget_called_off(as_sent(request))
             self._close(request)
 
     def _close(self, request: OpenRequest) -> None:
-        self._dealt_with.add(request.id)  # it is there until the journal has written this down
+        self._dealt_with.add(request.id)  # the record stays until the journal has written its removal
         self._journal.close_request(request.id)
 
     async def _repeat(self, requests: list[OpenRequest]) -> None:
@@ -233,7 +232,7 @@ class Recovery:
         self._dispatcher.take_over(as_sent(request), number=request.id, asked_at=request.opened_at)
 
     async def _look_for(self, requests: list[OpenRequest]) -> None:
-        """Answer requests that have had their tries by what the cloud shows: most were carried out all the same."""
+        """Answer requests that MOST_TAKERS processes have begun by what the cloud shows: most were carried out."""
         waiting = [(each, self._recovered.await_newer(each.vm_id, Action(each.action))) for each in requests]
         if not waiting:
             return
@@ -276,7 +275,7 @@ class Recovery:
         return asyncio.get_running_loop().time()
 
     async def show_life(self) -> None:
-        """Record in the journal, now and then, that this process lives."""
+        """Record in the journal every SIGN_OF_LIFE_SECONDS that this process lives."""
         while True:
             await asyncio.sleep(SIGN_OF_LIFE_SECONDS)
             try:
@@ -290,7 +289,7 @@ def _stumbled(error: BaseException, pause: float) -> None:
 
 
 def as_sent(request: OpenRequest) -> Request:
-    """Return the request as the core sent it."""
+    """Return a request of the journal in the form in which oned sent it."""
     return Request(
         action=Action(request.action),
         vm_id=request.vm_id,

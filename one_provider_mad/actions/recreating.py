@@ -1,4 +1,4 @@
-"""PURE: how to recreate a VM whose instance is gone for good; the commands depend on its state.
+"""Messages that say how to recreate a VM whose instance is terminated; the commands depend on the VM's state.
 
 Up to 6.8 a VM that is POWEROFF or SUSPENDED cannot be recreated (src/dm/DispatchManagerActions.cc, delete_recreate).
 """
@@ -11,24 +11,24 @@ from one_provider_mad.domain import Instance
 RECREATE = "onevm recover --recreate makes a new one"
 
 RECREATES_EVERYTHING = (6, 10)
-"""First release that recreates VMs in POWEROFF and SUSPENDED, too."""
+"""First release of OpenNebula that recreates VMs in POWEROFF and SUSPENDED, too."""
 
 _FIRST = {"POWEROFF": "undeploy", "SUSPENDED": "stop"}
 
 
 def gone_for_good(instance: Instance, *, lcm_state: int | None = None) -> str:
-    """Return the sentence for an instance that is terminated.
+    """Return the message for a VM whose instance is terminated.
 
     Args:
         instance: as the cloud shows it.
-        lcm_state: of the failing action; a failed resume leads back to the state before it.
+        lcm_state: the VM's in the failing action; after a failed resume the VM has the state from before it again.
     """
     state = LCM_STATES.get(lcm_state or 0, "").removeprefix("BOOT_")
     return f"instance {instance.deploy_id} is {instance.raw_state} for good: {recreate_from(state)}"
 
 
 def recreate_from(state: str, *, release: tuple[int, ...] | None = None) -> str:
-    """Return how a VM in this state is recreated.
+    """Return the commands that recreate a VM in this state.
 
     Args:
         state: POWEROFF, SUSPENDED, or anything else.

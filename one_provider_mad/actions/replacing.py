@@ -1,4 +1,4 @@
-"""Replace an open request by a newer one for the same VM: one reply answers both (decision 6).
+"""Replace an unanswered request by a newer one for the same VM: only the newer one is answered (decision 6).
 
 oned does not match replies to requests: a late reply is taken for the answer that the VM waits for by then
 (src/lcm/LifeCycleStates.cc). So when a person has recovered a VM and asks again, only the newer request is answered.
@@ -22,20 +22,20 @@ _HARD_STOPS = frozenset({Intent.STOP_HARD, Intent.PARK_HARD})
 
 
 class Fate(Enum):
-    """How the work of a replaced request ends."""
+    """What becomes of the job of a replaced request."""
 
     AWAITED = "awaited"
-    """It runs, or will, to its end; the newer request waits for that."""
+    """The job runs to its end, now or when its turn comes; the newer request waits for that."""
 
     BROKEN_OFF = "broken off"
-    """It runs and is cancelled; the newer request begins once it has ended."""
+    """The job runs and is cancelled; the newer request begins once it has ended."""
 
     DROPPED = "dropped"
-    """It has not begun, and never will."""
+    """The job has not begun, and never begins."""
 
 
 def replace_older(lanes: Lanes, newer: RequestJob, *, is_verbatim: bool) -> list[str]:
-    """Let a newly submitted request be answered for older ones; return sentences for the VM's log."""
+    """Let a newly submitted request replace its VM's older ones; return a message for each, for the VM's log."""
     told: list[str] = []
     for job in lanes.open_jobs(newer.vm_id):
         if not isinstance(job, RequestJob) or not _takes_place_of(newer, job):
@@ -56,7 +56,7 @@ def replace_older(lanes: Lanes, newer: RequestJob, *, is_verbatim: bool) -> list
 
 
 def follow_unanswered(lanes: Lanes, newer: RequestJob) -> None:
-    """Link a request to the unanswered one that runs before it: its success may be the answer to both."""
+    """Note with a request the unanswered one that runs before it, whose success may answer both."""
     match lanes.open_jobs(newer.vm_id):
         case [RequestJob() as job, last] if job.task is not None and last is newer and job.accepted.is_replaced:
             newer.accepted.standing.follows = job.accepted
@@ -78,9 +78,9 @@ def _sentence(job: RequestJob, newer: RequestJob, fate: Fate) -> str:
 
 
 def success_of_both(accepted: Accepted, request: VmRequest) -> str | None:
-    """Return the output of a script that has just done the same for an older request: once is enough.
+    """Return the output of a script that an older, replaced request has just run with the same effect, else None.
 
-    A second `deploy` would buy a second machine, and a second `shutdown` would fail without the machine.
+    A second `deploy` would buy a second instance, and a second `shutdown` would fail without the instance.
     """
     older = accepted.standing.follows
     if older is None or older.standing.succeeded is None or accepted.action not in CREATES_OR_DESTROYS:
@@ -95,18 +95,18 @@ def _life(request: VmRequest) -> tuple[object, ...]:
 
 
 def fate_of(older: Accepted, newer: Accepted, *, has_begun: bool, is_verbatim: bool) -> Fate:
-    """Return the fate of the older request's work."""
+    """Return what becomes of the older request's job."""
     if has_begun:
-        is_broken_off = not is_verbatim and _has_no_use_for_the_end_of(older, newer)
+        is_broken_off = not is_verbatim and _may_break_off(older, newer)
         return Fate.BROKEN_OFF if is_broken_off else Fate.AWAITED
-    return Fate.DROPPED if _does_without(older, newer, is_verbatim=is_verbatim) else Fate.AWAITED
+    return Fate.DROPPED if _may_drop(older, newer, is_verbatim=is_verbatim) else Fate.AWAITED
 
 
-def _has_no_use_for_the_end_of(older: Accepted, newer: Accepted) -> bool:
-    """True when the newer request need not wait: it goes further, or reverses an end that may not have come yet.
+def _may_break_off(older: Accepted, newer: Accepted) -> bool:
+    """True when a running older request may be cancelled: the newer one includes its effect, or reverses it.
 
-    Every end of a VM waits for what may have been created (ownership/destroying.py), and nothing else does: only
-    an end breaks off a deploy. A request that is settled only looks, except for a CLEANUP, which terminates.
+    Only a request to terminate breaks off a deploy, since it alone waits for an instance that may still be created
+    (ownership/destroying.py). A request that is settled changes nothing, except for a CLEANUP, which terminates.
     """
     if older.is_settled and older.action is not Action.CLEANUP:
         return True
@@ -114,20 +114,20 @@ def _has_no_use_for_the_end_of(older: Accepted, newer: Accepted) -> bool:
         return not (_ends(older) and (_is_soft(newer) or not _is_soft(older)))
     if _intent(newer) in _HARD_STOPS and _intent(older) in _SOFT_STOPS:
         return True
-    return _may_be_taken_back(older)
+    return _is_reversible(older)
 
 
-def _does_without(older: Accepted, newer: Accepted, *, is_verbatim: bool) -> bool:
-    """True when the newer request comes to its own end without the older one."""
+def _may_drop(older: Accepted, newer: Accepted, *, is_verbatim: bool) -> bool:
+    """True when the newer request has its effect although the older one is not carried out."""
     if is_same(older, newer):
         return True
     if older.action is Action.CLEANUP:
-        return _ends(newer) and not is_verbatim  # a recreate's next life does not clean up after the one before
-    return _ends(newer) or _may_be_taken_back(older)
+        return _ends(newer) and not is_verbatim  # a deploy after a recreate terminates no instance
+    return _ends(newer) or _is_reversible(older)
 
 
 def is_same(older: Accepted, newer: Accepted) -> bool:
-    """True when both request the same, as far as that is known before they are parsed."""
+    """True when both requests have the same effect, as far as is known before they are parsed."""
     one, other = older.content.heading, newer.content.heading
     if older.action is not newer.action or one != other:
         return False
@@ -140,8 +140,8 @@ def is_same(older: Accepted, newer: Accepted) -> bool:
     )
 
 
-def _may_be_taken_back(older: Accepted) -> bool:
-    """True for an end that a person may reverse; the instance of a CLEANUP is given up for good."""
+def _is_reversible(older: Accepted) -> bool:
+    """True for a stop or an end that a person may reverse by a newer request; a CLEANUP's instance must go."""
     return _ends(older) and older.action is not Action.CLEANUP
 
 

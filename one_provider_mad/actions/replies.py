@@ -1,4 +1,4 @@
-"""Write the one reply of each request, and remove its record once it is written (decision 6)."""
+"""Send the one reply to each request, and remove the request's record once the reply is written (decision 6)."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ log = structlog.get_logger()
 
 
 class Output(Protocol):
-    """Where lines go (transport.Writer)."""
+    """Takes the lines for oned (transport.Writer)."""
 
     def send(self, data: bytes, *, on_written: Callable[[], None] | None = None) -> None:
-        """Write a line that must not be lost."""
+        """Write a line that is never dropped; `on_written` is called once oned's pipe has it."""
 
     def log(self, data: bytes) -> None:
-        """Write a LOG line."""
+        """Write a LOG line, which may be dropped while oned does not read."""
 
 
 class Replies:
-    """The replies of one driver.
+    """Sends the replies of one driver.
 
     Args:
-        output: where they go.
-        log_lines: shows what a reply cannot.
-        records: the requests' records.
+        output: takes the lines for oned.
+        log_lines: the VMs' logs, for sentences that oned would not show.
+        records: removes the requests' records from the journal.
     """
 
     def __init__(self, output: Output, log_lines: LogLines, records: RequestRecords) -> None:
@@ -46,7 +46,7 @@ class Replies:
         self._records = records
 
     def answer(self, accepted: Accepted, info: str, *, is_success: bool, has_ended: bool) -> None:
-        """Answer a request; `has_ended`: it has destroyed its VM's instance."""
+        """Send the answer to a request; `has_ended`: the request has terminated its VM's instance."""
         word, vm_id = accepted.action.value, accepted.vm_id
         if not is_success:
             self._log_failed_reboot(word, vm_id, info, accepted.dialect)
@@ -54,7 +54,7 @@ class Replies:
         self.send(reply, number=accepted.number, has_ended=has_ended)
 
     def withhold(self, accepted: Accepted, info: str, *, is_success: bool, has_ended: bool) -> None:
-        """Log in the VM's log how a request has ended that is not answered, since a newer one replaces it."""
+        """Log the result of a request that is not answered, since a newer one replaces it, in the VM's log."""
         self._records.close(accepted.number, has_ended=has_ended)
         if metrics.recorder is not None:
             metrics.recorder.called_off(accepted.action.value)
@@ -64,10 +64,10 @@ class Replies:
             self._log_lines.tell(Severity.INFO, sentence, accepted.vm_id)
 
     def refuse(self, malformed: Malformed, *, number: int = 0) -> None:
-        """Answer a request that is not carried out with a FAILURE; a line that is no request is logged in oned's log.
+        """Answer a request that cannot be carried out with a FAILURE; a line that is no request is logged in oned.log.
 
         Args:
-            malformed: word, VM and the reason.
+            malformed: the line's first word, its VM and the reason.
             number: the request's record, 0 for none.
         """
         word, vm_id = malformed.word, malformed.vm_id
@@ -79,7 +79,7 @@ class Replies:
         self.send(Reply(word=word, vm_id=vm_id, is_success=False, info=malformed.reason), number=number)
 
     def send(self, reply: Reply, *, number: int = 0, has_ended: bool = False) -> None:
-        """Send a reply in any form; `number` is the record that is removed then, 0 for none."""
+        """Send a reply; `number`: the request's record, which is removed once the reply is written, 0 for none."""
         if metrics.recorder is not None:
             action = reply.word if reply.word in Action.__members__ else metrics.OTHER
             metrics.recorder.answered(action, is_success=reply.is_success)
@@ -87,17 +87,17 @@ class Replies:
         self._output.send(format_reply(reply), on_written=on_written)
 
     def _log_failed_reboot(self, word: str, vm_id: VmId, sentence: str, dialect: Dialect) -> None:
-        """Log the failure of a REBOOT in the VM's log, where oned ignores its answer."""
+        """Log the failure of a REBOOT in the VM's log, for releases of oned that ignore the answer."""
         if word == Action.REBOOT.value and dialect.drops_answers_to_reboot:
             self._log_lines.tell(Severity.ERROR, f"REBOOT: {sentence}", vm_id)
 
 
 def with_first_word(action: Action, content: VmRequest | None, sentence: str) -> str:
-    """Put the number first by which oned goes on after UPDATESG and UPDATENIC, after a success or a failure."""
+    """Return the payload of an answer; to UPDATESG and UPDATENIC it begins with the number that oned reads there."""
     first = FIRST_WORDS.get(action)
     return sentence if first is None or content is None else f"{first(content)} {sentence}"
 
 
 def refusal(request: Request, sentence: str) -> Malformed:
-    """Return the refusal of a request, with the reason."""
+    """Return the FAILURE for a request that is not carried out."""
     return Malformed(reason=sentence, word=request.action.value, vm_id=request.vm_id, dialect=request.dialect)

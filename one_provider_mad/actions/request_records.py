@@ -1,4 +1,4 @@
-"""Record requests in the journal until their answers are written: a crash leaves no VM waiting (decision 13)."""
+"""Keep requests in the journal until their answers are written, for the process after a crash (decision 13)."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from one_provider_mad.protocol.messages import Request
 
 
 class RequestRecords:
-    """The records of unanswered requests; without a journal nothing is recorded.
+    """Writes the records of unanswered requests; without a journal there are none.
 
     Args:
-        engines: the journal.
+        engines: gives the journal.
     """
 
     def __init__(self, engines: EngineSource) -> None:
         self._engines = engines
 
     def open(self, request: Request, *, is_verbatim: bool) -> int:
-        """Record a request, with its payload where it may be carried out again, and return the record's number."""
+        """Record a request, with its payload where a later process may repeat it; return the record's number."""
         journal = self._engines.journal
         if journal is None:
             return 0
@@ -32,7 +32,7 @@ class RequestRecords:
         )
 
     def close(self, number: int, *, has_ended: bool = False) -> None:
-        """Remove a record, 0 for none; `has_ended`: the request has destroyed its VM's instance."""
+        """Remove a record (0: none exists); `has_ended`: the request has terminated its VM's instance."""
         if number and self._engines.journal is not None:
             self._engines.journal.close_request(number, has_ended=has_ended)
 

@@ -1,10 +1,10 @@
-"""Carry out on a stopped instance, before its VM is resumed, what changed meanwhile (decision 29).
+"""Bring a stopped instance up to date when its VM is resumed: size, disks, interfaces, context (decision 29).
 
 The core sends nothing for a VM in POWEROFF or UNDEPLOYED that is resized, gets a disk or loses one, or is edited, and
-shows it as done (OpenNebula src/dm/DispatchManagerActions.cc). So the journal keeps the last request that was carried
-out, and a resume compares. Each difference is carried out, or reported in the VM's log and tried again by the next
-resume. Every step may be repeated, and the record is written before and after each: the next resume completes one that
-was cut short, however the VM was edited in between.
+shows it as done (OpenNebula src/dm/DispatchManagerActions.cc). So the journal keeps what the instance was given, and
+a resume compares it with the VM. Each difference is carried out, or reported in the VM's log and tried again by the
+next resume. The record is written before and after each step, and each may be repeated: the next resume completes one
+that was interrupted, even after further edits of the VM.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ _RECREATE = "only a new instance gets it (onevm recover --recreate)"
 
 
 class Resumption(Value, frozen=True, kw_only=True):
-    """Keeps the requests of one VM's instance, and brings a stopped instance up to the present ones.
+    """Records the specification of a VM's instance, and brings a stopped instance up to that of the VM.
 
     Attributes:
         cloud: where the instance is.
-        journal: what it was given.
-        policy: attributes that end users may not set.
+        journal: has the specification of the instance.
+        policy: `[policy]`, with the attributes that end users may not set.
         request: the VM.
         warn: writes failures to the VM's log.
         inform: writes successes to the VM's log.
@@ -66,9 +66,9 @@ class Resumption(Value, frozen=True, kw_only=True):
     inform: Callable[[str], None]
 
     async def note_baseline(self, deploy_id: DeployId) -> None:
-        """Record the VM's present requests as the baseline, where there is no record; never an action's failure.
+        """Record the VM's present specification where there is none yet; an error is only logged in the VM's log.
 
-        An instance of an earlier release, of another front-end, or one not made by a driver has none.
+        There is none for an instance of an earlier release or another front-end, or one that a person imported.
         """
         if not self.request.template.values:
             return
@@ -79,22 +79,22 @@ class Resumption(Value, frozen=True, kw_only=True):
             self.warn(str(error))
 
     async def note_begun(self, action: Action, deploy_id: DeployId) -> None:
-        """Record that an action attaches a device to a live instance.
+        """Record that an action begins to attach or detach a device of a live instance.
 
-        OpenNebula takes the device from the VM if the action fails, and the instance may have it all the same: then the
-        next resume detaches it.
+        If the attach fails, OpenNebula removes the device from the VM, though the instance may have it: then the next
+        resume detaches it.
         """
         if action in _ATTACHES:
             await self._note(deploy_id, lambda before: with_begun(before, action, self.request.operand))
 
     async def note_action(self, action: Action, deploy_id: DeployId) -> None:
-        """Record what an action has changed; without a journal the next resume carries it out once more."""
+        """Record a finished action's change; if the journal fails, the next resume carries the change out again."""
         await self._note(
             deploy_id, lambda before: with_finished(before, action, self.request.operand, self.request.template)
         )
 
     async def _note(self, deploy_id: DeployId, change: Callable[[InstanceSpec], InstanceSpec]) -> None:
-        """Change the record, if there is one; a journal that fails is a warning, not the action's failure."""
+        """Change the recorded specification, if there is one; a failing journal is a warning in the VM's log."""
         try:
             if (before := await self._recorded(deploy_id)) is not None:
                 await self._record_other(deploy_id, before, change(before))
@@ -102,7 +102,7 @@ class Resumption(Value, frozen=True, kw_only=True):
             self.warn(str(error))
 
     async def carry_out(self, instance: Instance) -> None:
-        """Bring an instance that is about to be started up to the VM's present requests.
+        """Bring a stopped instance, which is started next, up to the VM's present specification.
 
         Raises:
             ProviderError: the cloud does not answer now; the next resume tries again.
@@ -138,7 +138,7 @@ class Resumption(Value, frozen=True, kw_only=True):
         return wanted_spec(self.cloud, self.request)
 
     async def _begin(self, instance: Instance) -> InstanceSpec:
-        """Without a record, take the present requests as the baseline, and detach our devices that the VM lacks."""
+        """Record the first specification of an instance: the VM's present one; detach our devices that the VM lacks."""
         deploy_id, provider = instance.deploy_id, self.cloud.provider
         self.warn(
             f"instance {deploy_id} has no record of earlier requests: it stays as it is, and changes from now"
@@ -178,14 +178,14 @@ class Resumption(Value, frozen=True, kw_only=True):
     # Carrying out
 
     async def _change(self, deploy_id: DeployId, asked: InstanceSpec, todo: list[Change]) -> InstanceSpec:
-        """Carry out the changes that can be; return what the instance has then."""
+        """Carry out the changes that do not wait for a removal; return the specification that the instance has then."""
         for change in todo:
             if not change.waits_for_removal(asked):  # a disk takes the number of one that could not be detached
                 asked = await self._change_one(deploy_id, asked, change)
         return asked
 
     async def _change_one(self, deploy_id: DeployId, asked: InstanceSpec, change: Change) -> InstanceSpec:
-        """Carry out a change, and record the result at once: the VM may be edited before the next resume."""
+        """Carry out one change, and record the result before the next, since the VM may be edited after a crash."""
         capability, provider = CAPABILITIES[change.action], self.cloud.provider
         if not isinstance(provider, capability.protocol):
             self._tell_refused(deploy_id, change.what, NotSupported(provider.name, capability.what))
@@ -202,7 +202,7 @@ class Resumption(Value, frozen=True, kw_only=True):
         return now
 
     async def _change_section(self, deploy_id: DeployId, asked: InstanceSpec, wanted: InstanceSpec) -> InstanceSpec:
-        """Carry out edits of the PUBLIC_CLOUD section; return what the instance has then."""
+        """Carry out edits of the PUBLIC_CLOUD section; return the specification that the instance has then."""
         provider, names = self.cloud.provider, _edited(asked, wanted)
         if not names or not isinstance(provider, Reconfigurable):
             return asked
@@ -228,13 +228,13 @@ class Resumption(Value, frozen=True, kw_only=True):
     async def _is_done(
         self, deploy_id: DeployId, what: str, send: Callable[[], Awaitable[Any]], operation: str
     ) -> bool:
-        """Carry out one change and log it; False when it was refused, which is logged too.
+        """Send one change to the cloud, and log the result in the VM's log; False when the cloud refused it.
 
         Args:
             deploy_id: the instance.
             what: description for the VM's log.
-            send: makes the call, once.
-            operation: name by which calls are counted.
+            send: sends the call, once.
+            operation: name of the call in messages and metrics.
 
         Raises:
             ProviderError: the outcome is unknown, or the cloud does not answer now.
@@ -254,7 +254,7 @@ class Resumption(Value, frozen=True, kw_only=True):
 
 
 def wanted_spec(cloud: Cloud, request: VmRequest) -> InstanceSpec:
-    """Return what a VM asks of this cloud; an unreadable section counts as empty."""
+    """Return the specification that a VM's template asks of this cloud; an unreadable section counts as empty."""
     section: Mapping[str, str] = {}
     if isinstance(cloud.provider, Reconfigurable):
         try:
@@ -265,7 +265,7 @@ def wanted_spec(cloud: Cloud, request: VmRequest) -> InstanceSpec:
 
 
 def _may_pass(error: ProviderError) -> bool:
-    """True for an error that may pass, so that the resume has failed."""
+    """True for an error that may pass: it fails the resume, so that a person tries again."""
     return error.retryable or not error.definite or isinstance(error, AuthenticationRefused)
 
 

@@ -1,8 +1,8 @@
-"""Answer VMs that OpenNebula still waits for after a restart, or after another front-end led (decision 13).
+"""Answer requests that OpenNebula awaits after a restart, or after another front-end led (decision 13).
 
 oned repeats no request: a VM whose request or reply went to a dead process waits for ever, and on 7.x its placement
-plan blocks all others. The core itself lists the VMs that wait; each is answered once, by what the cloud shows
-(actions/outcomes.py). Requests in this machine's journal that OpenNebula no longer waits for are dropped.
+plan blocks all others. oned lists the VMs that wait; each gets one answer, by what the cloud shows
+(actions/outcomes.py). Requests in this front-end's journal that OpenNebula no longer awaits are dropped.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from one_provider_mad.protocol.messages import Action, Request
 log = structlog.get_logger()
 
 _APART_SECONDS = 5.0
-"""Seconds between two reads that have to agree: a request may be on its way to us, or its answer to the core."""
+"""Seconds between two reads of a VM that must both show it waiting: its request or answer may just be on its way."""
 
 _AGAIN_SECONDS = 5.0
-"""Seconds until a core that did not answer is asked again."""
+"""Seconds after which oned, when it did not answer, is asked again for the waiting VMs."""
 
 
 _PATIENCE_SECONDS = 60.0
-"""How long a core may be silent before requests of a dead process fail, as they do without a core."""
+"""Seconds without an answer of oned after which the requests of a dead process get a FAILURE."""
 
 
 class WaitingVm(Value, frozen=True, kw_only=True):
-    """A VM in a state in which the core may wait for an answer of its driver.
+    """A VM in a state in which oned may wait for an answer of its driver.
 
     Attributes:
         vm_id: its number.
@@ -61,7 +61,7 @@ class WaitingVm(Value, frozen=True, kw_only=True):
 
 
 class WaitingDocument(Value, frozen=True, kw_only=True):
-    """A waiting VM as the core has it.
+    """A waiting VM, with its document, as oned has it.
 
     Attributes:
         vm: the VM.
@@ -77,30 +77,30 @@ class WaitingDocument(Value, frozen=True, kw_only=True):
 
 
 class Core(Protocol):
-    """The local OpenNebula, as far as waiting VMs go."""
+    """What the local OpenNebula is asked about waiting VMs."""
 
     async def may_act(self) -> bool:
         """True when this front-end has no peers, or leads them. Raises ProviderError."""
 
     async def driver_names(self, name: str) -> Collection[str]:
-        """NAMEs of the VM_MADs that are drivers of this configuration. Raises ProviderError."""
+        """Return NAMEs of the VM_MADs in oned.conf that use the configuration of this name. Raises ProviderError."""
 
     async def waiting(self) -> Mapping[VmId, WaitingVm]:
-        """VMs in a state in which the core waits for a driver (`may_wait`), by number. Raises ProviderError."""
+        """Return the VMs in a state in which oned may wait (`may_wait`), by number. Raises ProviderError."""
 
     async def waiting_document(self, vm_id: VmId) -> WaitingDocument | None:
-        """Return one VM as the core has it now; None when it does not wait. Raises ProviderError."""
+        """Return one VM as oned has it now; None when it does not wait for a driver. Raises ProviderError."""
 
 
 class Settling:
-    """Settles VMs that wait.
+    """Gives an answer, by what the cloud shows, to each VM that waits for one of a dead process.
 
     Args:
-        dispatcher: answers.
-        engines: the journal.
+        dispatcher: answers requests by what the cloud shows.
+        engines: gives the journal.
         name: the configuration's NAME.
-        core_is_up: set once the core may be answered.
-        open_output: lets lines through although no request has come since INIT.
+        core_is_up: set once oned may be answered (decision 27).
+        open_output: lets lines be sent although no request has come since INIT.
     """
 
     def __init__(
@@ -126,10 +126,10 @@ class Settling:
     # Input
 
     async def take(self, requests: list[OpenRequest]) -> None:
-        """Take requests that a dead process has left, of another core than ours.
+        """Take requests that a dead process left and that an earlier oned, not the present one, had sent.
 
         Raises:
-            JournalError: they cannot be marked as ours.
+            JournalError: the requests cannot be marked in the journal as this process's.
         """
         for request in requests:
             newer = self._recovered.await_newer(request.vm_id, Action(request.action))
@@ -153,10 +153,10 @@ class Settling:
     # Settling
 
     async def run(self, core: Core | None) -> None:
-        """Settle the VMs that wait now, and again whenever this front-end begins to lead.
+        """Answer the VMs that wait now, and again whenever this front-end begins to lead.
 
         Args:
-            core: the local OpenNebula, None where it may not be asked.
+            core: the local OpenNebula, None where the configuration does not let the driver ask it.
         """
         await asyncio.sleep(FAILURES_AFTER if core is None else SETTLED_AFTER)
         await self._core_is_up.wait()
@@ -173,7 +173,7 @@ class Settling:
                 await self._settle_in_time(core)
 
     async def _settle_in_time(self, core: Core) -> None:
-        """Settle once; a core that does not answer is asked again, for as long as this front-end leads."""
+        """Answer the waiting VMs once; while oned does not answer, try again for as long as this front-end leads."""
         try:
             await self._settle(core)
         except MadError as error:
@@ -206,10 +206,10 @@ class Settling:
                 await self._settle_silent(core, vm)
 
     async def _settle_left(self, core: Core, waiting: Mapping[VmId, WaitingVm]) -> set[VmId]:
-        """Settle the requests that a dead process has left, and drop those that OpenNebula no longer waits for.
+        """Answer the requests that a dead process left, and drop those that OpenNebula no longer awaits.
 
         Returns:
-            The VMs that have their answer, though the core may need a while to read it.
+            The VMs that have their answer, though oned may need a while to read it.
         """
         answered: set[VmId] = set()
         for request, newer in [*self._left.values()]:
@@ -232,14 +232,14 @@ class Settling:
 
     @staticmethod
     async def _still_waiting(core: Core, action: Action, vm: WaitingVm | None) -> WaitingDocument | None:
-        """Return a VM that still waits for this action as the core has it; None when it does not."""
+        """Return the VM as oned has it now; None when it does not wait for this action any more."""
         if vm is None or not is_awaited(action, vm.lcm_state):
             return None
         found = await core.waiting_document(vm.vm_id)
         return found if found is not None and found.vm == vm else None
 
     async def _settle_silent(self, core: Core, vm: WaitingVm) -> None:
-        """Settle a waiting VM without a known request."""
+        """Answer a waiting VM whose request is in no journal here."""
         found = await core.waiting_document(vm.vm_id)
         is_answered = not self._leads or self._dispatcher.is_to_be_answered(vm.vm_id)
         if is_answered or found is None or found.vm != vm:
@@ -252,7 +252,7 @@ class Settling:
         self._dispatcher.settle(_request(found, action))
 
     async def _is_open(self, vm_id: VmId) -> bool:
-        """True while a request of this VM will be answered, here or by a process before this one."""
+        """True while a request of the VM will be answered, by this process or by an earlier one that still runs."""
         if self._dispatcher.is_to_be_answered(vm_id):
             return True
         journal, me = self._engines.journal, Process.current()
@@ -273,7 +273,7 @@ class Settling:
             await self._drop(request, reason)
 
     async def _fail_left(self) -> None:
-        """Fail the remaining requests, as after any crash: no core can say which VMs wait."""
+        """Answer the remaining requests with a FAILURE, since oned does not say which VMs wait."""
         for request, newer in [*self._left.values()]:
             if newer.is_superseded:
                 await self._drop(request, "a newer one came")
@@ -282,7 +282,7 @@ class Settling:
 
 
 def _request(found: WaitingDocument, action: Action) -> Request:
-    """Return the request that the core would send for this VM now."""
+    """Return the request that oned would send for a waiting VM now."""
     host = etree.Element("HOST")
     host.text = found.host
     document = b"<VMM_DRIVER_ACTION_DATA>" + etree.tostring(host) + found.document + b"</VMM_DRIVER_ACTION_DATA>"

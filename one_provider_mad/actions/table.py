@@ -1,4 +1,4 @@
-"""Map every action to its handler: the list of what the driver supports."""
+"""The handler of every action, and groups of actions that are treated alike."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ HANDLERS: dict[Action, Handler] = {
     Action.EXEC: _not_supported("commands inside the VM"),
     Action.EXEC_CANCEL: _not_supported("commands inside the VM"),
 }
-"""POLL (actions/polling.py) and DRIVER_CANCEL (actions/dispatcher.py) never get here."""
+"""The handler by action, for all but POLL (actions/polling.py) and DRIVER_CANCEL (actions/dispatcher.py)."""
 
 NEEDS_ONLY_TAGS = frozenset({Action.REBOOT, Action.RESET})
 """Actions that only need the tags of their instance, so that one lookup serves all that wait (actions/looks.py)."""
@@ -66,16 +66,16 @@ NEEDS_ONLY_TAGS = frozenset({Action.REBOOT, Action.RESET})
 CREATES_OR_DESTROYS = frozenset(
     {Action.DEPLOY, Action.RESTORE, Action.SHUTDOWN, Action.CANCEL, Action.SAVE, Action.CLEANUP}
 )
-"""Actions that a new process repeats after a crash: each brings the instance to a state, so twice is once."""
+"""Actions that a new process carries out again after a crash: each leads to a state, so twice does what once does."""
 
 STOPS_OR_DESTROYS = frozenset({Action.SHUTDOWN, Action.CANCEL, Action.SAVE, Action.CLEANUP})
-"""Actions that only ever stop or terminate an instance, which may be asked for again and again."""
+"""Actions that only stop or terminate an instance: their calls may be repeated after every passing error."""
 
 FIRST_WORDS: dict[Action, Callable[[VmRequest], str]] = {
     Action.UPDATESG: lambda request: request.security_group_id,
     Action.UPDATENIC: lambda request: request.virtual_network_id,
 }
-"""Actions whose reply begins with a number, also when they fail: oned goes on by this number."""
+"""Actions whose reply, a FAILURE too, must begin with a number that oned reads; each with how to get it."""
 
 
 BESIDE = frozenset(
@@ -91,22 +91,22 @@ BESIDE = frozenset(
         Action.EXEC_CANCEL,
     }
 )
-"""Actions that come beside others: their answers bring no VM from one state to another, or name their request by the
-first word (src/lcm/LifeCycleManager.cc, trigger_updatesg; src/vm/VirtualMachine.cc)."""
+"""Actions that oned sends while it awaits another answer: their answers change no VM's state, or name their request by
+the first word (src/lcm/LifeCycleManager.cc, trigger_updatesg; src/vm/VirtualMachine.cc)."""
 
 
 def takes_place_of(new: Action, old: Action) -> bool:
-    """True when one reply answers a newer request and an older open one: both move the VM from state to state.
+    """True when a newer request replaces an older open one of its VM: the answers of both change the VM's state.
 
-    A VM is in one state, so that such requests come one after the other: oned waits for the newer alone.
+    oned awaits one such answer at a time, since a VM is in one state: it awaits the newer request's alone.
     """
     return new not in BESIDE and old not in BESIDE
 
 
 def replaces(new: Action, old: Action) -> bool:
-    """True when a newer request means that oned waits no longer for one that an earlier process has left.
+    """True when a newer request shows that oned awaits no answer any more to one that an earlier process left.
 
-    A request that follows one which moves the VM was sent when the VM had left that state.
+    oned sends no request after one that changes the VM's state before the VM has left that state.
     """
     if new is Action.POLL:
         return False

@@ -1,4 +1,4 @@
-"""Give lanes their turn in the order they came, with an extra place for each idle host (decision 7)."""
+"""Choose the lane that runs next: in the order they came, with an extra place for each idle host (decision 7)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ _Lane = TypeVar("_Lane")
 
 
 class Turns(Generic[_Lane]):
-    """The lanes that wait for a place.
+    """The lanes that wait for a place, that is, for their next job to start.
 
     Upstream's drivers run one action on a host at a time, so that hanging scripts of one host never delay another one
-    (OpenNebula/one#1702). Where hosts are told apart, one of them may still use all places, but each idle host has one
-    more beside them, up to as many again.
+    (OpenNebula/one#1702). Where jobs name their hosts, one host may still use all places, but each idle host has
+    one extra place, up to as many again.
 
     Args:
         places: how many may run at once.
@@ -26,13 +26,13 @@ class Turns(Generic[_Lane]):
         self._running_of: Counter[str] = Counter()
 
     def wait(self, lane: _Lane, host: str | None) -> None:
-        """Put a lane at the end; `host` is None where hosts are not told apart."""
+        """Put a lane at the end of the queue; `host` is the host of its next job, None where jobs name none."""
         self._waiting[lane] = host
         if host is not None:
             self._waiting_of.setdefault(host, OrderedDict())[lane] = None
 
     def leave(self, lane: _Lane) -> None:
-        """Take a lane out, if it waits."""
+        """Remove a lane from the queue, if it waits there."""
         host = self._waiting.pop(lane, None)
         if host is not None:
             lanes = self._waiting_of[host]
@@ -41,7 +41,7 @@ class Turns(Generic[_Lane]):
                 del self._waiting_of[host]
 
     def take(self, running: int) -> _Lane | None:
-        """Take out the lane whose turn it is while so many run; None when no lane may start."""
+        """Remove and return the lane whose turn it is while `running` jobs run; None when no lane may start."""
         if running < self._places:
             lane = next(iter(self._waiting), None)
         elif running < 2 * self._places:
@@ -60,12 +60,12 @@ class Turns(Generic[_Lane]):
         return None
 
     def begin(self, host: str | None) -> None:
-        """Note that an action of this host begins."""
+        """Note that a job for this host has started."""
         if host is not None:
             self._running_of[host] += 1
 
     def end(self, host: str | None) -> None:
-        """Note that an action of this host is over."""
+        """Note that a job for this host has ended."""
         if host is not None:
             self._running_of[host] -= 1
             if not self._running_of[host]:

@@ -1,4 +1,4 @@
-"""Whose an instance is, and how a VM's own one is found; one function for each question of the actions.
+"""Decide which VM an instance belongs to, and find the instance of a VM, for each kind of action.
 
 deploying: `instance_for_deploy`, `instance_of_earlier_deploy`. locating: `locate`. destroying: `to_destroy`. owed:
 `owed_instances`.

@@ -1,8 +1,8 @@
-"""Adopt the instance that a VM has by an earlier deploy, here or on another front-end (decisions 12 and 14).
+"""Adopt the instance that an earlier deploy of the VM made, here or on another front-end (decisions 12 and 14).
 
-The order makes it safe. First the instance that the VM names, then one by its tags, then those in the journal; then
-creates that were sent and not answered are repeated, or looked for. Only when all of these were definitely refused or
-are gone, the VM has none.
+It is looked for in an order that never creates a second one: the instance that the VM names, one by its tags, those in
+the journal; then unanswered creates are repeated, or their instances looked for. Only when all of these were definitely
+refused or are gone, the VM has none.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from one_provider_mad.timestamps import Timestamp
 
 
 async def adopt(vm: Vm, *, may_import: bool, leads_since: Timestamp | None) -> DeployId | None:
-    """Return the id of the VM's instance, which may still be on its way to running; None when it certainly has none.
+    """Return the id of the VM's instance, which may not run yet; None when the VM certainly has none.
 
     Args:
         vm: the VM.
-        may_import: an untagged instance that the VM names may be taken over.
-        leads_since: when this front-end began to lead or to run, if just now: an earlier leader may have sent creates
-            that this journal lacks. None when that is long ago.
+        may_import: an instance without our tags that the VM names may be adopted.
+        leads_since: when this front-end began to lead or to run, as an earlier leader may have sent creates that this
+            journal lacks; None once those must have ended.
 
     Raises:
-        AmbiguousInstance: two instances match in full.
-        NotOurs: the VM names an instance that is not its own.
+        AmbiguousInstance: several instances have exactly the VM's tags.
+        NotOurs: the instance that the VM names belongs to another VM, or to none.
         ProviderError: the cloud refused, or its answer is uncertain.
     """
     if named := await _adopt_named(vm, may_import=may_import):
@@ -46,10 +46,10 @@ async def adopt(vm: Vm, *, may_import: bool, leads_since: Timestamp | None) -> D
 
 
 async def adopt_shown(vm: Vm, *, may_import: bool) -> DeployId | None:
-    """Return the id of the VM's instance as the cloud shows it; sends no create, not even a repeated one.
+    """Return the id of the VM's instance as the cloud shows it, without sending or repeating a create.
 
     Returns:
-        None once the cloud would list an instance, and lists none.
+        None when the cloud lists no instance, and has had the time in which it lists every new one.
 
     Raises:
         CannotTell: the journal has an instance that the cloud does not list.
@@ -77,7 +77,7 @@ async def adopt_shown(vm: Vm, *, may_import: bool) -> DeployId | None:
 
 
 async def _without_debt(vm: Vm) -> list[Attempt]:
-    """Return attempts whose instance exists, or may, and has no debt."""
+    """Return the VM's attempts whose instance exists, or may exist, and is not to be terminated for a debt."""
     debts = await vm.journal.debts()
     return [
         attempt
@@ -97,7 +97,7 @@ async def _first_shown(vm: Vm, attempts: list[Attempt]) -> DeployId | None:
 
 
 async def _close_all(vm: Vm, attempts: list[Attempt]) -> None:
-    """Close attempts without an instance, once the cloud was asked for long enough."""
+    """Close attempts whose instance the cloud does not show, once the grace of each has passed."""
     for attempt in attempts:
         if attempt.state is AttemptState.CREATED and await vm.cloud.look_at(attempt.deploy_id) is None:
             raise CannotTell(f"instance {attempt.deploy_id} was made and is not listed: look for it in the cloud")
@@ -105,10 +105,10 @@ async def _close_all(vm: Vm, attempts: list[Attempt]) -> None:
 
 
 async def _presume_attempt(vm: Vm, leads_since: Timestamp | None) -> None:
-    """Record a presumed attempt: another front-end may have sent a create and died.
+    """Record an attempt for a create that an earlier leader may have sent before it died.
 
-    It is needed without tokens only, and looked for like any unanswered create, once more after our own
-    (duplicates.py).
+    Only a cloud without create tokens needs it. Its instance is looked for like that of any unanswered create, and once
+    more after this front-end's own create (duplicates.py).
     """
     if leads_since is None or vm.cloud.provider.is_create_repeatable or await vm.own_attempts():
         return
@@ -117,7 +117,7 @@ async def _presume_attempt(vm: Vm, leads_since: Timestamp | None) -> None:
 
 
 async def _adopt_named(vm: Vm, *, may_import: bool) -> DeployId | None:
-    """Adopt the instance that a DEPLOY in BOOT names: an import, a retry, or the leftover of a recreate."""
+    """Adopt the instance that a DEPLOY in BOOT names: an import, an earlier try's, or one from before a recreate."""
     deploy_id = vm.deploy_id
     if not deploy_id:
         return None
@@ -126,7 +126,7 @@ async def _adopt_named(vm: Vm, *, may_import: bool) -> DeployId | None:
         if instance is not None and (vm.is_named_by(instance) or upstream_vm_id(vm, instance) == vm.identity.vm_id):
             return None
         if any(attempt.deploy_id == deploy_id for attempt in await vm.attempts()) or await vm.is_imported(deploy_id):
-            return None  # ours once, and gone by now
+            return None  # the VM's own once, and gone by now
         raise InstanceNotFound(f"instance {deploy_id}, which the VM names as its own, does not exist")
     if instance.identity is None:
         if not await take_over_upstreams(vm, instance):
@@ -142,7 +142,7 @@ async def _adopt_named(vm: Vm, *, may_import: bool) -> DeployId | None:
 
 
 async def _adopt_journaled(vm: Vm) -> DeployId | None:
-    """Adopt the instance that the journal has for exactly this identity, and that the cloud does not list (yet)."""
+    """Adopt the instance that the journal has for exactly this identity, though the cloud does not list it yet."""
     debts = await vm.journal.debts()
     for attempt in await vm.own_attempts():
         if any(is_about(debt, attempt) for debt in debts):

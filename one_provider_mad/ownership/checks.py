@@ -1,4 +1,4 @@
-"""Refuse an instance that is not the VM's: an id alone proves nothing, its tags do (decisions 14 to 16)."""
+"""Refuse an instance whose tags do not name the VM, by whatever id it was found (decisions 14 to 16)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _UP_OR_STOPPED = frozenset({InstanceState.RUNNING, InstanceState.STOPPED, Instan
 
 
 async def check_named(vm: Vm, instance: Instance) -> None:
-    """Refuse an instance that the VM names, and that does not belong to exactly this VM.
+    """Refuse the instance that OpenNebula names as the VM's, unless it belongs to exactly this VM.
 
     Raises:
         NotOurs: its tags name another VM, or none.
@@ -29,7 +29,7 @@ async def check_named(vm: Vm, instance: Instance) -> None:
 
 
 async def check_made(vm: Vm, instance: Instance) -> None:
-    """Refuse an instance that a create's answer names, unless its tags name this VM.
+    """Refuse the instance that the answer to the VM's create names, unless its tags name this VM.
 
     Raises:
         NotOurs: its tags name another VM, or none.
@@ -53,11 +53,11 @@ def _whose(vm: Vm, instance: Instance) -> str:
 
 
 async def verified(vm: Vm, deploy_id: DeployId) -> Instance:
-    """Return the instance of an id from a create's answer, or from the journal, once it runs or is stopped.
+    """Return the instance that a create's answer or the journal names, once it runs or is stopped, and is the VM's.
 
     Raises:
-        NotOurs: it belongs to another VM, or to none.
-        WrongState: it ended, or the cloud says why it will not run.
+        NotOurs: the instance belongs to another VM, or to none.
+        WrongState: the instance ended, or the cloud says why it will not run.
     """
     provider = vm.cloud.provider
     instance = await vm.cloud.watch(deploy_id, _UP_OR_STOPPED, goal="running", grace=provider.visibility_grace)
@@ -66,7 +66,7 @@ async def verified(vm: Vm, deploy_id: DeployId) -> Instance:
 
 
 async def _tagged(vm: Vm, instance: Instance) -> Instance:
-    """Return the instance once it has tags: new ones may show a little later."""
+    """Return the instance once the cloud shows its tags, which for a new one may take a little longer."""
     loop, provider = asyncio.get_running_loop(), vm.cloud.provider
     tagged_by = loop.time() + provider.visibility_grace
     while instance.identity is None and not await vm.is_imported(instance.deploy_id):

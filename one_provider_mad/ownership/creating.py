@@ -1,4 +1,4 @@
-"""Create the instance of a VM that certainly has none, or give up one that found no room."""
+"""Create the instance of a VM that certainly has none, and give up one that failed for lack of capacity."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from one_provider_mad.ownership.vm import Vm
 from one_provider_mad.providers.interface import Parameters, ShortageSource
 
 _MOST_SPENT = 10
-"""Most attempts in a row whose tokens a cloud may call spent: a recreate spends one, and no more are known."""
+"""Create tokens in a row that the cloud may call spent, by earlier recreates; after so many the deploy fails."""
 
 
 class Order(Value, frozen=True, kw_only=True):
-    """What a new instance is created from.
+    """The request from which a new instance is created, and the check before it.
 
     Attributes:
-        request: the VM, as the provider plans its instance.
-        asked: what the VM asks of it, as the journal keeps it.
+        request: the VM, from which the provider plans the instance.
+        asked: the specification of the instance, as text for the journal.
         check: raises RequestRefused when no instance may be created for the VM.
     """
 
@@ -39,11 +39,11 @@ class Order(Value, frozen=True, kw_only=True):
 
 
 class Creation(Value, frozen=True, kw_only=True):
-    """Creates the instance of one VM; alternatives without capacity are not tried twice.
+    """Creates the instance of one VM; tries no alternative (type, zone) again that had no capacity.
 
     Attributes:
         vm: the VM.
-        order: what its instance is created from.
+        order: the request from which the instance is created.
         short: alternatives for which there was no capacity, with the cloud's answer.
     """
 
@@ -52,7 +52,7 @@ class Creation(Value, frozen=True, kw_only=True):
     short: list[tuple[Parameters, NoCapacity]] = msgspec.field(default_factory=list)
 
     async def create(self) -> DeployId:
-        """Open attempts until one is answered; each alternative once, and again when its token was spent.
+        """Send a create for each alternative until the cloud accepts one; return the new instance's id.
 
         Raises:
             RequestRefused: no instance may be created for the VM.
@@ -78,15 +78,15 @@ class Creation(Value, frozen=True, kw_only=True):
         raise self.short.pop()[1]  # a plan has an alternative; popped, as the error's traceback keeps this frame
 
     async def fall_back(self, deploy_id: DeployId, error: WrongState) -> None:
-        """Give up an instance that never ran for lack of capacity, so that the next alternative is tried.
+        """Give up an instance that never ran for lack of capacity, so that `create` tries the next alternative.
 
         Args:
             deploy_id: the instance.
-            error: what became of it.
+            error: the reason why it does not run.
 
         Raises:
-            WrongState: the same error, of an instance that failed for any other reason. A retry adopts it while it
-                exists; once it is gone its token is spent, and a retry is a new attempt.
+            WrongState: the instance failed for another reason; the same error. A later deploy adopts it while it
+                exists; once it is gone its token is spent, and a later deploy is a new attempt.
         """
         short = await give_up(self.vm, deploy_id, error)
         self.short.extend((attempt.parameters, NoCapacity(f"{error}")) for attempt in short)
@@ -94,7 +94,7 @@ class Creation(Value, frozen=True, kw_only=True):
             raise error
 
     async def _note_refusal(self, error: NoCapacity | QuotaExceeded) -> None:
-        """Note the refusal for the information driver, so that the scheduler places nothing more without capacity."""
+        """Record a refusal for the information driver, which then reports no free capacity to the scheduler."""
         refusal = Refusal(
             at=self.vm.clock(),
             text=str(error),
@@ -110,7 +110,7 @@ class Creation(Value, frozen=True, kw_only=True):
         return Attempt.new(self.vm.identity, number, parameters, asked=self.order.asked)
 
     async def _create_so(self, attempt: Attempt) -> DeployId:
-        """Send an attempt, and new ones while their tokens are spent, _MOST_SPENT at most."""
+        """Send an attempt; while the cloud calls its token spent, send a new one, after `_MOST_SPENT` the last."""
         for _ in range(_MOST_SPENT):
             try:
                 return await send_new(self.vm, attempt)
@@ -121,15 +121,15 @@ class Creation(Value, frozen=True, kw_only=True):
 
 
 async def give_up(vm: Vm, deploy_id: DeployId, error: WrongState) -> list[Attempt]:
-    """Give up an instance that will not run.
+    """Give up an instance that will not run: record a debt where it failed for lack of capacity.
 
     Args:
         vm: the VM.
         deploy_id: the instance.
-        error: what became of it.
+        error: the reason why it does not run.
 
     Returns:
-        The attempts that found no room in the cloud; their instance became a debt.
+        The instance's attempts that failed for lack of capacity, empty for any other reason.
     """
     instance = await vm.cloud.look_at(deploy_id)
     made = [attempt for attempt in await vm.attempts() if attempt.deploy_id == deploy_id]

@@ -1,4 +1,4 @@
-"""PURE: match debts with instances and attempts (decision 17)."""
+"""Decide from the journal, without asking the cloud, which instances and attempts a debt covers (decision 17)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from one_provider_mad.journal.records import Attempt, AttemptState, Debt
 
 
 def is_owed(debt: Debt, instance: Instance, attempts: list[Attempt]) -> bool:
-    """True when the debt is about this instance, and not about a newer one of the same VM.
+    """True when the debt covers this instance: the one that it names by id, token or identity, never a newer one.
 
-    Newer is an instance whose attempt was sent after the debt was noted: by our own clock, since a cloud's may differ.
+    Newer is an instance whose attempt was sent after the debt was recorded, by our own clock, as a cloud's may differ.
     """
     if debt.deploy_id:
         return debt.deploy_id == instance.deploy_id
@@ -25,7 +25,7 @@ def is_owed(debt: Debt, instance: Instance, attempts: list[Attempt]) -> bool:
 
 
 def is_about(debt: Debt, attempt: Attempt) -> bool:
-    """True when the debt is about the instance that this attempt has made, or may have made."""
+    """True when the debt covers the instance that this attempt has created, or may have created."""
     if attempt.state not in (AttemptState.OPEN, AttemptState.CREATED):
         return False
     if debt.token:

@@ -13,7 +13,7 @@ from one_provider_mad.ownership.vm import Vm
 from one_provider_mad.timestamps import Timestamp
 
 BringUp = Callable[[Instance], Awaitable[None]]
-"""Returns once an instance of the VM, running or stopped, runs and is finished; raises WrongState when it will not."""
+"""Starts an instance and does the last steps of its boot; returns once it runs, raises WrongState when it will not."""
 
 
 async def instance_for_deploy(
@@ -25,17 +25,17 @@ async def instance_for_deploy(
 
     Args:
         vm: the VM.
-        order: what a new instance is created from.
-        bring_up: lets an instance run.
-        may_import: an untagged instance that the VM names may be taken over.
-        leads_since: when this front-end began to lead or to run, if just now; None when that is long ago.
+        order: the request from which a new instance is created.
+        bring_up: starts an instance.
+        may_import: an instance without our tags that the VM names may be adopted.
+        leads_since: when this front-end began to lead or to run; None once creates of an earlier leader have ended.
 
     Raises:
-        AmbiguousInstance: two instances match in full.
+        AmbiguousInstance: several instances have exactly the VM's tags.
         NotOurs: the instance that the VM names, or that the cloud's answer names, is not this VM's.
-        RequestRefused: it has no instance, and none may be created for it.
+        RequestRefused: the VM has no instance, and none may be created for it.
         ProviderError: the cloud refused, or its answer is uncertain; the attempt is in the journal.
-        WrongState: its instance will not run.
+        WrongState: the VM's instance will not run.
     """
     creation = Creation(vm=vm, order=order)
     while True:
@@ -49,15 +49,15 @@ async def instance_for_deploy(
 
 
 async def instance_of_earlier_deploy(vm: Vm, *, bring_up: BringUp, may_import: bool) -> DeployId:
-    """Return the id of the VM's instance once it runs; nothing is created.
+    """Return the id of the instance that an earlier deploy of the VM made, once it runs; nothing is created.
 
     Args:
         vm: the VM, whose deploy no process carries out any more.
-        bring_up: lets an instance run.
-        may_import: an untagged instance that the VM names may be taken over.
+        bring_up: starts an instance.
+        may_import: an instance without our tags that the VM names may be adopted.
 
     Raises:
-        InstanceNotFound: the cloud would list its instance by now, and lists none.
+        InstanceNotFound: the cloud lists no instance, and has had the time in which it lists every new one.
         CannotTell: the journal has an instance that the cloud does not list.
         MadError: as `instance_for_deploy`.
     """

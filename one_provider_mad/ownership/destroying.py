@@ -1,4 +1,4 @@
-"""Find the instances of a VM that are left to terminate, until they are gone for certain (decision 16)."""
+"""Find the instances of a VM that must still be terminated, until all are gone for certain (decision 16)."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from one_provider_mad.timestamps import Timestamp
 
 
 async def to_destroy(vm: Vm, *, deadline: float) -> AsyncIterator[list[Instance]]:
-    """Yield instances that are left to terminate; the end means that all are gone for certain, and is recorded.
+    """Yield lists of the VM's instances that must still be terminated; end once all are gone for certain.
 
-    The caller sees all instances of a list terminated before it asks for the next one.
+    The caller terminates all instances of a list before it asks for the next list. The end is recorded in the journal.
 
     Args:
         vm: the VM, with or without the id of its instance.
-        deadline: loop time by which it has to be certain.
+        deadline: loop time after which an uncertainty raises CannotTell.
 
     Raises:
-        NotOurs: the named instance is not this VM's.
+        NotOurs: the instance that the VM names is not this VM's.
         CannotTell: an instance may exist that the cloud does not list.
     """
     gone: set[DeployId] = set()
@@ -40,7 +40,7 @@ async def to_destroy(vm: Vm, *, deadline: float) -> AsyncIterator[list[Instance]
 
 
 async def _left(vm: Vm, gone: set[DeployId], deadline: float) -> list[Instance]:
-    """Return the instances that are left to terminate; `gone`: ids already seen terminated, added to."""
+    """Return the instances that must still be terminated; adds ids seen terminated to `gone`."""
     if vm.deploy_id not in gone:
         named = await _named(vm)
         if named is not None and named.state is not InstanceState.TERMINATED:
@@ -56,14 +56,14 @@ async def _left(vm: Vm, gone: set[DeployId], deadline: float) -> list[Instance]:
             every = await every_instance(vm)
         except ProviderError as error:
             if vm.deploy_id in gone and not await vm.unsettled(gone):
-                return []  # the cloud has shown that it is terminated
+                return []  # the cloud has shown the VM's only instance terminated
             raise CannotTell(f"{_doubt(vm)}: {error}") from error
         gone |= {instance.deploy_id for instance in every if instance.state is InstanceState.TERMINATED}
         if left := [instance for instance in every if instance.deploy_id not in gone]:
             return left
         unsettled = await vm.unsettled(gone)
         if not any(vm.is_young(attempt, looked_at) for attempt in unsettled):
-            # A complete lookup found nothing and the grace has passed.
+            # A complete lookup found no instance, after the grace of every attempt.
             return await _resolve(vm, unsettled, gone, looked_at)
         await _wait_for_certainty(vm, unsettled, deadline)
 
@@ -81,13 +81,13 @@ async def _named(vm: Vm) -> Instance | None:
 
 
 async def _resolve(vm: Vm, attempts: list[Attempt], gone: set[DeployId], looked_at: Timestamp) -> list[Instance]:
-    """Settle attempts that no lookup by tags shows; return what is left to terminate.
+    """Look up attempts by id whose tags no lookup shows; close those without an instance, return the instances.
 
-    Open attempts made nothing. Created ones may still be unlisted, and are never terminated unseen, since the id may be
-    another VM's: the repeated request or a debt looks for them.
+    Open attempts have no instance, after their grace. Created ones may be unlisted, and are never terminated unseen,
+    since the id in the answer may be another VM's: the next request or a debt looks for them.
 
     Raises:
-        CannotTell: the cloud has created an instance lately and does not list it.
+        CannotTell: the cloud answered a create within UNLISTED_SECONDS, and does not show the instance.
     """
     made = {attempt.deploy_id for attempt in attempts if attempt.state is AttemptState.CREATED}
     try:
@@ -112,10 +112,10 @@ async def _resolve(vm: Vm, attempts: list[Attempt], gone: set[DeployId], looked_
 
 
 async def _is_made(vm: Vm, instance: Instance, *, has_another: bool) -> bool:
-    """True when the instance that a create's answer has named is the VM's.
+    """True when the instance that a create's answer named is the VM's by its tags.
 
     Raises:
-        NotOurs: it is not, and no other instance of the VM has been seen either.
+        NotOurs: it is another VM's, and no other instance of this VM has been seen.
     """
     try:
         await check_made(vm, instance)
@@ -143,7 +143,7 @@ def _doubt(vm: Vm) -> str:
 
 
 async def _forget(vm: Vm, gone: set[DeployId]) -> None:
-    """Record that all instances of the VM were seen terminated."""
+    """Record that all instances of the VM are gone: none is parked any more, and their attempts are closed."""
     for deploy_id in gone:
         await vm.journal.unpark(deploy_id)
     for attempt in await vm.attempts():

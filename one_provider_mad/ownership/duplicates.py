@@ -1,8 +1,8 @@
-"""PURE: choose among duplicates of one create, in a cloud without idempotency tokens.
+"""Choose which of a VM's duplicate instances it keeps, in a cloud without create tokens.
 
-There a create whose answer was lost may still be carried out after another one was sent: one VM, two instances, with
-the same tags. Duplicates that our own journal explains are put right (the younger one becomes a debt); copies that it
-does not explain were made in the cloud, and a person has to choose (decision 14).
+There the cloud may carry out a create whose answer was lost although another one was sent since: then one VM has two
+instances with the same tags. Where the journal has an attempt for each duplicate, the VM keeps the oldest and the
+others become debts; a further instance was copied in the cloud, and a person has to choose (decision 14).
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from one_provider_mad.journal.records import Attempt, AttemptState
 from one_provider_mad.timestamps import Timestamp
 
 _ABOUT_THEN = 900.0
-"""Seconds between the sending of an attempt and the creation of its instance, at most: clocks differ by minutes."""
+"""Most seconds between sending an attempt and the creation time of its instance, as the clocks differ by minutes."""
 
 
 class Duplicates(Value, frozen=True, kw_only=True):
-    """Duplicates that one VM's attempts have made.
+    """The instance that a VM keeps, and its duplicates.
 
     Attributes:
-        stays: the VM's instance.
-        owed: the others, which become debts.
-        attempts: those to be recorded anew, since their instances are known now.
+        kept: the VM's instance.
+        others: its duplicates, which become debts.
+        attempts: attempts to record again, now with the ids of their instances.
     """
 
     stays: Instance
@@ -35,20 +35,20 @@ class Duplicates(Value, frozen=True, kw_only=True):
 
 
 def unanswered(attempts: Iterable[Attempt]) -> list[Attempt]:
-    """Return sent attempts whose instance is unknown, those that were given up included."""
+    """Return attempts that the cloud has not answered with an id, also those that were given up."""
     return [each for each in attempts if not each.deploy_id and each.state in (AttemptState.OPEN, AttemptState.GONE)]
 
 
 def sort_duplicates(instances: Sequence[Instance], attempts: Sequence[Attempt], *, now: Timestamp) -> Duplicates | None:
-    """Choose the instance that stays: the oldest; of equals the one whose id is known.
+    """Choose the instance that the VM keeps: the oldest; of the same age, one whose id the journal has.
 
     Args:
         instances: live ones of one identity, at least one.
-        attempts: every attempt of that very identity.
+        attempts: every attempt of the same identity.
         now: the present time.
 
     Returns:
-        None when the attempts do not account for every instance, so that one was made in the cloud.
+        None when there is an instance that none of the attempts can have created: it was copied in the cloud.
     """
     by_id = {each.deploy_id: each for each in attempts if each.deploy_id}
     left = unanswered(attempts)

@@ -1,4 +1,4 @@
-"""Find the one instance of a VM: the same way for every action, and never another VM's (decisions 14 to 16)."""
+"""Find the one instance of a VM, for every action that neither creates nor terminates (decisions 14 to 16)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from one_provider_mad.ownership.checks import check_named
 from one_provider_mad.ownership.vm import Vm, listed
 
 LookAt = Callable[[DeployId], Awaitable[Instance | None]]
-"""Looks up one instance; None when the cloud does not know it."""
+"""Looks up an instance by its id; None when the cloud does not know the id."""
 
 
 async def locate(vm: Vm, *, look_at: LookAt | None = None) -> Instance:
-    """Return the one instance of this VM: by id, else by tags, else by the journal.
+    """Return the VM's one instance: by the id that the VM names, else by tags, else by the journal.
 
     Args:
         vm: the VM.
@@ -24,8 +24,8 @@ async def locate(vm: Vm, *, look_at: LookAt | None = None) -> Instance:
 
     Raises:
         NotOurs: the instance that the VM names belongs to another VM, or to none.
-        AmbiguousInstance: several are this VM's.
-        InstanceNotFound: there is none.
+        AmbiguousInstance: several live instances have the VM's tags.
+        InstanceNotFound: the VM has no instance.
     """
     if vm.deploy_id:
         instance = await (look_at or vm.cloud.look_at)(vm.deploy_id)
@@ -47,7 +47,7 @@ async def locate(vm: Vm, *, look_at: LookAt | None = None) -> Instance:
 
 
 async def every_instance(vm: Vm) -> list[Instance]:
-    """Return every instance of this VM: by a complete lookup of tags, and by the ids in the journal."""
+    """Return every instance of the VM, found by a complete lookup of tags and by the ids in the journal."""
     found = {
         instance.deploy_id: instance for instance in await vm.cloud.find(vm.identity.vm_id) if vm.is_named_by(instance)
     }
@@ -63,5 +63,5 @@ async def every_instance(vm: Vm) -> list[Instance]:
 
 
 def missing(vm_id: VmId, deploy_id: DeployId) -> str:
-    """Return the sentence for a VM whose instance does not exist; `deploy_id`: the one it names, "" for none."""
+    """Return the message for a VM without an instance; `deploy_id`: the id that the VM names, "" for none."""
     return f"instance {deploy_id} of VM {vm_id} does not exist" if deploy_id else f"VM {vm_id} has no instance"

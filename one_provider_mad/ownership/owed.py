@@ -1,4 +1,4 @@
-"""Find the instances that a debt is about (decision 17)."""
+"""Find the instances that must be terminated for a debt (decision 17)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ log = structlog.get_logger()
 
 
 async def owed_instances(vm: Vm, debt: Debt) -> AsyncIterator[Instance]:
-    """Yield each instance that is to be terminated for a debt; the end means that there certainly is no more.
+    """Yield each instance that must be terminated for a debt; end once there certainly is none left.
 
-    The caller sees each terminated before it asks for the next one.
+    The caller terminates each instance before it asks for the next one.
 
     Args:
         vm: the VM in the debt.
@@ -42,7 +42,7 @@ async def owed_instances(vm: Vm, debt: Debt) -> AsyncIterator[Instance]:
 
 
 async def _left(vm: Vm, debt: Debt, gone: set[DeployId]) -> list[Instance]:
-    """Return the debt's instances that are not terminated yet; an empty list is certain."""
+    """Return the debt's instances that are not terminated yet; an empty list means that certainly none is left."""
     looked_at = vm.now()
     every = await vm.attempts()
     attempts = [attempt for attempt in every if is_about(debt, attempt)]
@@ -60,7 +60,7 @@ async def _left(vm: Vm, debt: Debt, gone: set[DeployId]) -> list[Instance]:
             raise CannotTell(f"cannot tell yet whether VM {vm.number}'s instance exists")
         unlisted = [attempt.deploy_id for attempt in unsettled if attempt.state is AttemptState.CREATED]
         if unlisted and looked_at.at - debt.since < UNLISTED_SECONDS:
-            # By now only its tags can tell which VM it belongs to.
+            # Without its tags nothing shows which VM it belongs to.
             raise CannotTell(f"the cloud does not show instance {unlisted[0]}, which it has made: nothing is destroyed")
         for attempt in attempts:
             await vm.close(attempt, AttemptState.GONE, "destroyed, or not found after the grace")

@@ -1,6 +1,6 @@
-"""Send an attempt to create an instance, for the first time or once more; find out what it has made.
+"""Send an attempt to create an instance, for the first time or again, and find the instance it has created.
 
-An attempt is on disk before the cloud hears of it, and its answer is before any action gets it.
+An attempt is in the journal before its create is sent, and its answer is before any action gets it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from one_provider_mad.providers.interface import CreateCall
 
 
 async def send_new(vm: Vm, attempt: Attempt) -> DeployId:
-    """Send an attempt for the first time; without tokens, look for the instances of unanswered ones."""
+    """Send an attempt for the first time; in a cloud without create tokens, also look for duplicates."""
     if vm.cloud.provider.is_create_repeatable:
         return await _send(vm, attempt)
     try:
@@ -43,7 +43,7 @@ async def send_new(vm: Vm, attempt: Attempt) -> DeployId:
 
 
 async def _made_by(vm: Vm, attempt: Attempt) -> DeployId | None:
-    """Find the instance of a create whose response was lost; only the next request sends the create again."""
+    """Find the instance of a create whose answer was lost, without sending the create again (the next request does)."""
     try:
         for each in await vm.own_attempts():
             if each.token == attempt.token:
@@ -54,7 +54,7 @@ async def _made_by(vm: Vm, attempt: Attempt) -> DeployId | None:
 
 
 async def _without_duplicate(vm: Vm, deploy_id: DeployId) -> DeployId:
-    """Look for a second instance, of an earlier unanswered create; the younger one becomes a debt."""
+    """Look for duplicates by earlier unanswered creates; return the instance that the VM keeps of them."""
     attempts = await vm.own_attempts()
     if not unanswered(attempts):
         return deploy_id
@@ -65,7 +65,7 @@ async def _without_duplicate(vm: Vm, deploy_id: DeployId) -> DeployId:
         if deploy_id not in matches:
             shown = await vm.cloud.look_at(deploy_id)
             if shown is not None and not vm.is_named_by(shown):
-                return deploy_id  # by its tags another VM's: the caller refuses it
+                return deploy_id  # its tags name another VM: the caller refuses it
             made = next(unlisted(each) for each in attempts if each.deploy_id == deploy_id)
             matches[deploy_id] = shown or msgspec.structs.replace(made, created_at=vm.clock())
     except ProviderError as error:
@@ -76,7 +76,7 @@ async def _without_duplicate(vm: Vm, deploy_id: DeployId) -> DeployId:
 
 
 async def repeat_unlisted(vm: Vm, attempt: Attempt) -> DeployId | None:
-    """Repeat the create of an unlisted instance: a repeated create is authoritative, a listing is not."""
+    """Repeat the create of an instance that the cloud does not list: a token's answer is certain, a listing is not."""
     doubt = f"instance {attempt.deploy_id} was made for VM {vm.number} and is not listed: look for it in the cloud"
     if not vm.cloud.provider.is_create_repeatable:
         raise CannotTell(doubt)
@@ -89,7 +89,7 @@ async def repeat_unlisted(vm: Vm, attempt: Attempt) -> DeployId | None:
 
 
 async def repeat_unanswered(vm: Vm, attempt: Attempt) -> DeployId | None:
-    """Repeat an unanswered create unchanged; its token makes that safe."""
+    """Send an unanswered create once more, unchanged: by its token the cloud creates no second instance."""
     if not vm.cloud.provider.is_create_repeatable:
         return await await_listing(vm, attempt)
     try:
@@ -110,7 +110,7 @@ async def _send(vm: Vm, attempt: Attempt, *, is_repeat: bool = False) -> DeployI
     """Send an attempt, for the first time or unchanged once more; return the id of its instance.
 
     Raises:
-        TokenSpent: its instance is gone; the attempt is closed.
+        TokenSpent: the token's instance is gone; the attempt is closed.
         ProviderError: the cloud refused, or its answer is uncertain.
     """
     before, attempt = attempt, attempt.sent(vm.now())
@@ -132,18 +132,18 @@ async def _send(vm: Vm, attempt: Attempt, *, is_repeat: bool = False) -> DeployI
 
 
 async def _restore(vm: Vm, before: Attempt) -> None:
-    """Restore an attempt after a refused retry, which does not invalidate the first try or later findings."""
+    """Record an attempt as it was before a repeated create that was refused: the first one may have succeeded."""
     if all(each.state is AttemptState.OPEN for each in await _latest(vm, before)):
         await vm.journal.save_attempt(before)
 
 
 async def _record(vm: Vm, attempt: Attempt, deploy_id: DeployId | None) -> None:
-    """Record that the create was answered, or is in doubt: the grace for the cloud to list it starts now."""
+    """Record a create's answer, None for an uncertain one: the grace for the cloud to list its instance starts now."""
     now = vm.now()
     latest = await _latest(vm, attempt)
     is_given_up = any(each.state is AttemptState.GONE for each in latest)
     if deploy_id is None:
-        # Tags may have shown its instance meanwhile; an answer that never comes takes nothing back.
+        # Tags may have shown its instance meanwhile: an uncertain answer does not overwrite that.
         if not is_given_up and all(each.state is AttemptState.OPEN for each in latest):
             await vm.journal.save_attempt(attempt.answered(now))
         return
@@ -153,18 +153,18 @@ async def _record(vm: Vm, attempt: Attempt, deploy_id: DeployId | None) -> None:
     answered = msgspec.structs.replace(attempt.answered(now), state=AttemptState.CREATED, deploy_id=deploy_id)
     await vm.journal.save_attempt(answered)
     if is_given_up:
-        # OpenNebula was told meanwhile that there is no instance.
+        # OpenNebula got the answer meanwhile that there is no instance.
         reason = "its create was answered after the VM was given up"
         await vm.owe(deploy_id, reason, identity=attempt.identity, token=attempt.token)
 
 
 async def _latest(vm: Vm, attempt: Attempt) -> list[Attempt]:
-    """Return the attempt as the journal has it by now; an empty list if it lacks it."""
+    """Return the attempt as the journal has it now, as a list; an empty list when the journal lacks it."""
     return [each for each in await vm.attempts() if each.token == attempt.token]
 
 
 async def _settle_mismatch(vm: Vm, attempt: Attempt, error: TokenMismatch) -> DeployId:
-    """Find the instance that the token has made and the journal lacks, before anything else is created."""
+    """Find the instance of a create token that was sent before with other parameters; no other is created before."""
     while True:
         looked_at = vm.now()
         if own := await adopt_tagged(vm):

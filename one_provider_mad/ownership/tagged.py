@@ -1,6 +1,6 @@
-"""Adopt the instance whose tags name exactly this VM, and put right what the tags show besides (decision 14).
+"""Adopt the instance whose tags name exactly the VM, and deal with other instances of its number (decision 14).
 
-Leftovers of a recreate and explained duplicates become debts; all other instances are left alone.
+Instances from before a recreate, and duplicates by our own creates, become debts; all others are left alone.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from one_provider_mad.ownership.vm import Vm, listed
 from one_provider_mad.protocol.vmm import deploy_id_problem
 
 LOOKS_APART = 5.0
-"""Seconds between the first and the last lookup for the instance of an unanswered create, in a cloud without tokens:
-an overloaded cloud may still be working on it, and a second create would buy a second instance."""
+"""Fewest seconds between the first and the last lookup for the instance of an unanswered create, in a cloud without
+create tokens: it may still be carrying out that create, and a second one would buy a second instance."""
 
 
 async def adopt_tagged(vm: Vm) -> DeployId | None:
     """Adopt the live instance with exactly this identity; None when the cloud lists none.
 
     Raises:
-        AmbiguousInstance: two match in full, and our attempts do not explain both; or the tags of one are damaged.
+        AmbiguousInstance: several have this identity, and not all by our own creates; or the tags of one are damaged.
     """
     matches = await live_matches(vm)
     if len(matches) > 1:
@@ -39,9 +39,9 @@ async def adopt_tagged(vm: Vm) -> DeployId | None:
 
 
 async def _note_answer(vm: Vm, deploy_id: DeployId) -> None:
-    """Record the instance that the tags show as the answer to an unanswered create.
+    """Record an instance that was found by its tags as the answer to the VM's unanswered create.
 
-    Monitoring misses a new instance, like any other, only if the journal names it (monitor/attribution.py).
+    Monitoring reports a vanished instance as missing only when the journal has its id (monitor/attribution.py).
     """
     attempts = await vm.own_attempts()
     unanswered_ones = [each for each in attempts if each.state is AttemptState.OPEN]
@@ -51,7 +51,7 @@ async def _note_answer(vm: Vm, deploy_id: DeployId) -> None:
 
 
 async def live_matches(vm: Vm) -> list[Instance]:
-    """Return live instances of this life; leftovers become debts, and all others are left alone."""
+    """Return live instances of exactly this identity; those from before a recreate become debts."""
     debts = [debt for debt in await vm.journal.debts() if debt.identity.vm_id == vm.identity.vm_id]
     attempts = await vm.attempts() if debts else []
     matches: list[Instance] = []
@@ -85,10 +85,10 @@ def _relation(identity: Identity, own: Identity) -> str:
 
 
 async def settle_duplicates(vm: Vm, matches: list[Instance]) -> DeployId:
-    """Return the duplicate that stays, where our own attempts without tokens explain all of them.
+    """Return the instance that the VM keeps of several, the oldest; the others become debts (duplicates.py).
 
     Raises:
-        AmbiguousInstance: they do not explain all.
+        AmbiguousInstance: our own creates cannot have made all of them.
     """
     is_repeatable = vm.cloud.provider.is_create_repeatable
     found = None if is_repeatable else sort_duplicates(matches, await vm.own_attempts(), now=vm.now())
@@ -104,22 +104,22 @@ async def settle_duplicates(vm: Vm, matches: list[Instance]) -> DeployId:
 
 
 async def leave_behind(vm: Vm, instance: Instance) -> None:
-    """Record a debt for the leftover of a recreate, which costs money until it is terminated."""
+    """Record a debt for an instance that is left over from before a recreate of its VM."""
     vm.tell(f"instance {instance.deploy_id} is left over from before a recreate: it will be terminated")
     await vm.owe(instance.deploy_id, "left over from before a recreate", identity=instance.identity)
 
 
 async def owe_nameless(vm: Vm, problem: str, *, identity: Identity, token: str = "") -> NoReturn:
-    """Record a debt for an instance with an unusable id; its tags lead to it.
+    """Record a debt for a new instance whose id OpenNebula cannot keep; it is found by its tags.
 
     Args:
         vm: the VM.
-        problem: what is wrong with the id.
+        problem: why the id cannot be used.
         identity: of the instance.
-        token: of the create with this answer, "" for any create of this life of the VM.
+        token: create token of its attempt, "" for any create of this life of the VM.
 
     Raises:
-        CannotTell: always; the sentence is the DEPLOY's failure.
+        CannotTell: always; its sentence becomes the DEPLOY's FAILURE.
     """
     sentence = f"the cloud has answered with an unusable id: {problem}"
     await vm.owe(DeployId(""), sentence, identity=identity, token=token)
@@ -127,11 +127,11 @@ async def owe_nameless(vm: Vm, problem: str, *, identity: Identity, token: str =
 
 
 async def await_listing(vm: Vm, attempt: Attempt, *, is_given_up: bool = True) -> DeployId | None:
-    """Look for the instance of an unanswered create until the grace has passed, and twice at least.
+    """Return the id of an unanswered create's instance; None after two lookups and the grace without finding it.
 
     Args:
         vm: the VM.
-        attempt: the unanswered one.
+        attempt: the unanswered create.
         is_given_up: close the attempt when nothing is found, so that a new one may be opened.
     """
     loop = asyncio.get_running_loop()

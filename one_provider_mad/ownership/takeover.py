@@ -1,4 +1,4 @@
-"""Take over an instance without our tags for a VM that names it: one of upstream's driver, or an imported one."""
+"""Adopt an instance without our tags for the VM that names it: one of upstream's driver, or an imported one."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from one_provider_mad.providers.interface import UpstreamTags
 
 
 async def take_over_upstreams(vm: Vm, instance: Instance) -> bool:
-    """Give our tags to an instance that upstream's driver made for this VM; False without upstream's tags.
+    """Give our tags to an instance that upstream's driver made for this VM; False when it has no tags of upstream's.
 
-    The VM has to name the instance: upstream's tag alone may belong to another OpenNebula in the account. The journal
-    records it first, as an import, so that only a request ever terminates it.
+    The VM must name the instance: upstream's tag alone may be that of another OpenNebula in the account. The journal
+    records it first, as an import, so that it is terminated only when oned requests it.
 
     Raises:
         NotOurs: upstream's tags name another VM, or another VM of this ID has adopted it before.
@@ -33,10 +33,10 @@ async def take_over_upstreams(vm: Vm, instance: Instance) -> bool:
 
 
 async def take_over(vm: Vm, instance: Instance, *, may_import: bool) -> None:
-    """Give our tags to an instance without any, where the settings allow it.
+    """Give our tags to an instance without any, where `policy.allow_import` or a tag of upstream's allows it.
 
     Raises:
-        NotOurs: they do not, or another VM has adopted it before.
+        NotOurs: the adoption is not allowed, or another VM has adopted the instance before.
     """
     deploy_id = instance.deploy_id
     if not may_import:
@@ -63,10 +63,10 @@ async def take_over(vm: Vm, instance: Instance, *, may_import: bool) -> None:
 
 
 async def _claim(vm: Vm, deploy_id: DeployId) -> None:
-    """Record that this VM adopts an untagged instance, before the cloud hears of it.
+    """Record in the journal that this VM adopts an untagged instance, before its tags are written.
 
     Raises:
-        NotOurs: another VM has claimed it.
+        NotOurs: another VM has adopted the instance before.
     """
     vm_id, stime = vm.identity.vm_id, vm.identity.stime
     if await vm.journal.record_import(deploy_id, vm_id=vm_id, stime=stime) != (vm_id, stime):
@@ -78,7 +78,7 @@ def _taken(deploy_id: DeployId) -> NotOurs:
 
 
 def upstream_vm_id(vm: Vm, instance: Instance) -> VmId | None:
-    """Return the VM in upstream's tags, where those count and there are none of ours."""
+    """Return the VM's ID in upstream's tags, where the provider knows those and the instance has none of ours."""
     provider = vm.cloud.provider
     if instance.identity is not None or not isinstance(provider, UpstreamTags):
         return None

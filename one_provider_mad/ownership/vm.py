@@ -1,4 +1,4 @@
-"""A VM whose instance is asked about, and what the journal has of it."""
+"""A VM whose instance is looked for, and its records in the journal."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from one_provider_mad.journal.writer import Journal
 from one_provider_mad.timestamps import Timestamp
 
 UNSETTLED = (AttemptState.OPEN, AttemptState.CREATED)
-"""States of attempts whose instance exists, or may."""
+"""States of attempts whose instance exists, or may exist."""
 
 UNLISTED_SECONDS = 3600.0
-"""How long an instance that was created and is not listed is not called gone: clouds list new instances within
-minutes, and terminated ones for an hour."""
+"""Seconds after its create's answer before an instance that the cloud does not list counts as gone: clouds list new
+instances within minutes, and terminated ones for an hour."""
 
 
 class Vm(Value, frozen=True, kw_only=True):
-    """A VM, and where to look for its instance.
+    """A VM, with the cloud and the journal in which its instance is looked for.
 
     Attributes:
-        identity: what the tags of its instance say.
+        identity: owner, VM ID, STIME and SEQ, as in the tags of its instance.
         deploy_id: the instance that OpenNebula names as its own, "" for none.
-        cloud: where its instance is, or will be.
+        cloud: the cloud of its instance.
         journal: attempts, debts and imports.
         clock: seconds since the epoch.
         warn: writes a sentence to the VM's log.
-        told: sentences that the VM's log has already; further lookups do not repeat them.
+        warned: warnings that the VM's log has already, so that further lookups do not repeat them.
     """
 
     identity: Identity
@@ -51,41 +51,41 @@ class Vm(Value, frozen=True, kw_only=True):
         return Timestamp.now(self.clock)
 
     def tell(self, text: str) -> None:
-        """Write a sentence to the VM's log, once."""
+        """Write a warning to the VM's log, unless the action has written the same before."""
         if text not in self.told:
             self.told.add(text)
             self.warn(text)
 
     def wait_for(self, reason: str) -> None:
-        """Note what the action waits for."""
+        """Note what the action waits for, for the sentence of a missed deadline."""
         self.cloud.waiting.reason = reason
 
     def is_named_by(self, instance: Instance) -> bool:
-        """True when the tags name this owner, this VM and this life of the VM's number."""
+        """True when the instance's tags name this owner, this VM ID and this STIME (the VM's life), with any SEQ."""
         return self.identity.is_same_life(instance.identity)
 
     # The journal
 
     async def attempts(self) -> list[Attempt]:
-        """Return every journaled attempt of this life of the VM, for any SEQ, oldest first."""
+        """Return every attempt in the journal for this VM and STIME, with any SEQ, oldest first."""
         identity = self.identity
         attempts = await self.journal.attempts(owner=identity.owner, vm_id=identity.vm_id)
         return [attempt for attempt in attempts if identity.is_same_life(attempt.identity)]
 
     async def own_attempts(self) -> list[Attempt]:
-        """Return every journaled attempt of exactly this identity, oldest first."""
+        """Return every attempt in the journal for exactly this VM, STIME and SEQ, oldest first."""
         return [attempt for attempt in await self.attempts() if attempt.identity.seq == self.identity.seq]
 
     async def unsettled(self, gone: set[DeployId]) -> list[Attempt]:
-        """Return attempts of this life whose instance exists, or may, and is not among those that are gone."""
+        """Return the attempts of `attempts` whose instance exists, or may exist, and is not in `gone`."""
         return [each for each in await self.attempts() if each.state in UNSETTLED and each.deploy_id not in gone]
 
     async def close(self, attempt: Attempt, state: AttemptState, detail: str) -> None:
-        """Record how an attempt ended."""
+        """Record the final state of an attempt, with the reason for a person."""
         await self.journal.save_attempt(msgspec.structs.replace(attempt, state=state, detail=detail))
 
     async def is_imported(self, deploy_id: DeployId) -> bool:
-        """True when the journal says that exactly this VM has taken over the instance."""
+        """True when the journal has the instance as an import of exactly this VM."""
         return await self.journal.imported_for(deploy_id) == (self.identity.vm_id, self.identity.stime)
 
     async def owe(self, deploy_id: DeployId, reason: str, *, identity: Identity | None = None, token: str = "") -> None:
@@ -95,7 +95,7 @@ class Vm(Value, frozen=True, kw_only=True):
             deploy_id: the instance, "" where only its tags lead to it.
             reason: why it is to be terminated, for a person.
             identity: in its tags, if not the VM's.
-            token: of the create that made it, "" for any.
+            token: token of the create that made the instance, "" for any.
         """
         debt = Debt(
             deploy_id=deploy_id, token=token, identity=identity or self.identity, reason=reason, since=self.clock()
@@ -103,20 +103,20 @@ class Vm(Value, frozen=True, kw_only=True):
         await self.journal.add_debt(debt)
 
     def is_young(self, attempt: Attempt, looked_at: Timestamp) -> bool:
-        """True when a lookup that began at that time was within the grace after the attempt was last sent or answered.
+        """True when a lookup, begun at `looked_at`, may lack the attempt's instance: its grace had not passed.
 
-        The lookup's beginning counts: a late answer shows the state at that time.
+        The grace counts from the last time when the attempt was sent or answered, to the begin of the lookup.
         """
         return attempt.age(looked_at) < self.cloud.provider.visibility_grace
 
 
 def unlisted(attempt: Attempt) -> Instance:
-    """Return a placeholder for an instance that was certainly created, and that the cloud does not list."""
+    """Return a placeholder for an attempt's instance that was certainly created, and that the cloud does not list."""
     return Instance(
         deploy_id=attempt.deploy_id, state=InstanceState.UNKNOWN, raw_state="not listed", identity=attempt.identity
     )
 
 
 def listed(instances: list[Instance]) -> str:
-    """Return their ids, for a sentence."""
+    """Return the instances' ids, joined for a message."""
     return " and ".join(sorted(instance.deploy_id for instance in instances))
