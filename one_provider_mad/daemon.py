@@ -188,7 +188,7 @@ class _Daemon(Serving[Request | Malformed]):
         Raises:
             MadError: the debt is not valid, or that is unknown at this time.
         """
-        from one_provider_mad.actions.debts import nobody_confirms
+        from one_provider_mad.actions.debts import confirm_all_but_orphans
         from one_provider_mad.errors import CannotTell
         from one_provider_mad.orphans.machine import machine, note_machine
 
@@ -208,7 +208,7 @@ class _Daemon(Serving[Request | Malformed]):
         if self._revalidation is None:
             if self._asks_opennebula:
                 raise CannotTell("the local OpenNebula has not answered yet whether a VM needs the instance")
-            await nobody_confirms(debt, instance)
+            await confirm_all_but_orphans(debt, instance)
         elif debt.is_orphan:
             await self._revalidation.confirm(debt)
         elif debt.since < self._begun_at:

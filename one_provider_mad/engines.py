@@ -10,7 +10,7 @@ from functools import partial
 
 import structlog
 
-from one_provider_mad.actions.engine import Engine, Sight
+from one_provider_mad.actions.engine import Engine, PollSource
 from one_provider_mad.calls.cloud import SharedCloud
 from one_provider_mad.calls.knowledge import Knowledge
 from one_provider_mad.errors import JournalError, MadError
@@ -34,7 +34,7 @@ _RETIRE_SECONDS = 3600.0
 """How long the provider of earlier settings stays open: longer than any action that may still use it."""
 
 
-class Engines(LiveProvider[Sight, Engine]):
+class Engines(LiveProvider[PollSource, Engine]):
     """The engine of one NAME; satisfies actions/engine.py's EngineSource.
 
     Args:
@@ -126,7 +126,7 @@ class Engines(LiveProvider[Sight, Engine]):
                 return self._live.made
         return await asyncio.shield(making)
 
-    async def sight(self) -> Sight:
+    async def poll_source(self) -> PollSource:
         """Return the source of POLL answers: the engine in force, or the cloud alone while the journal is unusable.
 
         Raises:
@@ -146,15 +146,15 @@ class Engines(LiveProvider[Sight, Engine]):
                 self._told = str(error)
                 self._log_and_warn(f"{error}; POLLs are answered meanwhile, all other actions fail")
             return self._unconfirmed[1]
-        return Sight(cloud=engine.cloud, verbatim=engine.verbatim)
+        return PollSource(cloud=engine.cloud, verbatim=engine.verbatim)
 
     # Making and closing
 
-    async def _open(self, configuration: Configuration) -> Sight:
+    async def _open(self, configuration: Configuration) -> PollSource:
         provider = await asyncio.to_thread(self._build, configuration)
         await self._open_provider(provider)
         if isinstance(provider, VerbatimDriver):
-            return Sight(verbatim=provider, is_certain=False)
+            return PollSource(verbatim=provider, is_certain=False)
         cloud = SharedCloud(
             provider,
             owner=configuration.settings.owner,
@@ -163,7 +163,7 @@ class Engines(LiveProvider[Sight, Engine]):
             knowledge=self._knowledge,
             is_current=lambda: self._is_in_force(configuration),
         )
-        return Sight(cloud=cloud, is_certain=False)
+        return PollSource(cloud=cloud, is_certain=False)
 
     def _is_in_force(self, configuration: Configuration) -> bool:
         """Return False once other settings are in force; newly edited ones are tried first.
@@ -174,7 +174,7 @@ class Engines(LiveProvider[Sight, Engine]):
             self._make_soon()
         return self._live is None or self._live.configuration is configuration
 
-    async def _confirm(self, configuration: Configuration, opened: Sight) -> Engine:
+    async def _confirm(self, configuration: Configuration, opened: PollSource) -> Engine:
         journal = await self._journal_for(configuration)
         if opened.cloud is None:
             engine = Engine(configuration=configuration, journal=journal, verbatim=opened.verbatim)
@@ -189,10 +189,10 @@ class Engines(LiveProvider[Sight, Engine]):
         self._told = ""
         return engine
 
-    def _is_busy(self, opened: Sight) -> bool:
+    def _is_busy(self, opened: PollSource) -> bool:
         return opened.verbatim is not None and opened.verbatim.is_busy
 
-    async def _close(self, opened: Sight) -> None:
+    async def _close(self, opened: PollSource) -> None:
         if opened.cloud is not None:
             await opened.cloud.close()
         if opened.verbatim is not None:
@@ -201,14 +201,14 @@ class Engines(LiveProvider[Sight, Engine]):
     async def close(self) -> None:
         """End running scripts, close the journal, which must record the answered requests, and then all providers."""
         opened = self._stop()
-        for sight in opened:
-            if sight.verbatim is not None:
-                await sight.verbatim.close()
+        for source in opened:
+            if source.verbatim is not None:
+                await source.verbatim.close()
         if self.journal is not None:
             await self.journal.close()
-        for sight in opened:
-            if sight.cloud is not None:
-                await sight.cloud.close()
+        for source in opened:
+            if source.cloud is not None:
+                await source.cloud.close()
         await self._stopped()
 
 

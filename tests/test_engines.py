@@ -229,19 +229,19 @@ async def test_polls_open_the_cloud_without_a_journal_and_actions_use_it_later(h
     path.mkdir()
     engines = home.engines()
     await engines.open_journal()
-    sight = await engines.sight()
-    assert sight.cloud is not None
-    assert not sight.is_certain, "the credentials may belong to another account"
-    assert await engines.sight() is sight
+    source = await engines.poll_source()
+    assert source.cloud is not None
+    assert not source.is_certain, "the credentials may belong to another account"
+    assert await engines.poll_source() is source
     [warning] = home.warnings
     assert warning.startswith("the journal cannot be used: ")
     assert warning.endswith("; POLLs are answered meanwhile, all other actions fail")
     assert isinstance(await refusal(engines), JournalError)
     path.rmdir()
     engine = await engines.current()
-    assert engine.cloud is sight.cloud
+    assert engine.cloud is source.cloud
     assert home.plugin.opened == ["good"]
-    assert (await engines.sight()).is_certain
+    assert (await engines.poll_source()).is_certain
 
 
 async def test_polls_wait_for_a_locked_journal_only_for_a_limited_time(
@@ -256,20 +256,20 @@ async def test_polls_wait_for_a_locked_journal_only_for_a_limited_time(
         other.execute("BEGIN EXCLUSIVE")
         engines = home.engines()
         opening = asyncio.create_task(engines.open_journal())
-        assert not (await engines.sight()).is_certain
+        assert not (await engines.poll_source()).is_certain
         assert not opening.done()
         other.execute("ROLLBACK")
         await opening
-    assert (await engines.sight()).is_certain
+    assert (await engines.poll_source()).is_certain
 
 
 async def test_a_cloud_opened_for_polls_is_closed_after_an_edit_and_at_the_end(home: Home) -> None:
     home.configure('provider = "plugin"\nowner = "harbour"')
     home.places.default_journal("x").mkdir()
     engines = home.engines()
-    first = await engines.sight()
+    first = await engines.poll_source()
     home.configure('provider = "plugin"\nowner = "harbour"\n[plugin]\nkey = "better"')
-    second = await engines.sight()
+    second = await engines.poll_source()
     assert second.cloud is not first.cloud
     await engines.close()
     assert sorted(home.plugin.closed) == ["better", "good"]
@@ -420,14 +420,14 @@ async def test_an_action_that_waits_for_the_cloud_restarts_only_when_edited_sett
     home.configure('provider = "plugin"\nowner = "harbour"\ncall_timeout = 0.05\n[plugin]\nkey = "better"')
     async with asyncio.timeout(HANG):
         while home.plugin.opened.count("better") < 3:
-            cloud.keep_on()
+            cloud.check_settings()
             await asyncio.to_thread(os.sched_yield)
     home.plugin.mishap = None
     async with asyncio.timeout(HANG):
         while key_of(await engines.current()) != "better":
             await asyncio.to_thread(os.sched_yield)
     with pytest.raises(SettingsReplaced):
-        cloud.keep_on()
+        cloud.check_settings()
 
 
 async def test_the_account_check_after_an_edit_is_not_delayed_by_a_simulated_latency(home: Home) -> None:

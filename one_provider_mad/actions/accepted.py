@@ -18,30 +18,30 @@ from one_provider_mad.protocol.messages import Action
 class Recovered:
     """A request that an earlier process left; `is_superseded` is set when a newer request for its VM replaces it."""
 
-    __slots__ = ("action", "asked_at", "is_superseded")
+    __slots__ = ("action", "is_superseded", "requested_at")
 
-    def __init__(self, action: Action, asked_at: float) -> None:
+    def __init__(self, action: Action, requested_at: float) -> None:
         self.action = action
-        self.asked_at = asked_at
+        self.requested_at = requested_at
         self.is_superseded = False
 
 
-class Standing:
+class Progress:
     """Progress of a request since it was accepted.
 
     Attributes:
         replaced_by: the newer request that is answered for both; None while there is none.
         follows: an unanswered request that runs before it: its success may be the answer to both.
         succeeded: the payload of its success, None before.
-        is_over: no answer to it can follow: it was answered, or the newer request is answered instead.
+        is_finished: no answer to it can follow: it was answered, or the newer request is answered instead.
         is_abandoned: another front-end has begun to lead, and answers the request by what the cloud shows.
     """
 
-    __slots__ = ("follows", "is_abandoned", "is_over", "replaced_by", "succeeded")
+    __slots__ = ("follows", "is_abandoned", "is_finished", "replaced_by", "succeeded")
 
     def __init__(self) -> None:
         self.is_abandoned = False
-        self.is_over = False
+        self.is_finished = False
         self.replaced_by: Action | None = None
         self.follows: Accepted | None = None
         self.succeeded: str | None = None
@@ -59,7 +59,7 @@ class Accepted(Value, frozen=True, kw_only=True):
         number: its record in the journal, 0 for none.
         is_after_cancel: DRIVER_CANCEL for this VM came just before.
         recovered: set when an earlier process left it; its `is_superseded` means that it gets no answer any more.
-        standing: its progress since then.
+        progress: its progress since then.
         is_settled: it is not carried out, but answered by what the cloud shows.
     """
 
@@ -71,7 +71,7 @@ class Accepted(Value, frozen=True, kw_only=True):
     number: int = 0
     is_after_cancel: bool = False
     recovered: Recovered | None = None
-    standing: Standing = msgspec.field(default_factory=Standing)
+    progress: Progress = msgspec.field(default_factory=Progress)
     is_settled: bool = False
 
     @property
@@ -82,9 +82,9 @@ class Accepted(Value, frozen=True, kw_only=True):
     @property
     def is_replaced(self) -> bool:
         """True when the request gets no answer here: a newer one of the VM does, or another front-end gives it."""
-        standing = self.standing
+        progress = self.progress
         is_superseded = self.recovered is not None and self.recovered.is_superseded
-        return standing.replaced_by is not None or standing.is_abandoned or is_superseded
+        return progress.replaced_by is not None or progress.is_abandoned or is_superseded
 
     @property
     def is_last_end(self) -> bool:

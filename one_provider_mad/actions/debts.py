@@ -29,7 +29,7 @@ from one_provider_mad.errors import (
 )
 from one_provider_mad.journal.records import Debt
 from one_provider_mad.metrics import Recorder
-from one_provider_mad.ownership.owed import owed_instances
+from one_provider_mad.ownership.debt_instances import debt_instances
 from one_provider_mad.ownership.vm import UNSETTLED, Vm
 from one_provider_mad.protocol.messages import Action, Malformed, Request, Severity
 from one_provider_mad.protocol.payload import read_payload
@@ -78,7 +78,7 @@ class Debts:
         self._due: dict[int, float] = {}
         self._under_way: set[int] = set()
         self._lead = lead
-        self.confirm: Confirm = nobody_confirms
+        self.confirm: Confirm = confirm_all_but_orphans
 
     # Recording
 
@@ -96,7 +96,7 @@ class Debts:
         # And any other instance of this VM, such as that of an unanswered create.
         await self._add(content, reason, deploy_id=DeployId(""), token="", since=since)
 
-    async def forget_create(self, action: Action, content: VmRequest | None) -> None:
+    async def record_cancelled_deploy(self, action: Action, content: VmRequest | None) -> None:
         """Record a debt for each create of a cancelled deploy: its instance, even a later one, must be terminated."""
         if content is None or not _means(action, content, Intent.CREATE):
             return
@@ -118,7 +118,7 @@ class Debts:
         """Record debts of a deploy that DRIVER_CANCEL cancelled in an earlier process, where it did not."""
         read = read_payload(msgspec.structs.replace(request, action=Action.DEPLOY))
         if not isinstance(read, Malformed):
-            await self.forget_create(Action.DEPLOY, read[0])
+            await self.record_cancelled_deploy(Action.DEPLOY, read[0])
 
     async def _add(
         self, request: VmRequest, reason: str, *, deploy_id: DeployId, token: str, since: float | None = None
@@ -167,7 +167,7 @@ class Debts:
             else:
                 await self._pause([])  # the end of a try wakes it
 
-    def look_again(self) -> None:
+    def retry_all_now(self) -> None:
         """Try every debt at once that may be paid now, without waiting for the end of its pause."""
         if self._engines.journal is not None:
             self._engines.journal.has_new_debt.set()
@@ -210,7 +210,7 @@ class Debts:
             await self._note_try(debt, f"internal error ({type(error).__name__})")
         finally:
             self._under_way.discard(debt.id)
-            self.look_again()
+            self.retry_all_now()
 
     async def _confirm(self, debt: Debt, instance: Instance) -> None:
         await self.confirm(debt, instance)
@@ -239,13 +239,15 @@ Confirm = Callable[[Debt, Instance], Awaitable[None]]
 """Called right before an instance is terminated for a debt; raises MadError when it must not be terminated now."""
 
 
-async def nobody_confirms(debt: Debt, _instance: Instance) -> None:
+async def confirm_all_but_orphans(debt: Debt, _instance: Instance) -> None:
     """Let every debt be paid but an orphan's: without a look at OpenNebula's VMs that raises CannotTell."""
     if debt.is_orphan:
         raise CannotTell("the local OpenNebula has to be asked first whether it is an orphan still")
 
 
-async def pay(engine: Engine, debt: Debt, *, clock: Callable[[], float], confirm: Confirm = nobody_confirms) -> None:
+async def pay(
+    engine: Engine, debt: Debt, *, clock: Callable[[], float], confirm: Confirm = confirm_all_but_orphans
+) -> None:
     """Terminate the instances of a debt; return once the cloud shows each terminated, or certainly has it no more.
 
     Args:
@@ -265,7 +267,7 @@ async def pay(engine: Engine, debt: Debt, *, clock: Callable[[], float], confirm
     debt = msgspec.structs.replace(debt, identity=msgspec.structs.replace(debt.identity, owner=owner))
     cloud = engine.cloud.for_action(Waiting())  # with SHORT patience: other jobs have its place between its tries
     vm = Vm(identity=debt.identity, deploy_id=debt.deploy_id, cloud=cloud, journal=engine.journal, clock=clock)
-    async for instance in owed_instances(vm, debt):
+    async for instance in debt_instances(vm, debt):
         if needs_asking(cloud, instance):
             await confirm(debt, instance)
         await terminate(cloud, instance)

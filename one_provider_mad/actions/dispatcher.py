@@ -118,15 +118,15 @@ class Dispatcher:
         else:
             self._submit(request, taken)
 
-    def take_over(self, request: Request, *, number: int, asked_at: float) -> None:
+    def take_over(self, request: Request, *, number: int, requested_at: float) -> None:
         """Take a request that an earlier process left unanswered, unless a newer one for its VM replaces it.
 
         Args:
             request: as the core sent it.
             number: its record in the journal.
-            asked_at: when the core sent it, seconds since the epoch.
+            requested_at: when the core sent it, seconds since the epoch.
         """
-        recovered = self.recovered.await_newer(request.vm_id, request.action, asked_at=asked_at)
+        recovered = self.recovered.await_newer(request.vm_id, request.action, requested_at=requested_at)
         if recovered.is_superseded:
             self._records.close(number)
         else:
@@ -221,13 +221,13 @@ class Dispatcher:
             if not (job.is_called_off or job.is_broken_off):
                 raise
             if job.is_called_off:
-                await self.debts.forget_create(accepted.action, accepted.known)
+                await self.debts.record_cancelled_deploy(accepted.action, accepted.known)
             if metrics.recorder is not None:
                 metrics.recorder.called_off(accepted.action.value)
         else:
             self._finish(accepted, info, begun, is_success=is_success)
         finally:
-            accepted.standing.follows = None
+            accepted.progress.follows = None
             accepted.content.let_go()
 
     async def _outcome(self, accepted: Accepted) -> tuple[bool, str]:
@@ -264,8 +264,8 @@ class Dispatcher:
         )
         content = accepted.known
         has_ended = is_success and content is not None and is_end(accepted.action, content.lcm_state)
-        accepted.standing.is_over = True
-        accepted.standing.succeeded = info if is_success else None
+        accepted.progress.is_finished = True
+        accepted.progress.succeeded = info if is_success else None
         if accepted.is_replaced:
             self._replies.withhold(accepted, info, is_success=is_success, has_ended=has_ended)
         else:
@@ -283,7 +283,7 @@ class Dispatcher:
         Not called for a driver that a person runs by hand, which has no peers.
         """
         self._lead.note(is_elsewhere=is_elsewhere)
-        self.debts.look_again()
+        self.debts.retry_all_now()
 
     def abandon(self) -> None:
         """Leave the open requests unanswered: another front-end has begun to lead, and answers them.
@@ -293,7 +293,7 @@ class Dispatcher:
         """
         for job in self.lanes.every_open_job():
             if isinstance(job, RequestJob):
-                job.accepted.standing.is_abandoned = True
+                job.accepted.progress.is_abandoned = True
                 if job.task is None and not job.accepted.is_last_end:
                     self.lanes.drop(job)
         self.recovered.supersede_all()
@@ -301,7 +301,7 @@ class Dispatcher:
     def is_to_be_answered(self, vm_id: VmId) -> bool:
         """True while a request of this VM is open and will be answered."""
         jobs = self.lanes.open_jobs(vm_id)
-        return any(isinstance(job, RequestJob) and not job.accepted.standing.is_abandoned for job in jobs)
+        return any(isinstance(job, RequestJob) and not job.accepted.progress.is_abandoned for job in jobs)
 
     async def measure(self, recorder: metrics.Recorder) -> None:
         """Record how many requests wait and run, and how many debts there are."""

@@ -33,7 +33,7 @@ class Engine(Value, frozen=True, kw_only=True):
     verbatim: VerbatimDriver | None = None
 
 
-class Sight(Value, frozen=True, kw_only=True):
+class PollSource(Value, frozen=True, kw_only=True):
     """The cloud or verbatim driver that answers POLLs. Exactly one of `cloud` and `verbatim` is set.
 
     Attributes:
@@ -70,7 +70,7 @@ class EngineSource(Protocol):
             MadError: there is none; every action fails with its sentence.
         """
 
-    async def sight(self) -> Sight:
+    async def poll_source(self) -> PollSource:
         """Return the engine's cloud or driver for POLLs, which is there even while the journal cannot be used.
 
         Raises:

@@ -16,11 +16,11 @@ from one_provider_mad.actions.last_poll import last_poll
 from one_provider_mad.actions.leading import Lead
 from one_provider_mad.actions.lifecycle import Work
 from one_provider_mad.actions.log_lines import MOST_WARNINGS, LogLines, at_most
-from one_provider_mad.actions.looks import SharedLooks
 from one_provider_mad.actions.outcomes import UNREPEATED, settle
 from one_provider_mad.actions.polling import poll_alone
 from one_provider_mad.actions.replacing import success_of_both
 from one_provider_mad.actions.replies import Replies, with_first_word
+from one_provider_mad.actions.shared_lookups import SharedLookups
 from one_provider_mad.actions.table import (
     CREATES_OR_DESTROYS,
     FIRST_WORDS,
@@ -67,12 +67,12 @@ class Execution:
         self._log_lines = log_lines
         self._lead = lead
         self._clock = clock
-        self._looks = SharedLooks()
+        self._lookups = SharedLookups()
 
     def expect(self, action: Action, content: VmRequest) -> None:
-        """Announce an action that waits for its turn: the next shared lookup (looks.py) includes its instance."""
+        """Announce an action that waits for its turn: the next shared lookup includes its instance."""
         if action in NEEDS_ONLY_TAGS and content.deploy_id:
-            self._looks.expect(content.deploy_id)
+            self._lookups.expect(content.deploy_id)
 
     async def carry_out(self, accepted: Accepted) -> str:
         """Carry out an action, or see from the cloud whether it has happened; return the payload of its SUCCESS.
@@ -126,12 +126,12 @@ class Execution:
 
     async def _poll(self, accepted: Accepted, request: VmRequest, message: bytes) -> str:
         """Answer one POLL outside a batch: a script's, or one too large to be parsed when it came."""
-        sight = await self._engines.sight()
-        if sight.verbatim is not None:
-            return await self._perform(sight.verbatim, accepted, request, message)
-        if sight.cloud is None:
+        source = await self._engines.poll_source()
+        if source.verbatim is not None:
+            return await self._perform(source.verbatim, accepted, request, message)
+        if source.cloud is None:
             raise AssertionError("there is a cloud or a verbatim driver")
-        return await poll_alone(sight.cloud.for_action(accepted.waiting), request, is_certain=sight.is_certain)
+        return await poll_alone(source.cloud.for_action(accepted.waiting), request, is_certain=source.is_certain)
 
     async def _perform(self, driver: VerbatimDriver, accepted: Accepted, request: VmRequest, message: bytes) -> str:
         verbatim = VerbatimRequest(
@@ -166,8 +166,8 @@ class Execution:
             inform=at_most(MOST_WARNINGS, lambda text: self._log_lines.tell(Severity.INFO, text, request.vm_id)),
             is_stale=lambda: accepted.is_replaced,
             required_type=settings.hypervisor if needs_section else "",
-            asked_at=math.inf if accepted.recovered is None else accepted.recovered.asked_at,
-            looks=self._looks,
+            requested_at=math.inf if accepted.recovered is None else accepted.recovered.requested_at,
+            lookups=self._lookups,
             leads_since=self._lead.recent_start(),
         )
 

@@ -33,7 +33,7 @@ async def last_poll(work: Work, action: Action) -> Reply | None:
     left = work.deadline - asyncio.get_running_loop().time()
     try:
         async with asyncio.timeout(min(_CHECK_SECONDS, max(0.0, left / 2))):
-            instance = await work.cloud.look_at(request.deploy_id)
+            instance = await work.cloud.lookup_one(request.deploy_id)
     except (MadError, TimeoutError):
         return None
     if instance is None or instance.state not in _STOPPED:

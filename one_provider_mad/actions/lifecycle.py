@@ -10,10 +10,10 @@ from functools import partial
 import msgspec
 
 from one_provider_mad.actions.intents import LCM_STATES, Intent
-from one_provider_mad.actions.looks import SharedLooks
 from one_provider_mad.actions.policy import check_attributes, check_section
 from one_provider_mad.actions.recreating import gone_for_good
 from one_provider_mad.actions.resuming import Resumption, wanted_spec
+from one_provider_mad.actions.shared_lookups import SharedLookups
 from one_provider_mad.calls.cloud import Cloud
 from one_provider_mad.domain import DeployId, Instance, InstanceState, Value, VmRequest
 from one_provider_mad.errors import InstanceNotFound, JournalError, ProviderError, WrongState
@@ -56,8 +56,8 @@ class Work(Value, frozen=True, kw_only=True):
         inform: the same, without the mark of a warning.
         is_stale: true once oned has sent a newer request for the VM, and awaits no answer to this one.
         required_type: TYPE of the section that a VM must have before an instance is created for it; "" for none.
-        asked_at: when an earlier process got the request, seconds since the epoch; infinity for a request of this one.
-        looks: the lookups that all REBOOTs and RESETs share.
+        requested_at: when an earlier process got the request, seconds since the epoch; infinity for this process's.
+        lookups: the lookups that all REBOOTs and RESETs share.
         leads_since: when this front-end began to lead or to run; None once creates of an earlier leader have ended.
     """
 
@@ -71,8 +71,8 @@ class Work(Value, frozen=True, kw_only=True):
     inform: Callable[[str], None] = lambda _: None
     is_stale: Callable[[], bool] = lambda: False
     required_type: str = ""
-    asked_at: float = math.inf
-    looks: SharedLooks = msgspec.field(default_factory=SharedLooks)
+    requested_at: float = math.inf
+    lookups: SharedLookups = msgspec.field(default_factory=SharedLookups)
     leads_since: Timestamp | None = None
 
     @property
@@ -274,7 +274,7 @@ async def _is_guests_turn(work: Work, deploy_id: DeployId) -> bool:
     if before is None:
         return True
     first, is_refused = before
-    if first.at >= work.asked_at:
+    if first.at >= work.requested_at:
         return True  # this very request asked the guest, before the driver's process ended
     return not is_refused and Timestamp.now(work.clock).since(first) < _GUESTS_SECONDS
 
@@ -303,8 +303,8 @@ async def _note(work: Work, writing: Awaitable[None]) -> None:
 def needs_asking(cloud: Cloud, instance: Instance, *, is_soft: bool = False) -> bool:
     """True when a terminate must be sent: a hard one also while a guest may still refuse an earlier soft one."""
     can_wait = isinstance(cloud.provider, SoftTerminate)
-    is_over = is_soft or not can_wait or instance.state is InstanceState.TERMINATED
-    return not (instance.state.is_gone and is_over)
+    is_finished = is_soft or not can_wait or instance.state is InstanceState.TERMINATED
+    return not (instance.state.is_gone and is_finished)
 
 
 async def terminate(cloud: Cloud, instance: Instance, *, is_soft: bool = False) -> None:
@@ -362,7 +362,7 @@ def _will_end(cloud: Cloud, cause: str) -> Callable[[Instance], None]:
 
 async def reboot(work: Work, *, is_hard: bool) -> str:
     """Reboot the VM's instance, after a lookup of its tags that all waiting REBOOTs and RESETs share."""
-    instance = await locate(work.vm, look_at=partial(work.looks.look_at, work.cloud))
+    instance = await locate(work.vm, lookup_one=partial(work.lookups.lookup_one, work.cloud))
     await work.cloud.call("reboot", lambda: work.cloud.provider.reboot(instance.deploy_id, hard=is_hard))
     return "-"
 

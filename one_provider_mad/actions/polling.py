@@ -59,16 +59,16 @@ async def poll(
         is_certain: the cloud's account is the one of before; else an instance that is absent or ended is no news.
     """
     try:
-        found = await cloud.look({request.deploy_id for request in requests if request.deploy_id})
+        found = await cloud.lookup({request.deploy_id for request in requests if request.deploy_id})
     except MadError as error:
-        tell_unknown(requests, error)
+        log_no_news(requests, error)
         for request in requests:
             yield request, _no_news(request)
         return
     lost = [request for request in requests if request.deploy_id not in found]
     found_by_tags = await _by_tags(cloud, lost) if lost else {}
     if isinstance(found_by_tags, MadError):
-        tell_unknown(lost, found_by_tags)
+        log_no_news(lost, found_by_tags)
     is_unusual = not isinstance(found_by_tags, MadError) and _is_unusual(cloud, requests, found.keys())
     for request in requests:
         instance = found.get(request.deploy_id)
@@ -85,7 +85,7 @@ async def poll(
             yield request, _failure(request, missing(request.vm_id, request.deploy_id))
 
 
-def tell_unknown(requests: Sequence[VmRequest], error: MadError) -> None:
+def log_no_news(requests: Sequence[VmRequest], error: MadError) -> None:
     """Log why the POLLs of these VMs are answered with no news."""
     log.warning("POLLs answered without news", vms=len(requests), first=requests[0].vm_id, reason=str(error))
 
@@ -166,11 +166,11 @@ class Polls:
         limit = asyncio.timeout(seconds)
         try:
             async with limit:
-                sight = await self._engines.sight()
-                if sight.cloud is None:
+                source = await self._engines.poll_source()
+                if source.cloud is None:
                     raise SettingsError("the configuration changed meanwhile")
-                number, cloud = 0, sight.cloud.for_action(waiting)
-                async for request, reply in poll(cloud, requests, is_certain=sight.is_certain):
+                number, cloud = 0, source.cloud.for_action(waiting)
+                async for request, reply in poll(cloud, requests, is_certain=source.is_certain):
                     del unanswered[number]
                     number += 1
                     if lanes.is_listed(request):
@@ -191,7 +191,7 @@ class Polls:
                 reason = CannotTell(internal_error(error))
         else:
             return
-        tell_unknown([requests[number] for number in unanswered], reason)
+        log_no_news([requests[number] for number in unanswered], reason)
         for number in unanswered:
             if lanes.is_listed(requests[number]):
                 self.let_go(requests[number])

@@ -37,17 +37,17 @@ class RecoveredRequests:
         self._asked: dict[VmId, set[Action]] | None = {}
         self.may_be_answered = asyncio.Event()
 
-    def await_newer(self, vm_id: VmId, action: Action, *, asked_at: float = math.inf) -> Recovered:
+    def await_newer(self, vm_id: VmId, action: Action, *, requested_at: float = math.inf) -> Recovered:
         """Return an object whose `is_superseded` is set by a newer request for the VM, one since the start included."""
-        recovered = self.await_next(vm_id, action, asked_at=asked_at)
+        recovered = self.await_next(vm_id, action, requested_at=requested_at)
         recovered.is_superseded = self._asked is None or any(
             replaces(newer, action) for newer in self._asked.get(vm_id, ())
         )
         return recovered
 
-    def await_next(self, vm_id: VmId, action: Action, *, asked_at: float = math.inf) -> Recovered:
+    def await_next(self, vm_id: VmId, action: Action, *, requested_at: float = math.inf) -> Recovered:
         """Return an object whose `is_superseded` is set by a newer request for the VM, from now on."""
-        recovered = Recovered(action, asked_at)
+        recovered = Recovered(action, requested_at)
         self._recovered.setdefault(vm_id, []).append(recovered)
         return recovered
 
@@ -67,29 +67,29 @@ class RecoveredRequests:
         """Note that all left requests were taken over: the requests since the start need not be remembered any more."""
         self._asked = None
 
-    async def drop(self, request: Request, *, number: int, asked_at: float) -> None:
+    async def drop(self, request: Request, *, number: int, requested_at: float) -> None:
         """Remove a request's record without an answer; a CLEANUP, which oned never sends again, becomes a debt.
 
         Args:
             request: as the core sent it.
             number: its record in the journal.
-            asked_at: when the core sent it, seconds since the epoch.
+            requested_at: when the core sent it, seconds since the epoch.
         """
-        await self._owe(request, asked_at)
+        await self._owe(request, requested_at)
         self._records.close(number)
 
-    async def fail(self, request: Request, sentence: str, *, number: int, asked_at: float) -> None:
+    async def fail(self, request: Request, sentence: str, *, number: int, requested_at: float) -> None:
         """Answer a request that is not carried out again with a FAILURE; arguments as for `drop`."""
-        await self._owe(request, asked_at)
+        await self._owe(request, requested_at)
         if request.payload:
             read = read_payload(request)
             content = None if isinstance(read, Malformed) else read[0]
             sentence = with_first_word(request.action, content, sentence)
         self._replies.refuse(refusal(request, sentence), number=number)
 
-    async def _owe(self, request: Request, asked_at: float) -> None:
+    async def _owe(self, request: Request, requested_at: float) -> None:
         if request.action is not Action.CLEANUP:
             return
         read = read_payload(request)
         if not isinstance(read, Malformed):
-            await self._debts.note_failure(request.action, read[0], CannotTell(UNREPEATED), since=asked_at)
+            await self._debts.note_failure(request.action, read[0], CannotTell(UNREPEATED), since=requested_at)

@@ -229,7 +229,7 @@ class Recovery:
             await self._fail([request])  # oned is answered in any case
             return
         log.info("request taken over", action=request.action, vm=request.vm_id)
-        self._dispatcher.take_over(as_sent(request), number=request.id, asked_at=request.opened_at)
+        self._dispatcher.take_over(as_sent(request), number=request.id, requested_at=request.opened_at)
 
     async def _look_for(self, requests: list[OpenRequest]) -> None:
         """Answer requests that MOST_TAKERS processes have begun by what the cloud shows: most were carried out."""
@@ -265,7 +265,9 @@ class Recovery:
                 self._close(request)
             else:
                 self._dealt_with.add(request.id)
-                await self._recovered.fail(as_sent(request), UNREPEATED, number=request.id, asked_at=request.opened_at)
+                await self._recovered.fail(
+                    as_sent(request), UNREPEATED, number=request.id, requested_at=request.opened_at
+                )
 
     async def _until(self, seconds: float) -> None:
         await asyncio.sleep(max(0.0, self._begun + seconds - self._now()))

@@ -41,8 +41,8 @@ def replace_older(lanes: Lanes, newer: RequestJob, *, is_verbatim: bool) -> list
         if not isinstance(job, RequestJob) or not _takes_place_of(newer, job):
             continue
         older = job.accepted
-        is_told = older.standing.replaced_by is not None
-        older.standing.replaced_by = newer.accepted.action
+        is_told = older.progress.replaced_by is not None
+        older.progress.replaced_by = newer.accepted.action
         fate = fate_of(older, newer.accepted, has_begun=job.task is not None, is_verbatim=is_verbatim)
         if fate is Fate.DROPPED:
             lanes.drop(job)
@@ -59,11 +59,11 @@ def follow_unanswered(lanes: Lanes, newer: RequestJob) -> None:
     """Note with a request the unanswered one that runs before it, whose success may answer both."""
     match lanes.open_jobs(newer.vm_id):
         case [RequestJob() as job, last] if job.task is not None and last is newer and job.accepted.is_replaced:
-            newer.accepted.standing.follows = job.accepted
+            newer.accepted.progress.follows = job.accepted
 
 
 def _takes_place_of(newer: RequestJob, job: RequestJob) -> bool:
-    is_open = job is not newer and not (job.is_called_off or job.accepted.standing.is_over)
+    is_open = job is not newer and not (job.is_called_off or job.accepted.progress.is_finished)
     return is_open and takes_place_of(newer.accepted.action, job.accepted.action)
 
 
@@ -82,12 +82,12 @@ def success_of_both(accepted: Accepted, request: VmRequest) -> str | None:
 
     A second `deploy` would buy a second instance, and a second `shutdown` would fail without the instance.
     """
-    older = accepted.standing.follows
-    if older is None or older.standing.succeeded is None or accepted.action not in CREATES_OR_DESTROYS:
+    older = accepted.progress.follows
+    if older is None or older.progress.succeeded is None or accepted.action not in CREATES_OR_DESTROYS:
         return None
     known = older.known
     is_same_vm = known is not None and _life(known) == _life(request)
-    return older.standing.succeeded if older.action is accepted.action and is_same_vm else None
+    return older.progress.succeeded if older.action is accepted.action and is_same_vm else None
 
 
 def _life(request: VmRequest) -> tuple[object, ...]:

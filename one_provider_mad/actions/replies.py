@@ -58,7 +58,7 @@ class Replies:
         self._records.close(accepted.number, has_ended=has_ended)
         if metrics.recorder is not None:
             metrics.recorder.called_off(accepted.action.value)
-        if (newer := accepted.standing.replaced_by) is not None:
+        if (newer := accepted.progress.replaced_by) is not None:
             result = "SUCCESS" if is_success else "FAILURE"
             sentence = f"{accepted.action.value} has ended with {result} {info}; {newer.value} is answered instead"
             self._log_lines.tell(Severity.INFO, sentence, accepted.vm_id)

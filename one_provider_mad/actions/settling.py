@@ -261,11 +261,11 @@ class Settling:
 
     async def _drop(self, request: OpenRequest, reason: str) -> None:
         log.info("request dropped", vm=request.vm_id, action=request.action, reason=reason)
-        await self._recovered.drop(as_sent(request), number=request.id, asked_at=request.opened_at)
+        await self._recovered.drop(as_sent(request), number=request.id, requested_at=request.opened_at)
         self._left.pop(request.id, None)
 
     async def _fail(self, request: OpenRequest) -> None:
-        await self._recovered.fail(as_sent(request), UNREPEATED, number=request.id, asked_at=request.opened_at)
+        await self._recovered.fail(as_sent(request), UNREPEATED, number=request.id, requested_at=request.opened_at)
         self._left.pop(request.id, None)
 
     async def _drop_left(self, reason: str) -> None:

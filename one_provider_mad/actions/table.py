@@ -61,7 +61,7 @@ HANDLERS: dict[Action, Handler] = {
 """The handler by action, for all but POLL (actions/polling.py) and DRIVER_CANCEL (actions/dispatcher.py)."""
 
 NEEDS_ONLY_TAGS = frozenset({Action.REBOOT, Action.RESET})
-"""Actions that only need the tags of their instance, so that one lookup serves all that wait (actions/looks.py)."""
+"""Actions that only need the tags of their instance, so that they share lookups (actions/shared_lookups.py)."""
 
 CREATES_OR_DESTROYS = frozenset(
     {Action.DEPLOY, Action.RESTORE, Action.SHUTDOWN, Action.CANCEL, Action.SAVE, Action.CLEANUP}

@@ -1,4 +1,4 @@
-"""A provider as the actions use it."""
+"""The cloud as the actions use it: a provider whose calls have time limits, retries and shared answers."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _Result = TypeVar("_Result")
 
 
 class SharedCloud:
-    """One provider, and what all actions share: lookups, creates under way, and what is known.
+    """One provider, with the lookups and creates that all actions share.
 
     Args:
         provider: the adapter, already open.
         owner: owner in the tags of our instances.
-        retries: further tries of a call that failed transiently (`-r`).
-        call_timeout: seconds one call may take.
-        knowledge: shared by all clouds of a driver, since one may replace another.
-        is_current: true while its settings are in force.
+        retries: further tries of a call after a passing error (`-r`).
+        call_timeout: seconds after which a call fails.
+        knowledge: what outlives this object when the settings change; all clouds of a driver share it.
+        is_current: true while the provider's settings are in force.
     """
 
     def __init__(
@@ -51,11 +51,11 @@ class SharedCloud:
         self.creates = Creates(provider, self.sender, self.knowledge)
 
     def for_action(self, waiting: Waiting) -> Cloud:
-        """Return the cloud as one action uses it."""
+        """Return a `Cloud` for one action."""
         return Cloud(self, waiting)
 
     async def describe(self, deploy_ids: Collection[DeployId]) -> Mapping[DeployId, Instance]:
-        """Look up these instances in a call of their own. Ids that the cloud does not know are absent."""
+        """Look up these instances in a call that no other action shares. Ids unknown to the cloud are absent."""
         return await self.lookups.describe(deploy_ids)
 
     async def close(self) -> None:
@@ -66,11 +66,11 @@ class SharedCloud:
 
 
 class Cloud:
-    """One provider, as one action uses it: each call takes its patience, and leaves what it waits for.
+    """One provider, as one action uses it: its calls are repeated by the action's patience, and note what it waits for.
 
     Args:
         shared: what all actions share.
-        waiting: the action's.
+        waiting: what the action waits for, and its patience.
     """
 
     __slots__ = ("knowledge", "owner", "provider", "shared", "waiting")
@@ -85,12 +85,12 @@ class Cloud:
     def call(
         self, operation: str, send: Callable[[], Awaitable[_Result]], *, is_repeatable: bool = True
     ) -> Coroutine[Any, Any, _Result]:
-        """Send one call, again where that is allowed, and return its result.
+        """Send one call, repeat it after a passing error where that is allowed, and return its result.
 
         Args:
-            operation: its name in sentences.
-            send: makes the call, once.
-            is_repeatable: repeating it after an uncertain answer does no harm.
+            operation: the call's name in messages.
+            send: sends the call, once.
+            is_repeatable: the call may be repeated after an uncertain answer.
 
         Raises:
             ProviderError: the cloud's last answer.
@@ -98,38 +98,38 @@ class Cloud:
         return self.shared.sender.call(operation, send, self.waiting, is_repeatable=is_repeatable)
 
     def persist(self, operation: str, ask: Callable[[], Awaitable[_Result]]) -> Coroutine[Any, Any, _Result]:
-        """Ask until there is an answer, for as long as the action goes on and its settings are in force.
+        """Repeat `ask` until it succeeds, after every error that the action waits out, while the settings are in force.
 
         Args:
-            operation: its name in sentences.
-            ask: asks once, with its own retries.
+            operation: the call's name in messages.
+            ask: sends the call, with its own retries.
 
         Raises:
-            ProviderError: an error after which the action does not go on.
+            ProviderError: an error that the action does not wait out.
         """
         self.waiting.reason = f"the cloud's answer to {operation}"
-        return self.waiting.persist(operation, ask, keep_on=self.keep_on)
+        return self.waiting.persist(operation, ask, check_settings=self.check_settings)
 
-    def keep_on(self) -> None:
-        """Raise SettingsReplaced in an action that waits for this cloud, once its settings are no longer in force."""
-        self.shared.sender.keep_on(self.waiting)
+    def check_settings(self) -> None:
+        """Raise SettingsReplaced once the provider's settings are replaced, unless the action's patience is SHORT."""
+        self.shared.sender.check_settings(self.waiting)
 
     # Looking up
 
-    async def look(self, deploy_ids: Iterable[DeployId]) -> Mapping[DeployId, Instance]:
-        """Look up these instances; actions that ask meanwhile share the next call.
+    async def lookup(self, deploy_ids: Iterable[DeployId]) -> Mapping[DeployId, Instance]:
+        """Look up these instances; actions that ask while a call is under way share the next one.
 
         Ids that the cloud does not know are absent; further ids may be present.
         """
         wanted, lookups = tuple(deploy_ids), self.shared.lookups
-        return await self.persist("describe", lambda: lookups.look(wanted))
+        return await self.persist("describe", lambda: lookups.lookup(wanted))
 
-    async def look_at(self, deploy_id: DeployId) -> Instance | None:
+    async def lookup_one(self, deploy_id: DeployId) -> Instance | None:
         """Look up one instance; None when the cloud does not know it."""
-        return (await self.look((deploy_id,))).get(deploy_id)
+        return (await self.lookup((deploy_id,))).get(deploy_id)
 
     async def find(self, vm_id: VmId) -> list[Instance]:
-        """Return every instance with our tags for this VM ID, gone ones included; complete or an error."""
+        """Return every instance with our tags for this VM ID, terminated ones too; an incomplete answer is an error."""
 
         async def find() -> list[Instance]:
             return list(by_id(await self.provider.find(owner=self.owner, vm_id=vm_id)).values())
@@ -137,7 +137,7 @@ class Cloud:
         return await self.call("find by tags", find)
 
     async def list_instances(self) -> list[Instance]:
-        """Return every instance of the account and region; complete or an error."""
+        """Return every instance of the account and region; an incomplete answer is an error."""
 
         async def list_all() -> list[Instance]:
             return list(by_id(await self.provider.list_instances()).values())
@@ -158,13 +158,13 @@ class Cloud:
         Args:
             deploy_id: the instance.
             wanted: states to wait for.
-            goal: name of the wanted state, for the deadline's sentence.
+            goal: name of the wanted states, for the sentence of a missed deadline.
             grace: seconds for which the cloud may not know the id yet.
-            check: receives each other state on the way; raises when the goal is out of reach.
+            check: receives the instance in each other state; raises when it will not reach a wanted one.
 
         Raises:
-            InstanceNotFound: the cloud does not know it (any more).
-            WrongState: it is terminated, or its state is unknown for a reason that the cloud gives.
+            InstanceNotFound: the cloud does not know the id, or not any more.
+            WrongState: the instance is terminated, or unknown with a reason from the cloud.
         """
         loop, waiting = asyncio.get_running_loop(), self.waiting
         visible_by = loop.time() + grace
@@ -172,12 +172,12 @@ class Cloud:
         while True:
             looked_at = loop.time()  # its answer may come late
             try:
-                instance = (await self.shared.lookups.look((deploy_id,))).get(deploy_id)
+                instance = (await self.shared.lookups.lookup((deploy_id,))).get(deploy_id)
             except ProviderError as error:
                 if not error.retryable:
                     raise
-                self.keep_on()
-                # An error is no state: keep waiting, the action's deadline bounds it.
+                self.check_settings()
+                # An error shows no state: keep waiting, until the action's deadline at most.
                 waiting.reason = f"{deploy_id} to be {goal} (last answer: {error})"
             else:
                 if arrived := _arrived(deploy_id, instance, wanted, is_young=looked_at < visible_by):
@@ -191,13 +191,13 @@ class Cloud:
     # Creating
 
     def create(self, call: CreateCall, *, record: Record) -> Coroutine[Any, Any, DeployId]:
-        """Send a create; actions that send the same one meanwhile share its answer.
+        """Send a create; actions that send one with the same create token meanwhile share its answer.
 
         The call goes on when the action is cancelled: only its answer shows what there is to terminate.
 
         Args:
-            call: what to send.
-            record: records the answer.
+            call: the create's parameters and token.
+            record: records the answer in the journal.
 
         Raises:
             ProviderError: the cloud's last answer.
@@ -205,14 +205,14 @@ class Cloud:
         return self.shared.creates.create(call, self.waiting, record=record)
 
     def create_under_way(self, token: str) -> Coroutine[Any, Any, DeployId | None]:
-        """Wait for a create that was sent and not answered yet; None when there is none or it failed."""
+        """Wait for the answer of a create under way with this token; None when there is none, or the create failed."""
         return self.shared.creates.under_way(token)
 
 
 def _arrived(
     deploy_id: DeployId, instance: Instance | None, wanted: frozenset[InstanceState], *, is_young: bool
 ) -> Instance | None:
-    """Return the instance once it is in a wanted state, None while it may still get there."""
+    """Return the instance if it is in a wanted state, None while it may still reach one; raise when it will not."""
     if instance is None:
         if is_young:
             return None

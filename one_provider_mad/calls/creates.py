@@ -1,4 +1,4 @@
-"""Send creates: each once for all actions that wait for it, and to its end even when none waits any more."""
+"""Send creates: each once for all actions with its token, and awaited to its answer even when all were cancelled."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from one_provider_mad.errors import MadError, NotReached, ProviderError, Provide
 from one_provider_mad.providers.interface import CreateCall, Provider
 
 Record = Callable[[DeployId | None], Awaitable[None]]
-"""Records the id of a new instance before any action gets it; None when the cloud's answer is in doubt."""
+"""Records the id of a new instance before any action gets it; called with None when the answer is uncertain."""
 
 
 class Creates:
@@ -23,7 +23,7 @@ class Creates:
     Args:
         provider: the adapter, already open.
         sender: sends the calls.
-        knowledge: has the creates under way, those of earlier settings included.
+        knowledge: has the creates under way, also those sent with earlier settings.
     """
 
     def __init__(self, provider: Provider, sender: Sender, knowledge: Knowledge) -> None:
@@ -33,14 +33,14 @@ class Creates:
         self._started: set[asyncio.Task[DeployId]] = set()
 
     async def create(self, call: CreateCall, waiting: Waiting, *, record: Record) -> DeployId:
-        """Send a create; callers that send the same one meanwhile share its answer.
+        """Send a create; callers that send one with the same create token meanwhile share its answer.
 
         The call goes on when the caller is cancelled: only its answer shows what there is to terminate.
 
         Args:
-            call: what to send.
-            waiting: of the action that needs the instance.
-            record: records the answer.
+            call: the create's parameters and token.
+            waiting: what the action that needs the instance waits for, and its patience.
+            record: records the answer in the journal.
         """
         known = self._knowledge
         task = known.tasks.get(call.token)
@@ -102,10 +102,10 @@ class Creates:
         self._knowledge.troubles.pop(token, None)
         self._started.discard(done)
         if not done.cancelled():
-            done.exception()  # its callers may be gone
+            done.exception()  # its callers may have been cancelled
 
     async def under_way(self, token: str) -> DeployId | None:
-        """Wait for a create that was sent and not answered yet; None when there is none or it failed."""
+        """Wait for the answer of a create under way with this token; None when there is none, or the create failed."""
         task = self._knowledge.tasks.get(token)
         if task is None:
             return None
@@ -115,7 +115,7 @@ class Creates:
             return None
 
     async def close(self) -> None:
-        """End the creates that were sent from here."""
+        """Cancel the creates under way that this object has sent."""
         tasks = list(self._started)
         for task in tasks:
             task.cancel()

@@ -1,4 +1,4 @@
-"""What the actions know of a cloud; it outlives a change of its settings."""
+"""Facts about a cloud that the actions keep when its settings change."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from one_provider_mad.protocol.stale_names import StaleNames
 
 
 class Knowledge:
-    """Knowledge that outlives a change of settings, which replaces the `SharedCloud`.
+    """Facts about a cloud that are kept when changed settings replace the `SharedCloud`.
 
     Attributes:
-        tasks: creates under way, by token: each is sent once for all its waiters.
-        waiters: number of waiters, by token.
-        troubles: why a create does not reach the cloud, by token.
+        tasks: creates under way, by create token.
+        waiters: number of actions that wait for each create, by create token.
+        troubles: why a create under way has not reached the cloud yet, by create token.
         shown: instances that the cloud has shown, and not shown as gone since.
-        stale_names: attributes in answers to POLLs, which the core may still show.
+        stale_names: names of attributes in earlier answers to POLLs, which oned may still show for a VM.
     """
 
     def __init__(self) -> None:
@@ -29,6 +29,6 @@ class Knowledge:
         self.stale_names = StaleNames()
 
     def note(self, found: Mapping[DeployId, Instance]) -> None:
-        """Remember the instances of a lookup, and forget those that are gone."""
+        """Add the instances of a lookup to `shown`, and remove those that are terminated."""
         self.shown.update(found)
         self.shown.difference_update(id_ for id_, instance in found.items() if instance.state.is_gone)

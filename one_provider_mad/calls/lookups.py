@@ -19,7 +19,7 @@ class Lookups:
     Args:
         provider: the adapter, already open.
         sender: sends the calls.
-        knowledge: is told what the cloud shows.
+        knowledge: gets the instances that the cloud shows.
     """
 
     def __init__(self, provider: Provider, sender: Sender, knowledge: Knowledge) -> None:
@@ -28,24 +28,24 @@ class Lookups:
         self._knowledge = knowledge
         self._wanted: set[DeployId] = set()
         self._next: asyncio.Future[Mapping[DeployId, Instance]] | None = None
-        self._looking: asyncio.Task[None] | None = None
+        self._running: asyncio.Task[None] | None = None
 
-    async def look(self, deploy_ids: Iterable[DeployId]) -> Mapping[DeployId, Instance]:
-        """Look up these instances once; callers that come meanwhile share the next call.
+    async def lookup(self, deploy_ids: Iterable[DeployId]) -> Mapping[DeployId, Instance]:
+        """Look up these instances once; callers that come while a call is under way share the next one.
 
         Ids that the cloud does not know are absent; further ids may be present.
         """
         self._wanted.update(deploy_ids)
         if self._next is None:
             self._next = asyncio.get_running_loop().create_future()
-        if self._looking is None:
-            self._looking = asyncio.create_task(self._look_for_all(), name="look")
+        if self._running is None:
+            self._running = asyncio.create_task(self._run(), name="shared lookup")
         return await asyncio.shield(self._next)
 
-    async def _look_for_all(self) -> None:
+    async def _run(self) -> None:
         try:
             while self._next is not None:
-                await asyncio.sleep(0)  # let every caller that is about to ask ask
+                await asyncio.sleep(0)  # callers in the same turn of the event loop share the call
                 wanted, self._wanted = self._wanted, set()
                 answer, self._next = self._next, None
                 try:
@@ -61,22 +61,22 @@ class Lookups:
                     del found
                 del answer  # its error's traceback holds this very frame
         finally:
-            self._looking = None
+            self._running = None
 
     async def describe(self, deploy_ids: Collection[DeployId]) -> Mapping[DeployId, Instance]:
-        """Look up these instances in a call of their own. Ids that the cloud does not know are absent.
+        """Look up these instances in a call that no other caller shares. Ids that the cloud does not know are absent.
 
-        It may serve several actions, each of which has its own patience: so this call has little.
+        It has SHORT patience: it may serve several actions, and each of them repeats it by its own.
         """
         found = await self._sender.call("describe", partial(self._provider.describe, deploy_ids), Waiting())
         self._knowledge.note(found)
         return found
 
     async def close(self) -> None:
-        """End the lookup under way."""
+        """Cancel the lookup under way."""
         if self._next is not None:
             self._next.cancel()
             self._next = None
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.gather(self._looking, return_exceptions=True)
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Send a call to a provider: bounded in time, and again where that is allowed."""
+"""Send a call to a provider, with a time limit and with retries where they are allowed."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Sender:
     """Sends the calls of all actions to one provider.
 
     Args:
-        name: the provider's, for sentences.
-        retries: further tries of a call that failed transiently (`-r`).
-        call_timeout: seconds one call may take.
+        name: the provider's name in messages.
+        retries: further tries of a call after a passing error (`-r`).
+        call_timeout: seconds after which a call fails.
         is_current: true while the provider's settings are in force.
     """
 
@@ -37,13 +37,13 @@ class Sender:
         *,
         is_repeatable: bool = True,
     ) -> _Result:
-        """Send one call, again where that is allowed, and return its result.
+        """Send one call, repeat it after a passing error where that is allowed, and return its result.
 
         Args:
-            operation: its name in sentences.
-            send: makes the call, once.
-            waiting: of the action that needs the answer.
-            is_repeatable: repeating it after an uncertain answer does no harm.
+            operation: the call's name in messages.
+            send: sends the call, once.
+            waiting: what the action that needs the answer waits for, and its patience.
+            is_repeatable: the call may be repeated after an uncertain answer.
 
         Raises:
             ProviderError: the cloud's last answer.
@@ -54,23 +54,23 @@ class Sender:
             try:
                 return await self._once(operation, send)
             except ProviderError as error:
-                is_free = waiting.goes_on(error) and (is_repeatable or error.definite)
+                is_free = waiting.waits_out(error) and (is_repeatable or error.definite)
                 failures += not is_free
                 if not (is_free or self._may_retry(error, is_repeatable=is_repeatable, failures=failures)):
                     raise
                 asked = error.retry_after
                 if is_free and not isinstance(error, Throttled):
                     waiting.reason = f"{operation}: {error}"
-                # The error itself is not kept: its traceback holds this very frame, and both would stay in memory.
+                # The error itself is not kept: its traceback refers to this frame, and both would stay in memory.
             await waiting.pause(pauses, asked)
             pauses += 1
             if is_free:
-                self.keep_on(waiting)
+                self.check_settings(waiting)
             if metrics.recorder is not None:
                 metrics.recorder.repeated(operation)
 
-    def keep_on(self, waiting: Waiting) -> None:
-        """Raise SettingsReplaced for an action that waits, once the provider's settings are no longer in force."""
+    def check_settings(self, waiting: Waiting) -> None:
+        """Raise SettingsReplaced once the provider's settings are replaced, unless the action's patience is SHORT."""
         if waiting.patience is not Patience.SHORT and not self._is_current():
             raise SettingsReplaced
 

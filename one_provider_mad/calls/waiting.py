@@ -1,4 +1,4 @@
-"""How long an action goes on asking a cloud that does not answer, and what it waits for meanwhile."""
+"""The errors of a cloud that an action waits out until its deadline, and the reason why it waits."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ _Result = TypeVar("_Result")
 
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 20.0
-"""Seconds between tries: doubled from the first to the longest, and some jitter."""
+"""Seconds between two tries of a call, from the first pause, doubled each time, to the longest; plus some jitter."""
 
 _DOUBLED_AT_MOST = 10
-"""Times; the longest pause has come by then."""
+"""Doublings of the first pause after which the longest is reached: it limits the exponent."""
 
 
 class Patience(Enum):
-    """Errors after which an action asks again until its deadline; these tries do not count as retries."""
+    """Errors that an action waits out: it repeats its call until its deadline; these tries do not count as retries."""
 
     SHORT = "throttled"
-    """Throttling: for a POLL or a debt, which may come back later."""
+    """Throttling only: for a POLL or a debt, which is tried again later anyway."""
 
     OUTAGE = "not carried out"
-    """Errors that certainly had no effect: an outage is no try."""
+    """Errors of calls that certainly had no effect, as in an outage."""
 
     ANY = "passing"
-    """Every error that passes: stopping or terminating twice does no harm."""
+    """Every passing error: for stopping and terminating, which may be repeated."""
 
 
 class SettingsReplaced(Exception):
-    """The settings have changed while the action waits for the cloud."""
+    """The settings have changed while an action waited for the cloud: it begins again with the new ones."""
 
 
 class Waiting:
-    """What one action waits for, and how it waits.
+    """What one action waits for, and which errors of the cloud it waits out.
 
     Args:
-        patience: errors after which it asks again.
-        rest: waits for so many seconds between two tries; other actions may have its place meanwhile.
+        patience: errors that it waits out.
+        rest: waits so many seconds between two tries; the lane's place may be given to another action meanwhile.
 
     Attributes:
-        reason: what it waits for now, for the sentence of a missed deadline.
+        reason: what it waits for at present, for the sentence of a missed deadline.
     """
 
     __slots__ = ("patience", "reason", "rest")
@@ -57,8 +57,8 @@ class Waiting:
         self.rest = rest
         self.reason = "its turn"
 
-    def goes_on(self, error: ProviderError) -> bool:
-        """True when the action asks again after this error, with no limit on the tries."""
+    def waits_out(self, error: ProviderError) -> bool:
+        """True for an error that the action waits out, with no limit on the number of tries."""
         match self.patience:
             case Patience.SHORT:
                 return isinstance(error, Throttled)
@@ -68,37 +68,41 @@ class Waiting:
                 return error.retryable
 
     async def persist(
-        self, operation: str, ask: Callable[[], Awaitable[_Result]], *, keep_on: Callable[[], None] = lambda: None
+        self,
+        operation: str,
+        ask: Callable[[], Awaitable[_Result]],
+        *,
+        check_settings: Callable[[], None] = lambda: None,
     ) -> _Result:
-        """Ask until there is an answer, for as long as the action goes on.
+        """Repeat `ask` until it succeeds, after every error that the action waits out.
 
         Args:
-            operation: its name in sentences.
-            ask: asks once, with its own retries.
-            keep_on: raises when it makes no sense to ask again.
+            operation: the call's name in messages.
+            ask: sends the call, with its own retries.
+            check_settings: called before each repetition; raises when the settings are no longer in force.
 
         Raises:
-            ProviderError: an error after which the action does not go on.
+            ProviderError: an error that the action does not wait out.
         """
         pauses = 0
         while True:
             try:
                 return await ask()
             except ProviderError as error:
-                if not self.goes_on(error):
+                if not self.waits_out(error):
                     raise
                 self.reason = f"{operation}: {error}"
                 asked = error.retry_after
             await self.pause(pauses, asked)
             pauses += 1
-            keep_on()
+            check_settings()
 
     async def pause(self, before: int, asked: float | None) -> None:
         """Wait between two tries.
 
         Args:
             before: how many pauses there were before this one.
-            asked: seconds that the cloud asks for instead; None when it does not.
+            asked: seconds that the cloud asks for (Retry-After) instead of the pause, None when it does not.
         """
         seconds = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(before, _DOUBLED_AT_MOST))
         await self.rest(asked or seconds + random.uniform(0, _FIRST_PAUSE))  # noqa: S311 - jitter is no secret

@@ -37,7 +37,7 @@ class EndedInstances:
         shown = {each.deploy_id: each for each in instances}
         unlisted = [vm.deploy_id for vm in owned if vm.deploy_id in self._alive and vm.deploy_id not in shown]
         if unlisted:
-            shown.update(await cloud.look(unlisted))
+            shown.update(await cloud.lookup(unlisted))
         self._remember(instances, living.values())
         return {
             vm.vm_id: instance

@@ -15,9 +15,9 @@ from one_provider_mad.domain import DeployId
 from one_provider_mad.errors import CannotTell, InstanceNotFound, NotOurs
 from one_provider_mad.journal.records import Attempt, AttemptState
 from one_provider_mad.ownership.checks import check_named
-from one_provider_mad.ownership.debt_scope import is_about
+from one_provider_mad.ownership.debt_scope import covers_attempt
 from one_provider_mad.ownership.sending import repeat_unanswered, repeat_unlisted
-from one_provider_mad.ownership.tagged import LOOKS_APART, adopt_tagged, leave_behind
+from one_provider_mad.ownership.tagged import LOOKS_APART, adopt_tagged, record_debt_of_leftover
 from one_provider_mad.ownership.takeover import take_over, take_over_upstreams, upstream_vm_id
 from one_provider_mad.ownership.vm import UNSETTLED, Vm
 from one_provider_mad.timestamps import Timestamp
@@ -82,7 +82,7 @@ async def _without_debt(vm: Vm) -> list[Attempt]:
     return [
         attempt
         for attempt in await vm.own_attempts()
-        if attempt.state in UNSETTLED and not any(is_about(debt, attempt) for debt in debts)
+        if attempt.state in UNSETTLED and not any(covers_attempt(debt, attempt) for debt in debts)
     ]
 
 
@@ -90,7 +90,7 @@ async def _first_shown(vm: Vm, attempts: list[Attempt]) -> DeployId | None:
     """Return the first instance of these attempts that the cloud lists alive."""
     for attempt in attempts:
         if attempt.state is AttemptState.CREATED:
-            instance = await vm.cloud.look_at(attempt.deploy_id)
+            instance = await vm.cloud.lookup_one(attempt.deploy_id)
             if instance is not None and not instance.state.is_gone:
                 return attempt.deploy_id
     return None
@@ -99,7 +99,7 @@ async def _first_shown(vm: Vm, attempts: list[Attempt]) -> DeployId | None:
 async def _close_all(vm: Vm, attempts: list[Attempt]) -> None:
     """Close attempts whose instance the cloud does not show, once the grace of each has passed."""
     for attempt in attempts:
-        if attempt.state is AttemptState.CREATED and await vm.cloud.look_at(attempt.deploy_id) is None:
+        if attempt.state is AttemptState.CREATED and await vm.cloud.lookup_one(attempt.deploy_id) is None:
             raise CannotTell(f"instance {attempt.deploy_id} was made and is not listed: look for it in the cloud")
         await vm.close(attempt, AttemptState.GONE, "not found after the grace")
 
@@ -121,7 +121,7 @@ async def _adopt_named(vm: Vm, *, may_import: bool) -> DeployId | None:
     deploy_id = vm.deploy_id
     if not deploy_id:
         return None
-    instance = await vm.cloud.look_at(deploy_id)
+    instance = await vm.cloud.lookup_one(deploy_id)
     if instance is None or instance.state.is_gone:
         if instance is not None and (vm.is_named_by(instance) or upstream_vm_id(vm, instance) == vm.identity.vm_id):
             return None
@@ -136,7 +136,7 @@ async def _adopt_named(vm: Vm, *, may_import: bool) -> DeployId | None:
     if instance.identity.seq == vm.identity.seq:
         return deploy_id
     if instance.identity.seq < vm.identity.seq:
-        await leave_behind(vm, instance)
+        await record_debt_of_leftover(vm, instance)
         return None
     raise NotOurs(f"instance {deploy_id} is of a later life of VM {vm.number} (SEQ {instance.identity.seq})")
 
@@ -145,7 +145,7 @@ async def _adopt_journaled(vm: Vm) -> DeployId | None:
     """Adopt the instance that the journal has for exactly this identity, though the cloud does not list it yet."""
     debts = await vm.journal.debts()
     for attempt in await vm.own_attempts():
-        if any(is_about(debt, attempt) for debt in debts):
+        if any(covers_attempt(debt, attempt) for debt in debts):
             continue
         if attempt.state is AttemptState.CREATED:
             if own := await _adopt_created(vm, attempt):
@@ -157,7 +157,7 @@ async def _adopt_journaled(vm: Vm) -> DeployId | None:
 
 async def _adopt_created(vm: Vm, attempt: Attempt) -> DeployId | None:
     looked_at = vm.now()
-    instance = await vm.cloud.look_at(attempt.deploy_id)
+    instance = await vm.cloud.lookup_one(attempt.deploy_id)
     if instance is None and not vm.is_young(attempt, looked_at):
         return await repeat_unlisted(vm, attempt)
     if instance is None or not instance.state.is_gone:

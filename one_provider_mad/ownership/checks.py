@@ -74,5 +74,5 @@ async def _tagged(vm: Vm, instance: Instance) -> Instance:
             break
         vm.wait_for(f"the tags of {instance.deploy_id} to be visible")
         await asyncio.sleep(provider.watch_interval)
-        instance = await vm.cloud.look_at(instance.deploy_id) or instance
+        instance = await vm.cloud.lookup_one(instance.deploy_id) or instance
     return instance

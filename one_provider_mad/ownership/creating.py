@@ -61,13 +61,13 @@ class Creation(Value, frozen=True, kw_only=True):
         self.order.check()
         plan = self.vm.cloud.provider.plan(self.order.request)
         for warning in plan.warnings:
-            self.vm.tell(warning)
+            self.vm.warn_once(warning)
         for parameters in plan.alternatives:
             attempt = await self._open(parameters)
             if any(attempt.parameters == short for short, _ in self.short):
                 continue
             try:
-                return await self._create_so(attempt)
+                return await self._send_attempts(attempt)
             except NoCapacity as error:
                 self.short.append((attempt.parameters, error.with_traceback(None)))
                 self.vm.warn(f"{error}")
@@ -109,7 +109,7 @@ class Creation(Value, frozen=True, kw_only=True):
         number = 1 + max((attempt.number for attempt in await self.vm.own_attempts()), default=0)
         return Attempt.new(self.vm.identity, number, parameters, asked=self.order.asked)
 
-    async def _create_so(self, attempt: Attempt) -> DeployId:
+    async def _send_attempts(self, attempt: Attempt) -> DeployId:
         """Send an attempt; while the cloud calls its token spent, send a new one, after `_MOST_SPENT` the last."""
         for _ in range(_MOST_SPENT):
             try:
@@ -131,12 +131,12 @@ async def give_up(vm: Vm, deploy_id: DeployId, error: WrongState) -> list[Attemp
     Returns:
         The instance's attempts that failed for lack of capacity, empty for any other reason.
     """
-    instance = await vm.cloud.look_at(deploy_id)
+    instance = await vm.cloud.lookup_one(deploy_id)
     made = [attempt for attempt in await vm.attempts() if attempt.deploy_id == deploy_id]
     short = [attempt for attempt in made if instance is not None and _lacked_capacity(vm, instance, attempt)]
     for attempt in short:
         reason = f"there was no room for it: {error}"
-        await vm.owe(attempt.deploy_id, reason, identity=attempt.identity, token=attempt.token)
+        await vm.record_debt(attempt.deploy_id, reason, identity=attempt.identity, token=attempt.token)
         vm.warn(f"{error}")
     if instance is None or instance.state.is_gone:
         for attempt in made:

@@ -6,7 +6,7 @@ from one_provider_mad.domain import Instance
 from one_provider_mad.journal.records import Attempt, AttemptState, Debt
 
 
-def is_owed(debt: Debt, instance: Instance, attempts: list[Attempt]) -> bool:
+def covers_instance(debt: Debt, instance: Instance, attempts: list[Attempt]) -> bool:
     """True when the debt covers this instance: the one that it names by id, token or identity, never a newer one.
 
     Newer is an instance whose attempt was sent after the debt was recorded, by our own clock, as a cloud's may differ.
@@ -24,7 +24,7 @@ def is_owed(debt: Debt, instance: Instance, attempts: list[Attempt]) -> bool:
     )
 
 
-def is_about(debt: Debt, attempt: Attempt) -> bool:
+def covers_attempt(debt: Debt, attempt: Attempt) -> bool:
     """True when the debt covers the instance that this attempt has created, or may have created."""
     if attempt.state not in (AttemptState.OPEN, AttemptState.CREATED):
         return False

@@ -72,7 +72,7 @@ async def _named(vm: Vm) -> Instance | None:
     if not vm.deploy_id:
         return None
     try:
-        instance = await vm.cloud.look_at(vm.deploy_id)
+        instance = await vm.cloud.lookup_one(vm.deploy_id)
     except ProviderError as error:
         raise CannotTell(f"cannot tell whether instance {vm.deploy_id} still exists: {error}") from error
     if instance is not None:
@@ -91,7 +91,7 @@ async def _resolve(vm: Vm, attempts: list[Attempt], gone: set[DeployId], looked_
     """
     made = {attempt.deploy_id for attempt in attempts if attempt.state is AttemptState.CREATED}
     try:
-        shown = await vm.cloud.look(made) if made else {}
+        shown = await vm.cloud.lookup(made) if made else {}
     except ProviderError as error:
         raise CannotTell(f"{_doubt(vm)}: {error}") from error
     left: list[Instance] = []
@@ -103,7 +103,7 @@ async def _resolve(vm: Vm, attempts: list[Attempt], gone: set[DeployId], looked_
             raise CannotTell(f"{_doubt(vm)}: the cloud has made instance {attempt.deploy_id} and does not show it")
         elif instance is None:
             reason = "the cloud has made it, and did not show it when it was to be destroyed"
-            await vm.owe(attempt.deploy_id, reason, identity=attempt.identity, token=attempt.token)
+            await vm.record_debt(attempt.deploy_id, reason, identity=attempt.identity, token=attempt.token)
         elif await _is_made(vm, instance, has_another=bool(gone)):
             left.append(instance)
         else:

@@ -29,8 +29,8 @@ class Duplicates(Value, frozen=True, kw_only=True):
         attempts: attempts to record again, now with the ids of their instances.
     """
 
-    stays: Instance
-    owed: tuple[Instance, ...]
+    kept: Instance
+    others: tuple[Instance, ...]
     attempts: tuple[Attempt, ...]
 
 
@@ -70,13 +70,13 @@ def sort_duplicates(instances: Sequence[Instance], attempts: Sequence[Attempt], 
         age = instance.created_at if has_ages else math.inf
         return has_failed, age, instance.deploy_id not in by_id, len(instance.deploy_id), instance.deploy_id
 
-    stays, *owed = sorted(instances, key=rank)
-    own = found[stays.deploy_id]
+    kept, *others = sorted(instances, key=rank)
+    own = found[kept.deploy_id]
     # Monitoring takes the attempt with the highest number for the one that counts.
     latest = max(each.number for each in attempts)
-    found[stays.deploy_id] = msgspec.structs.replace(own, number=own.number if own.number == latest else latest + 1)
+    found[kept.deploy_id] = msgspec.structs.replace(own, number=own.number if own.number == latest else latest + 1)
     changed = tuple(each for each in found.values() if each not in attempts)
-    return Duplicates(stays=stays, owed=tuple(owed), attempts=changed)
+    return Duplicates(kept=kept, others=tuple(others), attempts=changed)
 
 
 def _may_have_made(attempt: Attempt, instance: Instance) -> bool:

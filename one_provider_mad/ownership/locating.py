@@ -11,16 +11,16 @@ from one_provider_mad.journal.records import AttemptState
 from one_provider_mad.ownership.checks import check_named
 from one_provider_mad.ownership.vm import Vm, listed
 
-LookAt = Callable[[DeployId], Awaitable[Instance | None]]
+LookupOne = Callable[[DeployId], Awaitable[Instance | None]]
 """Looks up an instance by its id; None when the cloud does not know the id."""
 
 
-async def locate(vm: Vm, *, look_at: LookAt | None = None) -> Instance:
+async def locate(vm: Vm, *, lookup_one: LookupOne | None = None) -> Instance:
     """Return the VM's one instance: by the id that the VM names, else by tags, else by the journal.
 
     Args:
         vm: the VM.
-        look_at: looks up the instance that the VM names; by default the cloud does.
+        lookup_one: looks up the instance that the VM names; by default the cloud does.
 
     Raises:
         NotOurs: the instance that the VM names belongs to another VM, or to none.
@@ -28,7 +28,7 @@ async def locate(vm: Vm, *, look_at: LookAt | None = None) -> Instance:
         InstanceNotFound: the VM has no instance.
     """
     if vm.deploy_id:
-        instance = await (look_at or vm.cloud.look_at)(vm.deploy_id)
+        instance = await (lookup_one or vm.cloud.lookup_one)(vm.deploy_id)
         if instance is not None:
             await check_named(vm, instance)
             return instance
@@ -57,7 +57,7 @@ async def every_instance(vm: Vm) -> list[Instance]:
         if attempt.state is AttemptState.CREATED and attempt.deploy_id not in found
     ]
     if known:
-        looked = await vm.cloud.look(known)
+        looked = await vm.cloud.lookup(known)
         found.update((id_, looked[id_]) for id_ in known if id_ in looked and vm.is_named_by(looked[id_]))
     return list(found.values())
 

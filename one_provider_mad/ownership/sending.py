@@ -23,7 +23,13 @@ from one_provider_mad.errors import (
 )
 from one_provider_mad.journal.records import Attempt, AttemptState
 from one_provider_mad.ownership.duplicates import unanswered
-from one_provider_mad.ownership.tagged import adopt_tagged, await_listing, live_matches, owe_nameless, settle_duplicates
+from one_provider_mad.ownership.tagged import (
+    adopt_tagged,
+    await_listing,
+    live_matches,
+    record_debt_by_tags,
+    settle_duplicates,
+)
 from one_provider_mad.ownership.vm import Vm, unlisted
 from one_provider_mad.protocol.vmm import deploy_id_problem
 from one_provider_mad.providers.interface import CreateCall
@@ -63,7 +69,7 @@ async def _without_duplicate(vm: Vm, deploy_id: DeployId) -> DeployId:
         if matches.keys() <= {deploy_id}:
             return deploy_id
         if deploy_id not in matches:
-            shown = await vm.cloud.look_at(deploy_id)
+            shown = await vm.cloud.lookup_one(deploy_id)
             if shown is not None and not vm.is_named_by(shown):
                 return deploy_id  # its tags name another VM: the caller refuses it
             made = next(unlisted(each) for each in attempts if each.deploy_id == deploy_id)
@@ -149,13 +155,13 @@ async def _record(vm: Vm, attempt: Attempt, deploy_id: DeployId | None) -> None:
         return
     if problem := deploy_id_problem(deploy_id):
         await vm.journal.save_attempt(attempt.answered(now))
-        await owe_nameless(vm, problem, identity=attempt.identity, token=attempt.token)
+        await record_debt_by_tags(vm, problem, identity=attempt.identity, token=attempt.token)
     answered = msgspec.structs.replace(attempt.answered(now), state=AttemptState.CREATED, deploy_id=deploy_id)
     await vm.journal.save_attempt(answered)
     if is_given_up:
         # OpenNebula got the answer meanwhile that there is no instance.
         reason = "its create was answered after the VM was given up"
-        await vm.owe(deploy_id, reason, identity=attempt.identity, token=attempt.token)
+        await vm.record_debt(deploy_id, reason, identity=attempt.identity, token=attempt.token)
 
 
 async def _latest(vm: Vm, attempt: Attempt) -> list[Attempt]:

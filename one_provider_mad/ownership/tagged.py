@@ -13,7 +13,7 @@ import msgspec
 from one_provider_mad.domain import DeployId, Identity, Instance
 from one_provider_mad.errors import AmbiguousInstance, CannotTell
 from one_provider_mad.journal.records import Attempt, AttemptState
-from one_provider_mad.ownership.debt_scope import is_owed
+from one_provider_mad.ownership.debt_scope import covers_instance
 from one_provider_mad.ownership.duplicates import sort_duplicates
 from one_provider_mad.ownership.vm import Vm, listed
 from one_provider_mad.protocol.vmm import deploy_id_problem
@@ -62,17 +62,17 @@ async def live_matches(vm: Vm) -> list[Instance]:
             raise AmbiguousInstance(
                 f"instance {instance.deploy_id} has damaged tags of VM {vm.number}: mend them, or terminate it"
             )
-        if any(is_owed(debt, instance, attempts) for debt in debts):
+        if any(covers_instance(debt, instance, attempts) for debt in debts):
             continue
         match _relation(instance.identity, vm.identity):
             case "ours":
                 if problem := deploy_id_problem(instance.deploy_id):
-                    await owe_nameless(vm, problem, identity=instance.identity)
+                    await record_debt_by_tags(vm, problem, identity=instance.identity)
                 matches.append(instance)
             case "leftover":
-                await leave_behind(vm, instance)
+                await record_debt_of_leftover(vm, instance)
             case relation:
-                vm.tell(f"instance {instance.deploy_id} is of {relation} VM {vm.number}: it is left alone")
+                vm.warn_once(f"instance {instance.deploy_id} is of {relation} VM {vm.number}: it is left alone")
     return matches
 
 
@@ -96,20 +96,20 @@ async def settle_duplicates(vm: Vm, matches: list[Instance]) -> DeployId:
         raise AmbiguousInstance(f"{listed(matches)} are both VM {vm.number}'s: terminate one in the cloud")
     for attempt in found.attempts:
         await vm.journal.save_attempt(attempt)
-    for duplicate in found.owed:
-        reason = f"a duplicate of {found.stays.deploy_id}, made by a create whose answer was lost"
-        vm.tell(f"instance {duplicate.deploy_id} is {reason}; it will be terminated")
-        await vm.owe(duplicate.deploy_id, reason)
-    return found.stays.deploy_id
+    for duplicate in found.others:
+        reason = f"a duplicate of {found.kept.deploy_id}, made by a create whose answer was lost"
+        vm.warn_once(f"instance {duplicate.deploy_id} is {reason}; it will be terminated")
+        await vm.record_debt(duplicate.deploy_id, reason)
+    return found.kept.deploy_id
 
 
-async def leave_behind(vm: Vm, instance: Instance) -> None:
+async def record_debt_of_leftover(vm: Vm, instance: Instance) -> None:
     """Record a debt for an instance that is left over from before a recreate of its VM."""
-    vm.tell(f"instance {instance.deploy_id} is left over from before a recreate: it will be terminated")
-    await vm.owe(instance.deploy_id, "left over from before a recreate", identity=instance.identity)
+    vm.warn_once(f"instance {instance.deploy_id} is left over from before a recreate: it will be terminated")
+    await vm.record_debt(instance.deploy_id, "left over from before a recreate", identity=instance.identity)
 
 
-async def owe_nameless(vm: Vm, problem: str, *, identity: Identity, token: str = "") -> NoReturn:
+async def record_debt_by_tags(vm: Vm, problem: str, *, identity: Identity, token: str = "") -> NoReturn:
     """Record a debt for a new instance whose id OpenNebula cannot keep; it is found by its tags.
 
     Args:
@@ -122,7 +122,7 @@ async def owe_nameless(vm: Vm, problem: str, *, identity: Identity, token: str =
         CannotTell: always; its sentence becomes the DEPLOY's FAILURE.
     """
     sentence = f"the cloud has answered with an unusable id: {problem}"
-    await vm.owe(DeployId(""), sentence, identity=identity, token=token)
+    await vm.record_debt(DeployId(""), sentence, identity=identity, token=token)
     raise CannotTell(f"{sentence}; the instance is looked for by its tags, and terminated")
 
 

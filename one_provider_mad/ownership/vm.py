@@ -39,7 +39,7 @@ class Vm(Value, frozen=True, kw_only=True):
     journal: Journal
     clock: Callable[[], float]
     warn: Callable[[str], None] = lambda _: None
-    told: set[str] = msgspec.field(default_factory=set)
+    warned: set[str] = msgspec.field(default_factory=set)
 
     @property
     def number(self) -> VmId:
@@ -50,10 +50,10 @@ class Vm(Value, frozen=True, kw_only=True):
         """Return the present time."""
         return Timestamp.now(self.clock)
 
-    def tell(self, text: str) -> None:
+    def warn_once(self, text: str) -> None:
         """Write a warning to the VM's log, unless the action has written the same before."""
-        if text not in self.told:
-            self.told.add(text)
+        if text not in self.warned:
+            self.warned.add(text)
             self.warn(text)
 
     def wait_for(self, reason: str) -> None:
@@ -88,7 +88,9 @@ class Vm(Value, frozen=True, kw_only=True):
         """True when the journal has the instance as an import of exactly this VM."""
         return await self.journal.imported_for(deploy_id) == (self.identity.vm_id, self.identity.stime)
 
-    async def owe(self, deploy_id: DeployId, reason: str, *, identity: Identity | None = None, token: str = "") -> None:
+    async def record_debt(
+        self, deploy_id: DeployId, reason: str, *, identity: Identity | None = None, token: str = ""
+    ) -> None:
         """Record a debt for an instance of this VM.
 
         Args:

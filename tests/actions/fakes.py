@@ -21,7 +21,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from one_provider_mad.actions.dispatcher import Dispatcher
-from one_provider_mad.actions.engine import Engine, Sight
+from one_provider_mad.actions.engine import Engine, PollSource
 from one_provider_mad.actions.lifecycle import Work
 from one_provider_mad.calls.cloud import SharedCloud
 from one_provider_mad.calls.waiting import Waiting
@@ -507,9 +507,9 @@ class FakeEngines:
             raise self.error
         return self._world.engine(self._verbatim)
 
-    async def sight(self) -> Sight:
+    async def poll_source(self) -> PollSource:
         engine = await self.current()
-        return Sight(cloud=engine.cloud, verbatim=engine.verbatim)
+        return PollSource(cloud=engine.cloud, verbatim=engine.verbatim)
 
 
 class Desk:

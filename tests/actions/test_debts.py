@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from one_provider_mad.actions.debts import nobody_confirms, pay
+from one_provider_mad.actions.debts import confirm_all_but_orphans, pay
 from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState
 from one_provider_mad.errors import (
     CannotTell,
@@ -335,7 +335,7 @@ async def test_a_debt_is_not_paid_if_leadership_is_lost_right_before_the_termina
         await pass_time(1.5)
         assert (await only_debt(desk.world)).last_error.startswith("another front-end leads")
         assert desk.world.provider.state(deploy_id) is RUNNING
-        desk.dispatcher.debts.confirm = nobody_confirms
+        desk.dispatcher.debts.confirm = confirm_all_but_orphans
         desk.dispatcher.note_leader(is_elsewhere=False)
         await settled(desk.world)
     assert desk.world.provider.state(deploy_id) is TERMINATED

@@ -176,7 +176,7 @@ async def test_a_terminate_resumed_by_the_next_process_still_waits_for_the_guest
 ) -> None:
     """No second request has come: the guest gets its full time, however long the dead driver waited for it."""
     journal, deploy_id = desk.world.journal, desk.world.provider.add(identity_of())
-    asked_at = desk.world.clock()
+    requested_at = desk.world.clock()
     await pass_time(1)
     await journal.note_soft_end(deploy_id, Timestamp.now(desk.world.clock))
     if is_refused:
@@ -185,7 +185,7 @@ async def test_a_terminate_resumed_by_the_next_process_still_waits_for_the_guest
     line = oned_lines.line("SHUTDOWN", 7, stime=STIME, host_id=3, deploy_id=deploy_id, lcm_state=12)
     request = parse_line(line.rstrip(b"\n"))
     assert isinstance(request, Request)
-    desk.dispatcher.take_over(request, number=0, asked_at=asked_at)
+    desk.dispatcher.take_over(request, number=0, requested_at=requested_at)
     desk.dispatcher.recovered.may_be_answered.set()
     assert await desk.reply("SHUTDOWN") == "SUCCESS -"
     assert asked(desk.world) == ["shut down"]

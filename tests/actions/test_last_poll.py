@@ -45,5 +45,5 @@ async def test_a_power_off_succeeds_although_the_poll_reply_before_its_own_excee
         await desk.settled()
         desk.ask("SHUTDOWN", release="5.10", lcm_state=18, deploy_id=deploy_id)
         await until(lambda: world.provider.count("stop") == 1)
-        monkeypatch.setattr(Cloud, "look_at", lambda *_: asyncio.Event().wait())
+        monkeypatch.setattr(Cloud, "lookup_one", lambda *_: asyncio.Event().wait())
         assert await desk.reply("SHUTDOWN") == "SUCCESS -"

@@ -591,7 +591,7 @@ async def test_destroy_terminates_the_instance_although_the_disk_is_full(world: 
 @pytest.mark.parametrize("is_listed", [True, False], ids=["terminated", "not-listed-any-more"])
 async def test_destroy_removes_the_instance_from_those_known_to_be_visible(world: World, *, is_listed: bool) -> None:
     deploy_id = world.provider.add(identity_of(), RUNNING)
-    await world.cloud.look_at(deploy_id)
+    await world.cloud.lookup_one(deploy_id)
     assert world.cloud.knowledge.shown == {deploy_id}
     if not is_listed:
         del world.provider.instances[deploy_id]

@@ -169,7 +169,7 @@ async def test_a_retry_after_time_is_limited_to_half_a_minute(provider: FakeClou
     provider.before["describe"].extend(Throttled("slow down", retry_after=asked) for _ in range(2))
     cloud = cloud_of(provider)
     begun = now()
-    shared = await asyncio.gather(*(cloud.look_at(deploy_id) for _ in range(3)))
+    shared = await asyncio.gather(*(cloud.lookup_one(deploy_id) for _ in range(3)))
     assert all(shared)
     assert 0.4 <= now() - begun <= 60
 
@@ -222,7 +222,7 @@ async def test_a_timeout_error_of_a_provider_is_not_mistaken_for_the_time_limit(
     ("ask", "words"),
     [
         pytest.param(lambda cloud: cloud.find(identity_of().vm_id), "find by tags", id="find"),
-        pytest.param(lambda cloud: cloud.look_at(DeployId("i-1")), "describe", id="look"),
+        pytest.param(lambda cloud: cloud.lookup_one(DeployId("i-1")), "describe", id="look"),
         pytest.param(lambda cloud: cloud.watch(DeployId("i-1"), RUNNING, goal="running"), "describe", id="watch"),
     ],
 )
@@ -261,7 +261,7 @@ async def test_one_action_waits_out_an_outage_while_another_on_the_same_cloud_fa
 async def test_simultaneous_lookups_share_one_describe_call(provider: FakeCloud) -> None:
     ids = [provider.add() for _ in range(100)]
     cloud = cloud_of(provider)
-    seen = await asyncio.gather(*(cloud.look_at(deploy_id) for deploy_id in ids))
+    seen = await asyncio.gather(*(cloud.lookup_one(deploy_id) for deploy_id in ids))
     assert [instance and instance.deploy_id for instance in seen] == ids
     assert provider.calls == [("describe", sorted(ids))]
 
@@ -271,9 +271,9 @@ async def test_lookups_during_a_describe_call_share_the_next_one(provider: FakeC
     is_answered = asyncio.Event()
     provider.before["describe"].append(is_answered)
     cloud = cloud_of(provider)
-    begun = asyncio.create_task(cloud.look_at(first))
+    begun = asyncio.create_task(cloud.lookup_one(first))
     await turns()
-    later = [asyncio.create_task(cloud.look_at(deploy_id)) for deploy_id in others]
+    later = [asyncio.create_task(cloud.lookup_one(deploy_id)) for deploy_id in others]
     await turns()
     assert provider.count("describe") == 1, "the call under way may have read the states before they asked"
     is_answered.set()
@@ -282,17 +282,17 @@ async def test_lookups_during_a_describe_call_share_the_next_one(provider: FakeC
 
 
 async def test_a_lookup_of_an_unknown_id_returns_none(provider: FakeCloud) -> None:
-    assert await cloud_of(provider).look_at(DeployId("i-404")) is None
+    assert await cloud_of(provider).lookup_one(DeployId("i-404")) is None
 
 
 async def test_a_failed_describe_fails_the_lookups_that_share_it_and_no_later_one(provider: FakeCloud) -> None:
     deploy_id = provider.add()
     provider.before["describe"].append(PermissionDenied("no"))
     cloud = cloud_of(provider)
-    results = await asyncio.gather(*(cloud.look_at(deploy_id) for _ in range(5)), return_exceptions=True)
+    results = await asyncio.gather(*(cloud.lookup_one(deploy_id) for _ in range(5)), return_exceptions=True)
     assert [type(result) for result in results] == [PermissionDenied] * 5
     assert provider.count("describe") == 1
-    assert await cloud.look_at(deploy_id) is not None
+    assert await cloud.lookup_one(deploy_id) is not None
 
 
 async def test_a_lookup_succeeds_after_one_with_an_unexpected_exception(provider: FakeCloud) -> None:
@@ -300,8 +300,8 @@ async def test_a_lookup_succeeds_after_one_with_an_unexpected_exception(provider
     provider.before["describe"].append(KeyError("reservations"))
     cloud = cloud_of(provider)
     with pytest.raises(KeyError):
-        await cloud.look_at(deploy_id)
-    assert await cloud.look_at(deploy_id) is not None
+        await cloud.lookup_one(deploy_id)
+    assert await cloud.lookup_one(deploy_id) is not None
 
 
 async def test_a_cancelled_lookup_does_not_cancel_the_shared_call(provider: FakeCloud) -> None:
@@ -309,8 +309,8 @@ async def test_a_cancelled_lookup_does_not_cancel_the_shared_call(provider: Fake
     is_answered = asyncio.Event()
     provider.before["describe"].append(is_answered)
     cloud = cloud_of(provider)
-    hasty = asyncio.create_task(cloud.look_at(deploy_id))
-    patient = asyncio.create_task(cloud.look_at(deploy_id))
+    hasty = asyncio.create_task(cloud.lookup_one(deploy_id))
+    patient = asyncio.create_task(cloud.lookup_one(deploy_id))
     await turns()
     hasty.cancel()
     await turns()
@@ -327,9 +327,9 @@ async def test_a_describe_that_fails_after_all_its_lookups_were_cancelled_logs_n
     is_answered = asyncio.Event()
     provider.before["describe"].extend([is_answered, PermissionDenied("no")])
     cloud = cloud_of(provider)
-    looker = asyncio.create_task(cloud.look_at(DeployId("i-1")))
+    looker = asyncio.create_task(cloud.lookup_one(DeployId("i-1")))
     await turns()
-    second = asyncio.create_task(cloud.look_at(DeployId("i-2")))
+    second = asyncio.create_task(cloud.lookup_one(DeployId("i-2")))
     await turns()
     for task in (looker, second):
         task.cancel()
@@ -683,11 +683,11 @@ async def test_closing_cancels_calls_under_way_and_closes_the_provider(provider:
     provider.always["create"] = asyncio.Event()
     cloud = cloud_of(provider, call_timeout=1000)
     waiting = [
-        asyncio.create_task(cloud.look_at(DeployId("i-1"))),
+        asyncio.create_task(cloud.lookup_one(DeployId("i-1"))),
         asyncio.create_task(cloud.create(CALL, record=Book().record)),
     ]
     await turns()
-    waiting.append(asyncio.create_task(cloud.look_at(DeployId("i-2"))))
+    waiting.append(asyncio.create_task(cloud.lookup_one(DeployId("i-2"))))
     await turns()
     await cloud.shared.close()
     async with asyncio.timeout(1):

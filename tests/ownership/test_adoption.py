@@ -32,7 +32,7 @@ from one_provider_mad.journal.reader import read_outline
 from one_provider_mad.journal.records import Attempt, AttemptState, Debt
 from one_provider_mad.ownership.adoption import adopt
 from one_provider_mad.ownership.creating import Creation, Order
-from one_provider_mad.ownership.debt_scope import is_about, is_owed
+from one_provider_mad.ownership.debt_scope import covers_attempt, covers_instance
 from one_provider_mad.providers.interface import CreateCall
 from tests.actions.fakes import STIME, World, a_world, identity_of, pass_time, request_of, turns, until
 
@@ -738,7 +738,7 @@ def an_attempt(**fields: Any) -> Attempt:
 def test_a_debt_covers_instances_that_existed_when_it_was_recorded(
     debt: Debt, instance: Instance, attempts: list[Attempt], *, expected: bool
 ) -> None:
-    assert is_owed(debt, instance, attempts) is expected
+    assert covers_instance(debt, instance, attempts) is expected
 
 
 @pytest.mark.parametrize(
@@ -758,4 +758,4 @@ def test_a_debt_covers_instances_that_existed_when_it_was_recorded(
     ],
 )
 def test_a_debt_covers_attempts_made_before_it_was_recorded(debt: Debt, attempt: Attempt, *, expected: bool) -> None:
-    assert is_about(debt, attempt) is expected
+    assert covers_attempt(debt, attempt) is expected

@@ -1,4 +1,4 @@
-"""Clouds without idempotency tokens: one instance stays although answers are lost (decisions 12 and 14)."""
+"""Clouds without idempotency tokens: one instance kept although answers are lost (decisions 12 and 14)."""
 
 from __future__ import annotations
 
@@ -341,7 +341,7 @@ async def test_one_instance_is_left_after_random_lost_answers(tmp_path: Path) ->
             assert await deploy(world) == deploy_id, shown
 
 
-# Which instance stays
+# Which instance kept
 
 
 def an_instance(number: int, *, at: float = 0.0, **fields: Any) -> Instance:
@@ -366,8 +366,8 @@ def staying(*instances: Instance, attempts: Sequence[Attempt]) -> str | None:
     duplicates: Duplicates | None = sort_duplicates(instances, attempts, now=Timestamp(at=5000.0))
     if duplicates is None:
         return None
-    assert {each.deploy_id for each in (duplicates.stays, *duplicates.owed)} == {each.deploy_id for each in instances}
-    return duplicates.stays.deploy_id
+    assert {each.deploy_id for each in (duplicates.kept, *duplicates.others)} == {each.deploy_id for each in instances}
+    return duplicates.kept.deploy_id
 
 
 LOST = an_attempt(1, at=1000.0)

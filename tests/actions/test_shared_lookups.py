@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from one_provider_mad.actions.looks import SharedLooks
+from one_provider_mad.actions.shared_lookups import SharedLookups
 from one_provider_mad.domain import DeployId, Instance
 from one_provider_mad.errors import ProviderUnavailable
 from tests.actions.fakes import Desk, FakeCloud, World, a_desk, a_world, identity_of, pass_time
@@ -70,24 +70,24 @@ async def test_reboots_arriving_during_a_lookup_share_the_next_lookup(desk: Desk
 
 
 async def test_a_reboot_does_not_use_a_lookup_that_began_before_it_arrived(world: World) -> None:
-    looks, ids = SharedLooks(), [world.provider.add(identity_of(vm_id)) for vm_id in (7, 8)]
+    lookups, ids = SharedLookups(), [world.provider.add(identity_of(vm_id)) for vm_id in (7, 8)]
     for deploy_id in ids:
-        looks.expect(deploy_id)
-    await looks.look_at(world.cloud, ids[0])
+        lookups.expect(deploy_id)
+    await lookups.lookup_one(world.cloud, ids[0])
     world.provider.instances[ids[1]].identity = identity_of(9)  # and its action was cancelled meanwhile
-    looks.expect(ids[1])
-    seen = await looks.look_at(world.cloud, ids[1])
+    lookups.expect(ids[1])
+    seen = await lookups.lookup_one(world.cloud, ids[1])
     assert seen is not None
     assert seen.identity == identity_of(9)
 
 
 @pytest.mark.parametrize(("waited", "count"), [(29, 1), (31, 2)])
 async def test_a_shared_lookup_is_used_for_half_a_minute(world: World, waited: float, count: int) -> None:
-    looks, ids = SharedLooks(), [world.provider.add(identity_of(vm_id)) for vm_id in (7, 8)]
+    lookups, ids = SharedLookups(), [world.provider.add(identity_of(vm_id)) for vm_id in (7, 8)]
     for deploy_id in ids:
-        looks.expect(deploy_id)
+        lookups.expect(deploy_id)
     for deploy_id in ids:
-        assert await looks.look_at(world.cloud, deploy_id)
+        assert await lookups.lookup_one(world.cloud, deploy_id)
         await pass_time(waited)
     assert world.provider.count("describe") == count
 

@@ -9,13 +9,13 @@ import structlog
 from one_provider_mad.domain import DeployId, Instance, InstanceState
 from one_provider_mad.errors import CannotTell
 from one_provider_mad.journal.records import AttemptState, Debt
-from one_provider_mad.ownership.debt_scope import is_about, is_owed
+from one_provider_mad.ownership.debt_scope import covers_attempt, covers_instance
 from one_provider_mad.ownership.vm import UNLISTED_SECONDS, Vm
 
 log = structlog.get_logger()
 
 
-async def owed_instances(vm: Vm, debt: Debt) -> AsyncIterator[Instance]:
+async def debt_instances(vm: Vm, debt: Debt) -> AsyncIterator[Instance]:
     """Yield each instance that must be terminated for a debt; end once there certainly is none left.
 
     The caller terminates each instance before it asks for the next one.
@@ -45,12 +45,12 @@ async def _left(vm: Vm, debt: Debt, gone: set[DeployId]) -> list[Instance]:
     """Return the debt's instances that are not terminated yet; an empty list means that certainly none is left."""
     looked_at = vm.now()
     every = await vm.attempts()
-    attempts = [attempt for attempt in every if is_about(debt, attempt)]
+    attempts = [attempt for attempt in every if covers_attempt(debt, attempt)]
     ids = {debt.deploy_id} if debt.deploy_id else {attempt.deploy_id for attempt in attempts if attempt.deploy_id}
-    looked = await vm.cloud.look(ids) if ids else {}
+    looked = await vm.cloud.lookup(ids) if ids else {}
     found = {id_: instance for id_, instance in looked.items() if id_ in ids}
     for instance in await vm.cloud.find(vm.identity.vm_id):
-        if is_owed(debt, instance, every):
+        if covers_instance(debt, instance, every):
             found.setdefault(instance.deploy_id, instance)
     gone |= {id_ for id_, instance in found.items() if instance.state is InstanceState.TERMINATED}
     alive = [instance for id_, instance in found.items() if id_ not in gone]

@@ -18,12 +18,12 @@ _AT_ONCE = 4
 burst of a thousand actions, which takes a while to arrive, costs a few lookups."""
 
 
-class _Look(Value, frozen=True, kw_only=True):
+class _Lookup(Value, frozen=True, kw_only=True):
     begun: float
     task: asyncio.Task[Mapping[DeployId, Instance]]
 
 
-class SharedLooks:
+class SharedLookups:
     """Looks up the instances of all waiting actions, in calls that they share.
 
     A lookup includes actions that have no place in the lanes yet. An action never gets the result of a lookup
@@ -33,7 +33,7 @@ class SharedLooks:
     def __init__(self) -> None:
         self._expected: set[DeployId] = set()
         self._wanted: set[DeployId] = set()
-        self._looked: dict[DeployId, _Look] = {}
+        self._lookups: dict[DeployId, _Lookup] = {}
         self._next: asyncio.Task[Mapping[DeployId, Instance]] | None = None
         self._tasks: set[asyncio.Task[Mapping[DeployId, Instance]]] = set()
         self._begun = -math.inf
@@ -41,21 +41,21 @@ class SharedLooks:
 
     def expect(self, deploy_id: DeployId) -> None:
         """Announce an action on this instance: the next lookup includes it, and earlier ones do not count."""
-        self._looked.pop(deploy_id, None)
+        self._lookups.pop(deploy_id, None)
         self._expected.add(deploy_id)
 
-    async def look_at(self, cloud: Cloud, deploy_id: DeployId) -> Instance | None:
+    async def lookup_one(self, cloud: Cloud, deploy_id: DeployId) -> Instance | None:
         """Return the instance of an action whose turn has come; None when the cloud does not know the id.
 
         Raises:
             ProviderError: the lookup failed.
         """
-        return await cloud.persist("describe", lambda: self._look_at(cloud.shared, deploy_id))
+        return await cloud.persist("describe", lambda: self._lookup_one(cloud.shared, deploy_id))
 
-    async def _look_at(self, cloud: SharedCloud, deploy_id: DeployId) -> Instance | None:
-        look = self._looked.pop(deploy_id, None)
-        if look is not None and asyncio.get_running_loop().time() - look.begun <= _FRESH_SECONDS:
-            task = look.task
+    async def _lookup_one(self, cloud: SharedCloud, deploy_id: DeployId) -> Instance | None:
+        lookup = self._lookups.pop(deploy_id, None)
+        if lookup is not None and asyncio.get_running_loop().time() - lookup.begun <= _FRESH_SECONDS:
+            task = lookup.task
         else:
             self._expected.discard(deploy_id)
             self._wanted.add(deploy_id)
@@ -63,7 +63,7 @@ class SharedLooks:
         return (task.result() if task.done() else await asyncio.shield(task)).get(deploy_id)
 
     def _start(self, cloud: SharedCloud) -> asyncio.Task[Mapping[DeployId, Instance]]:
-        task = self._next = asyncio.create_task(self._look(cloud), name="look for all that wait")
+        task = self._next = asyncio.create_task(self._run(cloud), name="shared lookup")
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
@@ -73,7 +73,7 @@ class SharedLooks:
         if not task.cancelled():
             task.exception()  # all actions that wait for it may have been cancelled
 
-    async def _look(self, cloud: SharedCloud) -> Mapping[DeployId, Instance]:
+    async def _run(self, cloud: SharedCloud) -> Mapping[DeployId, Instance]:
         await asyncio.sleep(max(0.0, self._begun + _APART_SECONDS - asyncio.get_running_loop().time()))
         async with self._gate:
             found = await cloud.describe(self._begin())
@@ -85,9 +85,9 @@ class SharedLooks:
         """Begin a lookup: return the ids of all instances that it includes."""
         now = self._begun = asyncio.get_running_loop().time()
         # A cancelled action never fetches its lookup.
-        self._looked = {id_: look for id_, look in self._looked.items() if now - look.begun <= _FRESH_SECONDS}
+        self._lookups = {id_: lookup for id_, lookup in self._lookups.items() if now - lookup.begun <= _FRESH_SECONDS}
         if self._next is not None:
-            self._looked.update(dict.fromkeys(self._expected, _Look(begun=now, task=self._next)))
+            self._lookups.update(dict.fromkeys(self._expected, _Lookup(begun=now, task=self._next)))
         wanted = self._wanted | self._expected
         self._wanted, self._expected, self._next = set(), set(), None
         return wanted
