@@ -144,7 +144,7 @@ def _doubt(vm: Vm) -> str:
 
 async def _forget(vm: Vm, gone: set[DeployId]) -> None:
     """Record that all instances of the VM are gone: none is parked any more, and their attempts are closed."""
-    for deploy_id in gone:
+    for deploy_id in {*gone, vm.deploy_id}:
         await vm.journal.unpark(deploy_id)
     for attempt in await vm.attempts():
         if attempt.state is AttemptState.CREATED and attempt.deploy_id in gone:

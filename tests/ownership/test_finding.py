@@ -334,6 +334,13 @@ async def test_the_instance_of_an_unanswered_attempt_beside_a_terminated_one_is_
     assert await to_destroy(world, deploy_id=deploy_id) == [other]
 
 
+async def test_termination_lookup_unparks_an_instance_that_vanished_in_the_cloud(world: World) -> None:
+    deploy_id = DeployId("i-vanished")
+    await world.journal.park(deploy_id, VmId(7))
+    assert await to_destroy(world, deploy_id=deploy_id) == []
+    assert await world.journal.parked() == set()
+
+
 async def test_termination_lookup_records_that_all_instances_have_ended(world: World) -> None:
     deploy_id = world.provider.add(identity_of())
     await world.add_attempt(AttemptState.CREATED, deploy_id=deploy_id)
