@@ -21,10 +21,10 @@ _BREAKS = "\x00-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff"
 _HIDDEN = "\u202a-\u202e\u2066-\u206f\ufeff\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e007f"
 
 BREAKS = re.compile(f"[{_BREAKS}]+")
-"""Characters that may separate words, and become one blank."""
+"""Line ends and control characters: `clean` replaces each run of them by one blank."""
 
 HIDDEN = re.compile(f"[{_HIDDEN}]+")
-"""Invisible characters, some of which reorder the visible ones; they are dropped."""
+"""Invisible format characters, some of which reorder the visible text: `clean` drops them."""
 
 UNWRITTEN = re.compile(f"[{_BREAKS}{_HIDDEN}]")
 
@@ -32,7 +32,7 @@ _UNWRITTEN_IN_LINES = re.compile(f"[\x7f-\x9f\u2028\u2029\ufffe\uffff{_HIDDEN}]+
 
 
 def clean(text: str) -> str:
-    """Return any text in a form for one line and for XML; a text that fits is only trimmed.
+    """Return a text fit for one line and for XML: without secrets and unsafe characters, trimmed.
 
     Known secrets are masked: every text from a cloud or a partner passes through this function.
 
@@ -47,12 +47,12 @@ def clean(text: str) -> str:
 
 
 def without_unwritten(text: str) -> str:
-    """Return a text of many lines without these characters; ASCII control characters of scripts stay."""
+    """Return a text of many lines without BREAKS and HIDDEN; line ends and other ASCII control characters stay."""
     return text if text.isascii() else _UNWRITTEN_IN_LINES.sub("", text)
 
 
 def escaped(text: str) -> str:
-    r"""Return the text with each of these characters escaped as in JSON, such as `\u202e`."""
+    r"""Return the text with each character of BREAKS and HIDDEN escaped as in JSON, such as `\u202e`."""
     return text if text.isascii() and text.isprintable() else UNWRITTEN.sub(_escape, text)
 
 

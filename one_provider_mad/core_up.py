@@ -20,10 +20,10 @@ _CORE = "oned"
 """The kernel's name of OpenNebula's daemon (proc(5), comm)."""
 
 _CHECK_SECONDS = 0.1
-"""Pause between two checks while the core starts, which takes some seconds."""
+"""Seconds between two checks while oned starts, which takes some seconds."""
 
 _OLD_SECONDS = 120.0
-"""A process of this age has started up: the slowest start seen took 10 seconds."""
+"""Seconds after which a running oned counts as started even without a sign: the slowest start seen took 10."""
 
 _CONNECT_SECONDS = 1.0
 
@@ -34,7 +34,7 @@ _MOST_ANCESTORS = 64
 
 
 class CoreUp:
-    """Waits until the core accepts replies.
+    """Waits until oned accepts replies without a crash.
 
     Args:
         proc: directory of the kernel's process information.
@@ -51,13 +51,13 @@ class CoreUp:
         self.is_up = asyncio.Event()
 
     def has_core(self) -> bool:
-        """Return False when no ancestor is oned: a person at a pipe, or a benchmark, gets answers at once."""
+        """True when oned has started this process; without it (a person at a pipe) replies need not wait."""
         ancestors = list(self._ancestors())
         is_complete = bool(ancestors) and ancestors[-1][2] == 0
         return not is_complete or any(name == _CORE for _, name, _ in ancestors)
 
     async def watch(self, config: Callable[[], str]) -> None:
-        """Return once there is a sign that the core is up.
+        """Return once oned listens for its API, or is old enough to have started.
 
         Args:
             config: returns the path of the file in OpenNebula's var directory to which oned writes its settings before
@@ -72,7 +72,7 @@ class CoreUp:
                         await self.is_up.wait()
 
     def has_sign(self, config: str) -> bool:
-        """Return True when there is a sign that the core is up; `config` is the path as in `watch`. Blocks."""
+        """True when oned listens for its API or is old enough; `config` is the path of oned's settings. Blocks."""
         cores = [pid for pid, name, _ in self._ancestors() if name == _CORE]
         starters = [self._parent, *cores]
         if any(self._is_listening(pid) for pid in starters) or self._age(starters[-1]) >= _OLD_SECONDS:

@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 PROGRAM = "one_vmm_provider"
 
 _CANCEL_SECONDS = 0.3
-"""How long cancelled actions may take to end; the journal holds them in any case."""
+"""Seconds for cancelled actions to end when the driver ends; the journal has the requests in any case."""
 
 _CLOSE_SECONDS = 0.45
-"""How long the journal may take to record the answered requests; with the one above, and the period of serving.py, less
-than oned's second."""
+"""Seconds for the journal to record the answered requests when the driver ends; with _CANCEL_SECONDS and the period of
+serving.py less than the second after which oned kills it."""
 
 _SETTLED_SECONDS = 1.0
-"""Delay of the orphan check after the start: requests come first."""
+"""Seconds from the start to the first search for orphans, which requests of oned's precede."""
 
 _JOURNAL_SECONDS = 2.0
-"""How long requests wait for the journal to open; then they are accepted, and each tries to open it again."""
+"""Seconds that requests wait for the journal to open; after them requests are accepted, and each tries to open it."""
 
 
 def run(options: Options, *, has_stderr: bool, is_initialised: bool, begun: bytes) -> int:
@@ -82,7 +82,7 @@ class _Daemon(Serving[Request | Malformed]):
     # Beginning
 
     async def _set_up(self) -> None:
-        """Import and open everything; requests wait meanwhile."""
+        """Import the modules and open cloud and journal; requests wait until this returns."""
         modules = await asyncio.to_thread(_Modules)
         places = modules.Places.from_environment(os.environ)
         problem = self._begin_log(PROGRAM, modules, places)
@@ -104,7 +104,7 @@ class _Daemon(Serving[Request | Malformed]):
         await self._begin_metrics(PROGRAM, places, warn=self._warn, measure=dispatcher.measure)
         self._begin_to_take()
         if self._is_initialised:  # not for a person at a pipe
-            # A front-end that returns as a follower terminates nothing: the leader may use the instances of its debts.
+            # A front-end that restarts as a follower terminates nothing: the leader may use the instances of its debts.
             dispatcher.note_leader(is_elsewhere=True)
             self._start(partial(self._note_machine, self._engines), "note the machine")
             self._start(partial(self._know_opennebula, self._engines, dispatcher, self._settling), "know OpenNebula")
@@ -112,7 +112,7 @@ class _Daemon(Serving[Request | Malformed]):
         self._start(partial(dispatcher.debts.pay_for_ever, dispatcher.lanes), "debts")
 
     async def _know_opennebula(self, engines: Engines, dispatcher: Dispatcher, settling: Settling) -> None:
-        """Watch the leader, settle waiting VMs and look for orphans, where the local OpenNebula may be asked."""
+        """Watch which front-end leads, answer waiting VMs, search for orphans: all with oned's credentials only."""
         if not await self._may_ask_opennebula():
             dispatcher.note_leader(is_elsewhere=False)
             self._start(partial(settling.run, None), "settle")
@@ -166,13 +166,13 @@ class _Daemon(Serving[Request | Malformed]):
             await opennebula.close()
 
     def _learn_release(self, release: tuple[int, ...]) -> None:
-        """Store OpenNebula's release. Its answer shows that it has read INIT's answer, so unasked lines are safe."""
+        """Store OpenNebula's release. oned, which gave it, has read INIT's answer: unrequested lines are safe now."""
         if self._dispatcher is not None:
             self._dispatcher.log_lines.learn_release(release)
             self._writer.open()
 
     async def _note_machine(self, engines: Engines) -> None:
-        """Record this machine in the journal, also without credentials, so that a later copy is recognised."""
+        """Record this machine in the journal, so that a copy of the journal on another machine is noticed later."""
         await asyncio.sleep(_SETTLED_SECONDS)
         await engines.is_journal_open.wait()
         from one_provider_mad.errors import JournalError
@@ -183,10 +183,10 @@ class _Daemon(Serving[Request | Malformed]):
                 await note_machine(engines.journal, await asyncio.to_thread(machine))
 
     async def _confirm(self, debt: Debt, instance: Instance) -> None:
-        """Re-validate a debt before its instance is terminated: it may be old, and the journal a copy.
+        """Check right before a debt's instance is terminated that no VM uses it, and that the journal is no copy.
 
         Raises:
-            MadError: the debt is not valid, or that is unknown at this time.
+            MadError: the instance must not be terminated, or that cannot be decided now.
         """
         from one_provider_mad.actions.debts import confirm_all_but_orphans
         from one_provider_mad.errors import CannotTell
@@ -215,7 +215,7 @@ class _Daemon(Serving[Request | Malformed]):
             await self._revalidation.refuse_needed(debt, instance.deploy_id)
 
     async def _open_journal(self, modules: _Modules, engines: Engines, dispatcher: Dispatcher) -> None:
-        """Open the journal and read its debts before requests are accepted; wait two seconds at most."""
+        """Open the journal and read its debts before requests are accepted, in at most _JOURNAL_SECONDS."""
         opening = asyncio.create_task(engines.open_journal(), name="open the journal")
         self._keep(opening)
         if not self._is_initialised:
@@ -229,7 +229,7 @@ class _Daemon(Serving[Request | Malformed]):
             await ready.wait()
 
     async def _recover(self, modules: _Modules, engines: Engines, dispatcher: Dispatcher, ready: asyncio.Event) -> None:
-        """Settle the requests that an earlier process left open, once the journal is open."""
+        """Answer requests that earlier processes left unanswered (actions/recovery.py), once the journal is open."""
         await engines.is_journal_open.wait()
         if engines.journal is None:
             return
@@ -250,7 +250,7 @@ class _Daemon(Serving[Request | Malformed]):
         await recovery.run()
 
     def _warn(self, sentence: str) -> None:
-        """Send the operator a sentence through this driver's log and oned's."""
+        """Write a warning to this driver's log and to oned.log."""
         if self._dispatcher is not None:
             self._dispatcher.log_lines.tell(Severity.WARNING, sentence)
 

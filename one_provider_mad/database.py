@@ -28,14 +28,14 @@ from one_provider_mad.file_owner import check_file, make_directory, open_file
 Result = TypeVar("Result")
 Operation = Callable[[sqlite3.Connection], Result]
 _making = threading.Lock()
-"""Held while a file is created: closing a file drops this process's locks on it, including those of another connection
-(fcntl(2)), and no other connection can exist before this lock is free."""
+"""Lock of the threads that create a file and close it again: closing it drops this process's locks on it, also those of
+another connection (fcntl(2)), and none can exist before this lock is free."""
 
 _BESIDE = ("-journal", "-wal", "-shm")
-"""Suffixes of the files that SQLite opens beside a database; it follows no links there (os_unix.c, O_NOFOLLOW)."""
+"""Suffixes of the files that SQLite keeps beside a database; it opens them without following links (os_unix.c)."""
 
 PATIENCE = 60.0
-"""Seconds to wait for another process; it holds the file for milliseconds, unless the machine is starving."""
+"""Seconds to wait while another process locks the file, mostly for milliseconds; then the operation fails."""
 
 
 class Job(NamedTuple):
@@ -69,7 +69,7 @@ class Database:
         path: the file; when it is missing it is created with its directories, readable by its owner only.
         pragmas: pragmas such as `journal_mode = WAL`.
         prepare: creates or upgrades the schema, and may refuse the file; runs in a transaction of its own.
-        adapt: called before that, outside a transaction; may refuse the file, too.
+        adapt: called before `prepare`, outside a transaction; may refuse the file, too.
         unusable: returns the exception to raise for an error of SQLite or the file system.
         on_moved: called, with a text that continues a sentence after the file's name, when the file was removed or
             replaced and has been opened again; None to keep using a moved file.
@@ -137,7 +137,7 @@ class Database:
         return await self.submit(operation)
 
     def submit(self, operation: Operation[Result]) -> asyncio.Future[Result]:
-        """Like `write`, without waiting; the future has the result once it is committed."""
+        """Submit an operation as `write` does, without waiting; the future has the result once it is committed."""
         future: asyncio.Future[Result] = self._promise()
         self._collect(Job(operation, is_write=True, future=future))
         return future
@@ -180,7 +180,7 @@ class Database:
     def _follow(
         self, before: sqlite3.Connection, loop: asyncio.AbstractEventLoop, on_moved: Callable[[str], None]
     ) -> sqlite3.Connection:
-        """Open the file now at the path; when that fails keep the earlier one, whose writes SQLite refuses."""
+        """Open the file that is now at the path; if that fails keep the earlier one, whose writes SQLite refuses."""
         try:
             if _holds_something(self._path):
                 told = "was replaced by another file while it was in use: the new file is used now"
@@ -196,7 +196,7 @@ class Database:
         return connection
 
     def _safely(self, connection: sqlite3.Connection, jobs: list[Job]) -> list[Outcome]:
-        """Run all jobs, and turn any error into their outcome: a dead thread would leave every caller waiting."""
+        """Run all jobs, and turn any error into their outcome: if the thread ended, callers would wait for ever."""
         try:
             return self._transact(connection, jobs)
         except Exception as error:  # noqa: BLE001 - each caller gets the error
@@ -339,7 +339,7 @@ def _file_at(path: Path) -> tuple[int, int] | None:
 
 
 def _holds_something(path: Path) -> bool:
-    """Return False for no file, or the empty one that a failed try has left."""
+    """False for no file, and for the empty file of a connection that could not be opened."""
     try:
         return bool(path.stat().st_size)
     except OSError:
@@ -353,13 +353,13 @@ def _is_busy(error: sqlite3.Error) -> bool:
 
 
 def _answer(loop: asyncio.AbstractEventLoop, outcomes: list[Outcome]) -> None:
-    """Hand the outcomes to the loop; a loop that was closed before the database gets none."""
+    """Hand the outcomes to the event loop, unless it was closed before the database."""
     with suppress(RuntimeError):
         loop.call_soon_threadsafe(_deliver, outcomes)
 
 
 def _deliver(outcomes: Iterable[Outcome]) -> None:
-    """Set the results of the futures that still wait; runs in the loop."""
+    """Set the results of the futures that were not cancelled; runs on the event loop."""
     for future, result, error in outcomes:
         if future.done():
             continue

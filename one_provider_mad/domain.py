@@ -1,4 +1,4 @@
-"""The plain values shared by the wire, the actions and the providers."""
+"""The values shared by the protocol, the actions and the providers: identity, instance, template, request."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ DeployId = NewType("DeployId", str)
 SnapshotId = NewType("SnapshotId", str)
 
 TAG_SCHEMA = "1"
-"""Version of the tags below, written with them (design, decision 11)."""
+"""Version of the form of our tags, written as a tag of its own (decision 11)."""
 
 TAG_PREFIX = "ONE_PROVIDER_"
-"""Prefix of our tags. Upper case and underscores only: any cloud, and OpenNebula, can hold such names."""
+"""Prefix of our tags' names; of upper case and underscores only, as every cloud and OpenNebula accept them."""
 
 
 _MOST_DIGITS = 18
-"""Digits that always fit 64 bits, as SQLite and XML-RPC need."""
+"""Digits of a number that always fits 64 bits, as SQLite and XML-RPC need; a longer one is refused."""
 
 
 def whole_number(text: str) -> int | None:
@@ -36,12 +36,11 @@ class Value(msgspec.Struct, frozen=True, kw_only=True):
     """Base class of all values: immutable, compared by content."""
 
 
-# gc=False: these values cannot be part of a cycle, and a garbage collection over 10,000 of them would stop the loop for
-# 50 ms.
+# gc=False: values refer to no cycle, and a garbage collection over 10,000 of them would stop the loop for 50 ms.
 
 
 class Identity(Value, frozen=True, kw_only=True, gc=False):
-    """The owner of an instance: a VM of one OpenNebula, in one of its lives (decision 11).
+    """The VM that an instance belongs to, of one OpenNebula, in one of its lives, as its tags say (decision 11).
 
     Attributes:
         owner: the OpenNebula, as `owner` in the configuration.
@@ -58,7 +57,7 @@ class Identity(Value, frozen=True, kw_only=True, gc=False):
     host_id: int
 
     def is_same_life(self, other: Identity | None) -> bool:
-        """Return True for the same VM in the same life; SEQ and host may differ."""
+        """True for the same owner, VM ID and STIME (the same life of the VM); SEQ and host may differ."""
         return (
             other is not None and self.owner == other.owner and self.vm_id == other.vm_id and self.stime == other.stime
         )
@@ -107,7 +106,7 @@ class InstanceState(Enum):
 
 
 class Usage(Value, frozen=True, kw_only=True, gc=False):
-    """Figures of one instance.
+    """The monitored figures of one instance.
 
     Attributes:
         cpu: percent, 100 is one whole core.
@@ -131,9 +130,9 @@ class Instance(Value, frozen=True, kw_only=True, gc=False):
         raw_state: the cloud's own word.
         identity: its VM, read from its tags; None without a complete identity of ours.
         name: its name in the cloud, for people.
-        created_at: seconds since the epoch, 0 when unknown.
+        created_at: its creation time by the cloud, seconds since the epoch, 0 when unknown.
         reason: the cloud's reason for this state, "" for none; with UNKNOWN it means that the instance failed for good.
-        usage: figures, None when there are none.
+        usage: its monitored figures, None when there are none.
         attributes: further facts for monitoring, names `[A-Z_][A-Z0-9_]*` (addresses, type, image...).
     """
 
@@ -167,7 +166,7 @@ class Template(Value, frozen=True, kw_only=True):
 
 
 class VmRequest(Value, frozen=True, kw_only=True):
-    """The VM, and its host, in one request of the core.
+    """The VM, and its host, in one of oned's requests.
 
     Attributes:
         vm_id: the VM's number, from the line.

@@ -24,23 +24,23 @@ from one_provider_mad.settings import Configuration, Places
 log = structlog.get_logger()
 
 _PATIENCE_FOR_NEW = 5.0
-"""Seconds from the first action after an edit in which actions wait for the account of the credentials; after that they
-use the earlier settings until the cloud has answered. A far away STS takes a second or two."""
+"""Seconds from the first action after an edit for which actions wait for the account of the new credentials; after them
+actions use the earlier settings until the cloud has answered. A far away STS takes a second or two."""
 
 _PATIENCE_FOR_JOURNAL = 1.0
-"""Seconds a POLL waits for a journal that is being opened; another process may lock it for a minute."""
+"""Seconds that a POLL waits for the journal to open; after them it is answered without the journal."""
 
 _RETIRE_SECONDS = 3600.0
-"""How long the provider of earlier settings stays open: longer than any action that may still use it."""
+"""Seconds until the provider of earlier settings is closed: longer than any action that may still use it."""
 
 
 class Engines(LiveProvider[PollSource, Engine]):
-    """The engine of one NAME; satisfies actions/engine.py's EngineSource.
+    """Makes the engine of one configuration NAME; satisfies actions/engine.py's EngineSource.
 
     Args:
-        options: ARGUMENTS.
+        options: the options in ARGUMENTS.
         places: the directories of configuration and state.
-        warn: sends the operator one sentence.
+        warn: writes a warning to the driver's log and to oned.log.
     """
 
     def __init__(self, options: Options, places: Places, *, warn: Callable[[str], None]) -> None:
@@ -66,7 +66,7 @@ class Engines(LiveProvider[PollSource, Engine]):
     def is_verbatim(self) -> bool:
         """Return True when the configuration names a verbatim driver."""
         if self._is_verbatim is None:
-            # No configuration was usable so far: this request may be the first one after its correction.
+            # No configuration was usable so far: this may be the first request after its correction.
             with suppress(MadError):
                 self._source.current()
         return bool(self._is_verbatim)
@@ -78,7 +78,7 @@ class Engines(LiveProvider[PollSource, Engine]):
     # The journal
 
     async def open_journal(self) -> None:
-        """Open the journal, if usable settings give its path; every action tries again until it is open."""
+        """Open the journal, if usable settings give its path; until it is open, every action tries that again."""
         try:
             await self._journal_for(await self._read())
         except MadError as error:
@@ -107,7 +107,7 @@ class Engines(LiveProvider[PollSource, Engine]):
     # The engine in force
 
     async def current(self) -> Engine:
-        """Return the engine in force, built anew after an edit of the configuration.
+        """Return the engine in force; after an edit of the configuration make a new one.
 
         Raises:
             SettingsError: the configuration cannot be used, and no earlier one is in force.
@@ -127,10 +127,10 @@ class Engines(LiveProvider[PollSource, Engine]):
         return await asyncio.shield(making)
 
     async def poll_source(self) -> PollSource:
-        """Return the source of POLL answers: the engine in force, or the cloud alone while the journal is unusable.
+        """Return the engine's cloud or driver for POLLs, which is there even while the journal cannot be used.
 
         Raises:
-            MadError: as `current`, but for a JournalError.
+            MadError: as `current`, except for JournalError.
         """
         try:
             making = self._make_soon() if self._live is None else None
@@ -166,9 +166,9 @@ class Engines(LiveProvider[PollSource, Engine]):
         return PollSource(cloud=cloud, is_certain=False)
 
     def _is_in_force(self, configuration: Configuration) -> bool:
-        """Return False once other settings are in force; newly edited ones are tried first.
+        """True while these settings are in force; settings that were just edited are tried first.
 
-        Until the edited ones work, a call that waits for the cloud would start again and again with the same settings.
+        Otherwise a call that waits for the cloud would begin again and again with the same settings meanwhile.
         """
         if self._source.current() is not configuration:
             self._make_soon()
@@ -213,7 +213,7 @@ class Engines(LiveProvider[PollSource, Engine]):
 
 
 async def _recorded(journal: Journal, account: str) -> str | None:
-    """Return the account in the journal; record the given one if there is none."""
+    """Return the account that the journal has; where it has none, record the given one."""
     recorded = await journal.fact(ACCOUNT)
     if recorded is None:
         await journal.set_fact(ACCOUNT, account)

@@ -1,4 +1,4 @@
-"""Every error for a person or the core, each with a message of one sentence.
+"""Every error that is shown to a person or sent to oned, each with a message of one sentence.
 
 MadError
 ├── SettingsError             the configuration cannot be used
@@ -35,7 +35,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 LONGEST_WAIT = 30.0
-"""Longest accepted `retry_after` of a cloud in seconds, since other calls wait for the repeated one."""
+"""Longest pause in seconds before a call is repeated; a cloud's longer Retry-After is shortened to it."""
 
 
 class MadError(Exception):

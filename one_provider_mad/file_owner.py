@@ -16,10 +16,10 @@ from pathlib import Path
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _STEP = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-"""Opens one part of a path without following a link, and with search permission alone."""
+"""Flags of open(2) for one part of a path: no link is followed, and search permission suffices."""
 
 _LINKS_IN_A_ROW = 40
-"""Longest chain of links, as in the kernel (path_resolution(7))."""
+"""Links followed in one path before it is refused with ELOOP, as in the kernel (path_resolution(7))."""
 
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
@@ -157,7 +157,7 @@ def _open_existing(path: Path, flags: int, mode: int, directory: int) -> int:
     if not _is_open_to_others(directory):
         return os.open(path.name, flags | os.O_CREAT, mode, dir_fd=directory)  # a link's target may be missing
     _refuse_planted(path, os.stat(path.name, dir_fd=directory, follow_symlinks=False))
-    # Non-blocking: it may be a FIFO by now, which would block until its other end is opened.
+    # Non-blocking: a FIFO that has taken its place would block until its other end is opened.
     descriptor = os.open(path.name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
     try:
         _refuse_planted(path, os.fstat(descriptor))
@@ -176,7 +176,7 @@ def _refuse_planted(path: Path, status: os.stat_result) -> None:
 
 
 def _give_empty(name: str, parent: int, owner: tuple[int, int]) -> None:
-    """Change the owner of a new directory, if it is still root's and empty, and so not planted by another user."""
+    """Give a new directory its owner, unless it is not root's or not empty, as one planted by another user is."""
     with suppress(OSError):
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         with _closing(os.open(name, flags, dir_fd=parent)) as made:
@@ -219,7 +219,7 @@ def _enter(start: int, path: str, links: int) -> int:
 
 
 def _step(here: int, part: str, path: str, links: int) -> int:
-    """Enter one part of a path; a user's link is followed only to directories of the same user."""
+    """Open one part of a path; a link that a user made is followed only to directories of the same user."""
     step = os.open(part, _STEP, dir_fd=here)
     status = os.fstat(step)
     if stat.S_ISDIR(status.st_mode):
@@ -229,7 +229,7 @@ def _step(here: int, part: str, path: str, links: int) -> int:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
         if not links:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-        # The open link is read, since its name may be another link by now.
+        # The open link is read, since another link may have its name now.
         target = _enter(here, os.readlink("", dir_fd=step), links - 1)
     if status.st_uid not in (0, os.fstat(target).st_uid):
         os.close(target)

@@ -24,16 +24,16 @@ _Read = TypeVar("_Read")
 _Error = TypeVar("_Error", bound=MadError)
 
 LONGEST_REFUSAL = 64 * 1024
-"""Bytes of an error that are read; EC2's have some hundreds."""
+"""Bytes of an error's body that are read, the rest is left; EC2's have some hundreds."""
 
 SMALL = 64 * 1024
 """Answers up to this many bytes are parsed on the event loop, which is faster than a thread for them."""
 
 LARGE = 4 * 1024 * 1024
-"""Larger answers are read one at a time: 32 connections would hold 32 of them otherwise. A full page is smaller."""
+"""Bytes above which answers are read one at a time, to bound the memory; a full page of a listing is smaller."""
 
 BULKY = 1024 * 1024
-"""Larger answers leave much free memory behind, which the C library would keep."""
+"""Bytes of an answer above which glibc is made to return the free memory after the answer is parsed."""
 
 CODINGS = "gzip, deflate"
 """Supported content codings, for Accept-Encoding."""
@@ -86,10 +86,10 @@ class Answer:
             asyncio.get_running_loop().run_in_executor(None, _give_memory_back)
 
     async def take(self, response: aiohttp.ClientResponse, *, what: str) -> None:
-        """Read the whole body.
+        """Read the whole body of an answer within the limit.
 
         Args:
-            response: its session must not decompress.
+            response: the answer; its aiohttp session must not decompress bodies.
             what: name of the answer, for error messages.
 
         Raises:
@@ -106,13 +106,13 @@ class Answer:
             raise ProviderUnavailable(f"{what} cannot be decompressed: {error}") from None
 
     async def take_refusal(self, response: aiohttp.ClientResponse) -> bytes:
-        """Read the body of an error, or its beginning when it is unusually long."""
+        """Read the body of an error, at most LONGEST_REFUSAL bytes of it."""
         with suppress(_EndlessError, zlib.error):  # the status is enough
             await self._fill(response, LONGEST_REFUSAL)
         return self._given_away()[:LONGEST_REFUSAL]
 
     async def _fill(self, response: aiohttp.ClientResponse, limit: int) -> None:
-        """Raises _EndlessError, zlib.error."""
+        """Read and decompress the body. Raises _EndlessError beyond the limit, zlib.error for corrupt data."""
         unpacked = _unpacking(response.headers.get("Content-Encoding", ""))
         arrived = 0
         async for packed in response.content.iter_any():
@@ -133,10 +133,10 @@ class Answer:
             self._body += piece
 
     async def read(self, work: Callable[[bytes], _Read]) -> _Read:
-        """Parse the body; a large one in a thread, one at a time.
+        """Parse the body that was read; a large one in a thread, one at a time.
 
         Args:
-            work: pure; takes the body and returns the result.
+            work: takes the body and returns the result; it runs in any thread.
 
         Raises:
             MadError: the error of `work`, without its frames, which hold the body and its parts.
@@ -161,13 +161,13 @@ class Answer:
 
 
 def seconds_asked(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds in `Retry-After`; None where it has no number."""
+    """Return the seconds in the header Retry-After; None without a number there."""
     text = headers.get("Retry-After", "").strip()
     return float(text) if text.isascii() and text.isdecimal() else None
 
 
 def without_frames(error: _Error) -> _Error:
-    """Return the error without traceback and causes, whose frames hold whole answers."""
+    """Return the error without traceback and causes, as their frames would keep whole answers in memory."""
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)
 

@@ -1,4 +1,4 @@
-"""PURE: refuses a listing of any cloud that contradicts itself (decision 18)."""
+"""Refuses a listing in which two rows contradict each other on one instance (decision 18)."""
 
 from __future__ import annotations
 

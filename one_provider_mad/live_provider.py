@@ -1,4 +1,4 @@
-"""Keeps one provider open for the configuration file as it stands, for both daemons (decisions 3, 16, 24).
+"""Keeps a provider open for the present configuration file, in both drivers (decisions 3, 16, 24).
 
 New settings come into force once their provider is open and its credentials belong to the recorded account. Until then,
 and after a wrong edit, the provider of the earlier settings stays in use; it is closed once no call can use it.
@@ -26,10 +26,10 @@ ACCOUNT = "account"
 """Name of the journal's fact that holds the account of the credentials."""
 
 Opened = TypeVar("Opened")
-"""An open provider whose account may not be confirmed yet, in the form that the daemon uses."""
+"""The type of an open provider whose account may not be confirmed yet; each daemon has its own."""
 
 Made = TypeVar("Made")
-"""What the daemon works with once the account is confirmed."""
+"""The type of the object that a daemon makes of the provider once its account is confirmed."""
 
 
 class _Live(NamedTuple, Generic[Opened, Made]):
@@ -39,12 +39,12 @@ class _Live(NamedTuple, Generic[Opened, Made]):
 
 
 class LiveProvider(ABC, Generic[Opened, Made]):
-    """The open provider of one NAME.
+    """Opens, replaces and closes the provider of one configuration NAME.
 
     Args:
         name: NAME.
         places: the directories of configuration and state.
-        warn: sends the operator one sentence.
+        warn: writes a warning to the driver's log and to oned.log.
         arguments: the ARGUMENTS that concern scripts.
         retire_after: seconds until the provider of earlier settings is closed; longer than any call that may use it.
     """
@@ -78,7 +78,7 @@ class LiveProvider(ABC, Generic[Opened, Made]):
 
     @abstractmethod
     def _check(self, configuration: Configuration) -> None:
-        """Raise SettingsError for faults in the tables of a configuration that was just read."""
+        """Raise SettingsError for a wrong value in the tables of a configuration that was just read."""
 
     @abstractmethod
     async def _open(self, configuration: Configuration) -> Opened:
@@ -86,7 +86,7 @@ class LiveProvider(ABC, Generic[Opened, Made]):
 
     @abstractmethod
     async def _confirm(self, configuration: Configuration, opened: Opened) -> Made:
-        """Confirm the account of an open provider (`_confirm_account`); called again after a JournalError."""
+        """Confirm the provider's account and return the daemon's object for it; called again after a JournalError."""
 
     @abstractmethod
     async def _close(self, opened: Opened) -> None:
@@ -99,22 +99,22 @@ class LiveProvider(ABC, Generic[Opened, Made]):
     # The provider in force
 
     def _up_to_date(self) -> Made | None:
-        """Return what was made of the file's settings; None if nothing was, or not yet since an edit."""
+        """Return the object made of the file's settings; None if they failed, or were edited since."""
         if self._live is not None and self._source.current() is self._live.configuration:
             return self._live.made
         return None
 
     async def _read(self) -> Configuration:
-        """Return the file's settings. Until some are in force, reading them may import a provider: for a thread."""
+        """Return the file's settings. Until some are in force this may import a provider, so it runs in a thread."""
         if self._live is not None:
-            return self._source.current()  # it may warn of an edit, which only the loop may do
+            return self._source.current()  # on the event loop, since it may warn of an edit
         async with self._reading:  # a second thread would get the result from before the edit
             return await asyncio.to_thread(self._source.current)
 
     def _make_soon(self) -> asyncio.Task[Made]:
-        """Return the task that makes anew what was edited, shared by all callers: wait for it, or shield it.
+        """Return the task that opens the provider of edited settings; all callers share it, so await it shielded.
 
-        Its result is of the earlier settings while the file's fail; without earlier ones it raises their MadError.
+        While the file's settings fail, its result is that of the earlier ones; without earlier ones it raises MadError.
         """
         if self._making is None:
             self._making_since = time.monotonic()
@@ -149,7 +149,7 @@ class LiveProvider(ABC, Generic[Opened, Made]):
         try:
             opened = await self._opened_for(configuration)
             made = await self._confirm(configuration, opened)
-        except Exception as error:  # not when `_stop` cancels it: its caller closes the provider
+        except Exception as error:  # not when `_stop` cancels this task: the caller of `_stop` closes the provider
             if self._live is None and isinstance(error, JournalError):
                 raise  # the open provider stays, for POLLs and for the next try
             if self._unconfirmed is not None:
@@ -162,7 +162,7 @@ class LiveProvider(ABC, Generic[Opened, Made]):
         return _Live(configuration, opened, made)
 
     async def _opened_for(self, configuration: Configuration) -> Opened:
-        """Return the open provider of these settings, if possible the one of the last try."""
+        """Return an open provider of these settings, also one that an earlier, failed try has left open."""
         if self._unconfirmed is not None:
             opened_for, opened = self._unconfirmed
             if opened_for is configuration:
@@ -189,12 +189,12 @@ class LiveProvider(ABC, Generic[Opened, Made]):
     async def _confirm_account(
         configuration: Configuration, provider: Provider, recorded: Callable[[str], Awaitable[str | None]]
     ) -> None:
-        """Refuse credentials of another account, where all our instances would seem to be gone (decision 16).
+        """Refuse credentials of another account, in which all our instances would seem to be gone (decision 16).
 
         Args:
             configuration: the provider's settings.
             provider: the provider, already open.
-            recorded: is given the account of the credentials, and returns the recorded one, None for none.
+            recorded: called with the account of the credentials; returns the recorded one, None for none.
         """
         try:
             async with asyncio.timeout(configuration.settings.call_timeout):
@@ -211,7 +211,7 @@ class LiveProvider(ABC, Generic[Opened, Made]):
     # Closing
 
     def _retire(self, opened: Opened) -> None:
-        """Close a provider once no call can use it."""
+        """Close a provider after `retire_after`, when no call can use it any more."""
         task = asyncio.create_task(self._close_later(opened), name="retire a provider")
         self._retired[task] = opened
         task.add_done_callback(lambda done: self._retired.pop(done, None))
@@ -223,7 +223,7 @@ class LiveProvider(ABC, Generic[Opened, Made]):
         await self._close(opened)
 
     def _stop(self) -> list[Opened]:
-        """Stop making and retiring, and return every open provider, for the caller to close."""
+        """Cancel opening and closing, and return every open provider, which the caller closes."""
         if self._making is not None:
             self._making.cancel()
         for task in self._retired:

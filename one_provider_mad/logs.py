@@ -63,8 +63,8 @@ def configure(program: str, name: str, places: Places, *, has_stderr: bool, is_v
 
 
 _LONGEST = 12_000
-"""Characters kept of one value: a script's output may be megabytes. EC2's encoded messages, which are useless when cut,
-have up to 10,240 (docs.aws.amazon.com, API_DecodeAuthorizationMessage)."""
+"""Characters of one value that are logged, the rest is cut: a script's output may be megabytes. EC2's encoded messages,
+which are useless when cut, have up to 10,240 (docs.aws.amazon.com, API_DecodeAuthorizationMessage)."""
 
 
 def _encode(event: dict[str, object], *, default: Callable[[object], object]) -> str:
@@ -93,7 +93,7 @@ def import_structlog() -> ModuleType:
 
 
 _CHECK_SECONDS = 0.2
-"""Period of checking whether the file was moved: logrotate's delaycompress leaves a day for the last lines."""
+"""Seconds between two checks whether logrotate moved the file; lines until then go to the moved file."""
 
 
 class LogFile:

@@ -19,29 +19,29 @@ _SHORTEST = 8
 """Shortest secret that is masked everywhere; a shorter one would be masked inside other words."""
 
 _LONGEST_WORD = 16
-"""Longest secret of letters alone that counts as an ordinary word, such as `opennebula`, and is not masked."""
+"""Letters up to which a secret of letters alone, such as `opennebula`, counts as a word and is not masked."""
 
 _SHORTEST_LOGIN = 6
 """Shortest `user:password` that is masked; it hardly occurs by chance."""
 
 _MOST = 64
-"""Most known secrets, the oldest are forgotten first: session tokens are renewed for as long as a driver runs."""
+"""Most secrets that are masked; beyond it the oldest is forgotten: session tokens are renewed again and again."""
 
 _GUESSED = re.compile(
     r"""(?P<name>(?:secret|passw|token|credential|private|api_?key|access_?key)[\w-]*["']?\s*[:=]\s*["']?)[^\s"',;]+""",
     re.IGNORECASE,
 )
-"""A value after a name of a secret."""
+"""A value after a name such as `password:` or `SecretAccessKey=`, which is taken for a secret."""
 
 
 class _Known:
-    """The known secrets, in all their forms."""
+    """The secrets to mask, in all forms in which they may appear."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._secrets: dict[tuple[str, str], None] = {}
         self.forms: tuple[tuple[str, str], ...] = ()
-        """Each form and its replacement, the longest first."""
+        """Each form of a secret and its replacement, the longest form first."""
 
     def add(self, secret: str, shown: str = "") -> None:
         """Add a secret; `shown` is the part before it that stays visible."""

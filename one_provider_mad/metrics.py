@@ -21,10 +21,10 @@ _Result = TypeVar("_Result")
 
 _ACTION_SECONDS = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 _CALL_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-"""Upper bounds of the histograms' buckets: a DEPLOY may take 600 s, a call 60 s (`call_timeout`)."""
+"""Upper bounds in seconds of the histograms' buckets: a DEPLOY may take 600, a call 60 (`call_timeout`)."""
 
 _MOST_VALUES = 64
-"""Most values of a label; further ones count as `other`."""
+"""Most different values of a label; further values count as `other`."""
 
 ACTIONS, REPORTS = "one_vmm_provider", "one_im_provider"
 """The programs, as values of the label `program`."""
@@ -181,7 +181,7 @@ class Recorder:
         return ("name", "program", *more)
 
     def _only(self, programs: tuple[str, ...]) -> CollectorRegistry | None:
-        """Return the registry for this program's metrics; None for the other's, which are never exported."""
+        """Return the registry when this program is one of `programs`; else None, so that the metric is not exported."""
         return self._registry if self._own[1] in programs else None
 
     # Actions
@@ -225,7 +225,7 @@ class Recorder:
         return result
 
     def called(self, operation: str, seconds: float, error: BaseException | None = None) -> None:
-        """Count a finished call, with its error if it failed."""
+        """Count a finished call to the cloud, by its error if it failed."""
         operation = self._few("operation", operation)
         self._calls.labels(*self._own, operation, SUCCESS if error is None else outcome_of(error)).inc()
         self._call_seconds.labels(*self._own, operation).observe(seconds)
@@ -233,7 +233,7 @@ class Recorder:
             self._throttles.labels(*self._own).inc()
 
     def repeated(self, operation: str) -> None:
-        """Count a repeated call."""
+        """Count a call to the cloud that is repeated after a failure."""
         self._retries.labels(*self._own, self._few("operation", operation)).inc()
 
     # Sweeps

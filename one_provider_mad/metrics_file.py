@@ -31,16 +31,16 @@ from one_provider_mad.settings import MetricsSettings, Places, load
 log = structlog.get_logger()
 
 _CHECK_SECONDS = 2.0
-"""Period of checking whether metrics were turned on while they are off."""
+"""Seconds between two reads of the configuration while metrics are off."""
 
 _GLANCE_SECONDS = 5.0
-"""Longest pause until the configuration is read again: an edited interval takes effect within this time."""
+"""Longest pause in seconds until the configuration is read again, so that an edited interval takes effect."""
 
 _TURN_SECONDS = 1.0
-"""Period of checking whether the process that holds the file has ended."""
+"""Seconds between two checks whether another process that writes the file has ended."""
 
 _PATIENCE = 5.0
-"""Seconds before a warning about that process: a restarted driver may meet its predecessor, which is ending."""
+"""Seconds until a warning about another process that writes the file: it may be an earlier driver, just ending."""
 
 _MODE = 0o644
 """Readable for node_exporter, which runs as another user; the file holds no secrets."""
@@ -51,13 +51,13 @@ class InUseError(Exception):
 
 
 class MetricsFile:
-    """The file of one program.
+    """Writes the metrics of one program to its file.
 
     Args:
         name: NAME.
         program: the program.
         places: the directory of the configuration.
-        warn: sends the operator one sentence.
+        warn: writes a warning to the driver's log and to oned.log.
         measure: called before each write to set the recorder's gauges.
     """
 
@@ -104,7 +104,7 @@ class MetricsFile:
         await self._carefully(self._write)
 
     async def _carefully(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Run work and turn any failure into a warning."""
+        """Run work on the file, and turn any failure into a warning."""
         try:
             await work()
         except ImportError:
@@ -130,7 +130,7 @@ class MetricsFile:
                 log.exception("metrics failed")
 
     async def _obey(self) -> None:
-        """Apply the current configuration."""
+        """Turn metrics on or off, and choose the file, by the current configuration."""
         await asyncio.to_thread(self._look)
         directory = self._settings.textfile_directory
         path = Path(directory) / f"{self._program}_{self._name}.prom" if directory else None
@@ -216,7 +216,7 @@ class Textfile:
             self._release()
 
     def _hold(self) -> None:
-        """Take the lock, again if its file was removed meanwhile."""
+        """Take the lock of this file; take it anew if the lock's file was removed meanwhile."""
         if self._lock is not None and self._is_there(self._lock):
             return
         self._release()

@@ -29,20 +29,20 @@ if TYPE_CHECKING:
 PROGRAM = "one_im_provider"
 
 _SETTLED_AFTER = 1.0
-"""Seconds after INIT before unrequested lines are written: INIT's answer is read with one read (include/Driver.h)."""
+"""Seconds from INIT's answer to the next unrequested line: oned reads that answer with one read (include/Driver.h)."""
 
 _SAVE_SECONDS = 1.0
-"""Period of checking whether the state file must be written."""
+"""Seconds between two checks whether the state file must be written."""
 
 _STAMP_SECONDS = 60.0
-"""Greatest age of the timestamp in the state file while nothing else changes."""
+"""Seconds after which the state file is written for a new timestamp alone."""
 
 _ASK_AGAIN_SECONDS = 5.0
-"""Seconds until a core that did not list its hosts is asked again."""
+"""Seconds until oned, when it did not list its hosts, is asked again."""
 
 _STOP_SECONDS = 0.3
 _CLOSE_SECONDS = 0.4
-"""How long running tasks may take to end, and open files to close: with the period of serving.py less than a second."""
+"""Seconds for running tasks to end when the driver ends; with the period of serving.py less than oned's second."""
 
 
 def run(options: Options, *, has_stderr: bool, is_initialised: bool, begun: bytes) -> int:
@@ -120,12 +120,12 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
         self._start(partial(self._know_core, handler, self._keeper, before, begun_at), "know the core")
 
     async def _know_core(self, handler: RequestHandler, keeper: _Keeper, before: State | None, begun_at: float) -> None:
-        """Stop reports while another front-end leads, and report on all hosts of the core while this one does.
+        """Stop reports while another front-end leads, and report on all of oned's hosts while this one does.
 
         Args:
             handler: keeps the schedules.
-            keeper: replaces the state file once the core's hosts are known.
-            before: state of a driver of another monitord, None for none.
+            keeper: replaces the state file once oned's hosts are known.
+            before: state that the driver of another monitord left, None for none.
             begun_at: loop time of this driver's start.
         """
         if not await self._may_ask_opennebula():
@@ -152,7 +152,7 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
     async def _take_up_hosts(
         self, handler: RequestHandler, keeper: _Keeper, before: State | None, begins_to_lead: asyncio.Event
     ) -> None:
-        """Monitor the core's hosts whenever this front-end begins to lead, since monitord may never name them."""
+        """Monitor oned's hosts whenever this front-end begins to lead, since monitord may never name them."""
         from one_provider_mad.errors import MadError
 
         complaint = ""
@@ -171,7 +171,7 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
             keeper.begin()
 
     async def _take_up(self, handler: RequestHandler, before: tuple[StartMonitor, ...]) -> None:
-        """Ask the core for its hosts once, and monitor them. Raises MadError."""
+        """Ask oned for its hosts once, and monitor them. Raises MadError."""
         from one_provider_mad.monitor.core_hosts import FIRST_WITH_MONITORD, wanted_hosts
         from one_provider_mad.xmlrpc.local import LocalCore
         from one_provider_mad.xmlrpc.release import release_of
@@ -199,7 +199,7 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
             self._keeper.begin()
 
     def _warn(self, sentence: str) -> None:
-        """Send the operator a sentence through this driver's log and the core's."""
+        """Write a warning to this driver's log and to the log of oned or monitord."""
         if self._handler is not None:
             self._handler.write_log(Severity.WARNING, sentence)
 
@@ -211,7 +211,7 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
         await self._writer.drained()
 
     def _hold(self) -> None:
-        """Keep reporting until the core ends the driver: reports change nothing."""
+        """Return once oned or monitord ends the driver: reports go on until then, since they change nothing."""
 
     async def _let_go(self) -> None:
         if self._cloud is not None:
@@ -229,7 +229,7 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
 
 
 async def _allocations(host_ids: Collection[int]) -> Mapping[int, Allocation]:
-    """Return the allocated capacity of these hosts from the local OpenNebula. Raises MadError."""
+    """Return the capacity that OpenNebula has allocated on these hosts. Raises MadError."""
     from one_provider_mad.monitor.core_hosts import allocation_of
     from one_provider_mad.xmlrpc.local import LocalCore
 
@@ -240,7 +240,7 @@ async def _allocations(host_ids: Collection[int]) -> Mapping[int, Allocation]:
 
 
 class _Keeper:
-    """Writes the state for the next process whenever it has changed."""
+    """Writes the state file, from which the next process resumes, whenever the state has changed."""
 
     def __init__(
         self,

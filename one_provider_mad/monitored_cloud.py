@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 _SCRIPTS = "scripts"
 
 _RETIRE_SECONDS = 300.0
-"""How long the provider of earlier settings stays open: longer than any listing that may still use it."""
+"""Seconds until the provider of earlier settings is closed: longer than any listing that may still use it."""
 
 
 class MonitoredCloud(LiveProvider[OpenCloud, OpenCloud]):
-    """The cloud of one NAME; satisfies monitor/cloud_source.py's CloudSource.
+    """Opens the cloud of one configuration NAME; satisfies monitor/cloud_source.py's CloudSource.
 
     Args:
-        options: ARGUMENTS.
+        options: the options in ARGUMENTS.
         places: the directories of configuration and state.
-        warn: sends the operator one sentence.
+        warn: writes a warning to the driver's log and to oned's or monitord's.
     """
 
     def __init__(self, options: Options, places: Places, *, warn: Callable[[str], None]) -> None:
@@ -52,7 +52,7 @@ class MonitoredCloud(LiveProvider[OpenCloud, OpenCloud]):
         await asyncio.to_thread(self.report_settings)
 
     def report_settings(self) -> ReportSettings:
-        """Return the configuration's facts; the last usable ones, or defaults, while it cannot be used."""
+        """Return the settings for reports; while the configuration cannot be used, the last usable ones or defaults."""
         try:
             configuration = self._source.current()
             if configuration is not self._settings_of:
@@ -83,7 +83,7 @@ class MonitoredCloud(LiveProvider[OpenCloud, OpenCloud]):
         return self._probes
 
     async def current(self) -> OpenCloud:
-        """Return the cloud in force, built anew after an edit of the configuration.
+        """Return the cloud in force; after an edit of the configuration open it anew.
 
         Raises:
             SettingsError: the configuration cannot be used, and no earlier one is in force.

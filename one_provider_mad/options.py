@@ -163,7 +163,7 @@ class _Reader:
             self._warn(f"option {written!a} needs a value: ignored")
 
     def _set_number(self, option: str, *, written: str, value: str | None) -> None:
-        """Set an option's number; a following word that is not a number is kept, as it may be the name."""
+        """Set an option's number; a following word that is not a number is not taken, as it may be the NAME."""
         if value is None and self.words and _number(self.words[0]) is not None:
             value = self.words.popleft()
         number = None if value is None else _number(value)
@@ -179,7 +179,7 @@ class _Reader:
 
 
 def _long_options(written: str) -> list[str]:
-    """Return the option of that name, else all options with that prefix."""
+    """Return the long option of that name, else all long options with that prefix."""
     if written in _FIELDS:
         return [written]
     return [option for option in _FIELDS if written and option.startswith(written)]

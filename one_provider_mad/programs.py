@@ -19,7 +19,7 @@ from one_provider_mad.protocol.handshake import INIT, INIT_SUCCESS
 STDIN, STDOUT, STDERR = 0, 1, 2
 
 _MANY = 4096
-"""Highest leaked descriptor to close where /proc is missing."""
+"""Descriptors below this number are closed where /proc, which lists the open ones, is missing."""
 
 USAGE = """\
 one_vmm_provider answers OpenNebula's VM actions: one request line on stdin, one reply line on stdout.
@@ -80,7 +80,7 @@ def _run(program: str, usage: str) -> int:
 def _serve(program: str, argv: list[str], *, has_stderr: bool, begun: bytes) -> int:
     is_initialised = begun == INIT
     if is_initialised:
-        # oned does nothing else until then, and the imports below take longer than everything before.
+        # oned waits for INIT's answer, and the imports below take longer than everything before.
         with suppress(OSError):  # oned may be gone: the daemon notices that, and ends in order
             os.write(STDOUT, INIT_SUCCESS)
     if program == "one_im_provider":
@@ -94,7 +94,7 @@ def _serve(program: str, argv: list[str], *, has_stderr: bool, begun: bytes) -> 
 
 
 def _read_begun() -> bytes:
-    """Read the available input up to the length of INIT, which oned writes as soon as the process exists."""
+    """Read at most INIT's length of the input that is there; oned writes INIT as soon as the process exists."""
     try:
         is_there = select.select([STDIN], [], [], 0)[0]
         return os.read(STDIN, len(INIT)) if is_there else b""

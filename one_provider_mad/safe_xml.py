@@ -1,7 +1,7 @@
 """Parses foreign XML safely (decision 25).
 
-End users write parts of every document: no entities, no DTD, no network, and libxml2's own bounds on depth and size
-unless the caller has bounded the document.
+End users write parts of every document: entities, DTDs and network access are off, and libxml2's own limits on depth
+and size hold unless the caller has limited the document's size.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Any
 from lxml import etree
 
 ORDINARY_SIZE = 10_000_000
-"""Documents up to this many bytes are read within libxml2's default bounds: a text of 10 MB, 256 levels."""
+"""Bytes up to which a document is parsed within libxml2's default limits (a text of 10 MB, 256 levels)."""
 
 MOST_MARKS = 400_000
 """Most `<` and `=` in a document from another machine, since each can become two nodes of 120 bytes: freeing more would
 stop the event loop for longer than 20 ms, from any thread. 1,000 instances have some 200,000."""
 
 _COUNTED_AT_ONCE = 262_144
-"""Bytes that are counted before another thread may run."""
+"""Bytes in which marks are counted before another thread may run."""
 
 _OWN_PARSER = 65_536
-"""Larger documents get a parser of their own, since a parser keeps the error log of its last document."""
+"""Bytes above which a document gets its own parser: a shared one would keep the errors of its last document."""
 
 Element = etree._Element  # noqa: SLF001 - lxml has no public name for the type of its elements
 
@@ -126,7 +126,7 @@ def outline_of(beginning: bytes) -> Iterator[tuple[tuple[str, ...], Element]]:
 
 
 def text_of(element: Element | None) -> str:
-    """Return the text of an element and its children; "" for None."""
+    """Return the text of an element and its children; "" for no element."""
     if element is None:
         return ""
     if not len(element):

@@ -42,23 +42,23 @@ _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY
 """Environment variables that may hold a proxy's URL with its password."""
 
 _WATCH_SECONDS = 0.1
-"""Period of checking whether the pipe is still read once the end has begun: oned kills after a second."""
+"""Seconds between two checks, while the driver ends, whether oned still reads: oned kills it a second after closing."""
 
 _YOUNG_OBJECTS = 10_000
-"""New objects that start a garbage collection; Python's default of 700 means one for every dozen requests."""
+"""New objects after which Python collects garbage; its default of 700 means once for every dozen requests."""
 
 _SWITCH_SECONDS = 0.001
-"""How long a computing thread keeps the interpreter when another waits for it; Python's default is five times this."""
+"""Seconds that a computing thread keeps the interpreter while the event loop waits; Python's default is 0.005."""
 
 _METRICS_SECONDS = 0.1
-"""How long the last write of metrics may take: the rest of oned's second once everything else has ended."""
+"""Seconds for the last write of metrics when the driver ends: the rest of the second before oned kills it."""
 
 _TERM_SECONDS = 5.0
-"""How long SIGTERM waits for FINALIZE or the end of input: systemd signals oned and its drivers together."""
+"""Seconds after SIGTERM in which FINALIZE or the end of input is awaited: systemd signals oned and drivers together."""
 
 
 class Serving(ABC, Generic[RequestT]):
-    """Serves the core until the core ends the driver.
+    """Base class of both drivers: serves oned until oned ends the driver.
 
     Args:
         options: ARGUMENTS.
@@ -85,19 +85,19 @@ class Serving(ABC, Generic[RequestT]):
 
     @abstractmethod
     def _parse(self, line: bytes | Oversized) -> RequestT | Control:
-        """Parse one line; never raises for a bad one."""
+        """Parse one line of input; return an object for a malformed one, too."""
 
     @abstractmethod
     def _shows_core_is_up(self, asked: RequestT) -> bool:
-        """Return True for a request that the core sends only once it has finished starting."""
+        """True for a request that oned sends only once it has finished starting."""
 
     @abstractmethod
     def _accept(self, asked: RequestT) -> None:
-        """Accept a request, or answer it with a failure; never blocks. An exception from here ends the process."""
+        """Accept a request, or answer it with a FAILURE; never blocks. If it raises, the process ends."""
 
     @abstractmethod
     async def _set_up(self) -> None:
-        """Import and open everything, then call `_begin_to_take`; requests wait meanwhile."""
+        """Import the modules and open everything, then call `_begin_to_take`; requests wait until then."""
 
     @abstractmethod
     async def _drain(self) -> None:
@@ -147,7 +147,7 @@ class Serving(ABC, Generic[RequestT]):
         return 0
 
     def _begin_to_wait_for_core(self) -> None:
-        """Hold replies until the core has finished starting; a person at a pipe gets them at once."""
+        """Hold replies until oned has finished starting; without oned (a person at a pipe) send them at once."""
         if self._has_core:
             self._writer.hold_replies()
             self._start(self._wait_for_core, "wait for the core")
@@ -169,7 +169,7 @@ class Serving(ABC, Generic[RequestT]):
             wait.cancel()
 
     async def _set_up_unless_over(self) -> None:
-        """Run the set-up, but stop it when oned is gone: a locked journal may take long to open."""
+        """Run `_set_up`, but cancel it when oned has ended: a locked journal may take long to open."""
         set_up = asyncio.create_task(self._set_up(), name="set-up")
         while not set_up.done() and not (self._is_terminated.is_set() or self._is_defective.is_set()):
             await asyncio.wait([set_up], timeout=_WATCH_SECONDS)
@@ -189,7 +189,7 @@ class Serving(ABC, Generic[RequestT]):
         early, self._early = self._early, None
         for asked in early or ():
             self._accept(asked)
-        # Imports stay forever: a garbage collection that scanned them would stop the loop for 10 to 30 ms.
+        # Imported modules stay: a garbage collection that scanned them would stop the loop for 10 to 30 ms.
         gc.freeze()
         gc.set_threshold(_YOUNG_OBJECTS, 20, 20)
         # A computing thread (a listing of thousands) makes the loop wait this long, several times in a row.
@@ -231,9 +231,9 @@ class Serving(ABC, Generic[RequestT]):
     # Lines
 
     def _feed(self, data: bytes) -> None:
-        """Process a chunk of the input. Never raises; an error here ends the process, as requests would be lost.
+        """Process a chunk of the input. An error in it ends the process, since a request might be lost.
 
-        The core starts another process, which settles the requests in the journal.
+        oned starts the driver again, and that process answers the requests in the journal.
         """
         if not data:
             self._core_is_up()  # the core has closed the pipe, so no reply can harm it
@@ -268,7 +268,7 @@ class Serving(ABC, Generic[RequestT]):
         self._first_line.set()
 
     def _read(self, line: bytes | Oversized) -> RequestT | Control:
-        """Parse one line; after a lack of memory or a defect parse its head, so that it gets a FAILURE."""
+        """Parse one line; if that fails for a defect or lack of memory, parse its head only, for a FAILURE."""
         try:
             return self._parse(line)
         except Exception as error:
@@ -299,7 +299,7 @@ class Serving(ABC, Generic[RequestT]):
         return problem
 
     async def _may_ask_opennebula(self) -> bool:
-        """Return True when there are credentials for the local OpenNebula; without them its modules stay unloaded."""
+        """True when there are credentials for the local OpenNebula; else the modules for it are not imported."""
         from one_provider_mad.errors import SettingsError
         from one_provider_mad.xmlrpc.session import read_session
 

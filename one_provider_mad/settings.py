@@ -1,4 +1,4 @@
-"""The configuration: its place, its settings, and the messages for a wrong one.
+"""The configuration file of a NAME: its place, its settings, and the messages about wrong ones.
 
 A file `<conf>/<NAME>.toml` holds the provider, the owner of its instances, and one table named after the provider.
 This module knows no provider: each one types its own table (providers/interface.py, ProviderFactory).
@@ -35,10 +35,10 @@ _OWNER = re.compile(r"[A-Za-z0-9_.:@-]{1,64}")
 _SECRET = re.compile(r"secret|passw|token|api_key|access_key|private_key|credential", re.IGNORECASE)
 
 TRY_AGAIN_SECONDS = 2.0
-"""Pause until new settings that could not be tested, as during an outage, are tried again."""
+"""Seconds until edited settings that could not be tested, as during an outage, are tried again."""
 
 _ONLY_AT_START = ("account", "region", "endpoint", "endpoint_url", "endpoints", "database")
-"""Keys of a provider's table that identify the cloud; they change only when the driver restarts."""
+"""Keys of a provider's table that identify the cloud; an edit of them is refused until the driver restarts."""
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -408,7 +408,7 @@ class SettingsSource:
         return self._latest
 
     def put_in_force(self, configuration: Configuration) -> None:
-        """Record a working configuration, to fall back to after a bad edit, and to compare its cloud with."""
+        """Record a configuration as working: it stays in force after a bad edit, and no edit may change its cloud."""
         self._in_force = configuration
         if configuration.path is not None:
             try:

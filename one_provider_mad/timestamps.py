@@ -1,4 +1,4 @@
-"""Timestamps whose difference survives changes of the wall clock."""
+"""Timestamps whose difference is right although the wall clock is set in between."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from one_provider_mad.domain import Value
 
 
 class Timestamp(Value, frozen=True, kw_only=True):
-    """A timestamp on two clocks.
+    """One time, on the wall clock and on the machine's steady clock.
 
     Attributes:
         at: seconds since the epoch on the wall clock: NTP or a person may set it, in either direction.

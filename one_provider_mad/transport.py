@@ -28,10 +28,10 @@ _ATOMIC = 4096
 """PIPE_BUF: a write of at most this size does not block on a pipe that poll(2) calls writable."""
 
 _LOG_BOUND = 2000
-"""Most LOG lines kept for a slow reader; the oldest are dropped first. Replies are kept without bound."""
+"""Most LOG lines that wait while oned does not read; beyond it the oldest is dropped. Replies are never dropped."""
 
 _AGAIN_SECONDS = 0.1
-"""Pause when there is no memory for a read; the input stays in the pipe."""
+"""Seconds until the next read after one for which there was no memory; the input stays in the pipe."""
 
 
 class Reader:
@@ -182,7 +182,7 @@ class Writer:
             self._write(data)
 
     def open(self) -> None:
-        """Start writing lines: until the first request no line may follow the answer to INIT (include/Driver.h)."""
+        """Write waiting and later lines: until the first request none may follow INIT's answer (include/Driver.h)."""
         if not self._is_open:
             self._is_open = True
             self._flush()
@@ -249,7 +249,7 @@ class Writer:
         self._handed.put(line)
 
     def _write_handed(self) -> None:
-        """Write lines from the loop until the process ends; runs in the thread."""
+        """Write the lines that the event loop hands over, until the process ends; runs in the thread."""
         while True:
             line = self._handed.get()
             self._write(line.data)

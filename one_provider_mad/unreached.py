@@ -13,7 +13,7 @@ from one_provider_mad.errors import NotReached, WrongEndpoint
 SERVICE_UNAVAILABLE = 503
 
 _NO_SUCH_NAME = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
-"""The resolver's answers for a missing name; with EAI_AGAIN no server answered it (getaddrinfo(3))."""
+"""Errors of getaddrinfo(3) for a name that does not exist; EAI_AGAIN is none, as no name server answered."""
 
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
@@ -22,7 +22,7 @@ _SAYS_SO = re.compile(
     rb"|no server is available|not (?:been )?(?:carried out|processed)",
     re.IGNORECASE,
 )
-"""Texts of EC2, HAProxy and others for a call that they do not forward."""
+"""Texts in the 503 of EC2, HAProxy and others for a call that they did not carry out or forward."""
 
 
 def unreached(error: BaseException, *, who: str, setting: str, was_reached: bool) -> NotReached | None:
@@ -62,7 +62,7 @@ def says_not_carried_out(status: int, body: bytes, *, retry_after: float | None)
 
 
 def _cause(error: BaseException) -> str:
-    """Return the reason without the address, and without class names unless there is nothing else."""
+    """Return the reason of a failed connection, without the address; a class name only where there is nothing else."""
     chain = list(_causes(error))
     if (name := type(error).__name__) == "InvalidURL":
         return "its URL is invalid"

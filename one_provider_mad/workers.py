@@ -12,8 +12,8 @@ class Workers(ThreadPoolExecutor):
     queued the work, which the next free thread then runs: the caller would give up work that is done all the same.
 
     Args:
-        most: most threads; None for Python's default.
-        name: prefix of their names.
+        most: number of threads at most; None for Python's default.
+        name: prefix of the threads' names.
 
     Raises:
         RuntimeError: not even the first thread can be started.

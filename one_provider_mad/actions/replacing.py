@@ -69,11 +69,11 @@ def _takes_place_of(newer: RequestJob, job: RequestJob) -> bool:
 
 def _sentence(job: RequestJob, newer: RequestJob, fate: Fate) -> str:
     old, new = job.accepted.action.value, newer.accepted.action.value
-    sentence = f"{new} was asked while {old} was open, and is answered for both"
+    sentence = f"{new} came while {old} was unanswered, and is answered for both"
     if fate is not Fate.AWAITED:
         return f"{sentence}; {old} is {fate.value}"
     if job.task is None:
-        return f"{sentence}, once {old} has had its turn"
+        return f"{sentence}, once {old} was carried out"
     return f"{sentence}, once {old} has ended, which waits for {job.accepted.waiting.reason}"
 
 

@@ -1,4 +1,4 @@
-"""Short reads of the journal by processes other than the action driver; they change nothing and block no writer."""
+"""Read the journal in processes other than the action driver, without changing it or blocking its writer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _Result = TypeVar("_Result")
 
 
 def read_fact(path: Path, name: str) -> str | None:
-    """Look up one fact without keeping the journal open; None when there is no journal or no such fact.
+    """Return one fact, opening the journal for this read only; None when there is no journal or no such fact.
 
     Raises:
         JournalError: there is a journal and it cannot be read.
@@ -37,7 +37,7 @@ def read_fact(path: Path, name: str) -> str | None:
 
 
 def read_debts(path: Path) -> list[Debt]:
-    """Return every open debt, reading without keeping the journal open; none without a journal.
+    """Return every open debt, opening the journal for this read only; none when there is no journal.
 
     Raises:
         JournalError: there is a journal and it cannot be read.
@@ -46,7 +46,7 @@ def read_debts(path: Path) -> list[Debt]:
 
 
 def read_open_requests(path: Path) -> list[OpenRequest]:
-    """Return the unanswered requests, oldest first, without keeping the journal open; none without a journal.
+    """Return the unanswered requests, oldest first, opening the journal for this read only; none without a journal.
 
     Raises:
         JournalError: there is a journal and it cannot be read.
@@ -55,7 +55,7 @@ def read_open_requests(path: Path) -> list[OpenRequest]:
 
 
 def read_writers(path: Path) -> list[Writer]:
-    """Return every known writer of the journal without keeping it open; none without a journal.
+    """Return every process that has written the journal, opening it for this read only; none without a journal.
 
     Raises:
         JournalError: there is a journal and it cannot be read.
@@ -64,7 +64,7 @@ def read_writers(path: Path) -> list[Writer]:
 
 
 def read_attempts(path: Path) -> list[Attempt]:
-    """Return every attempt without keeping the journal open; none without a journal.
+    """Return every attempt, opening the journal for this read only; none without a journal.
 
     Raises:
         JournalError: there is a journal and it cannot be read.
@@ -96,7 +96,7 @@ def read_outline(path: Path, *, since: float) -> Outline:
 
 
 def _look(path: Path, query: Callable[[sqlite3.Connection], _Result]) -> _Result | None:
-    """Run a query on the file at the path; None when there is no file.
+    """Run a query on the journal at the path, and close it; None when there is no file.
 
     The file is opened for writing where possible: after a crash SQLite must roll back half a commit before it reads.
     """

@@ -36,16 +36,16 @@ class Attempt(Value, frozen=True, kw_only=True):
     """One attempt to create an instance.
 
     Attributes:
-        token: idempotency token, a hash of identity and number.
-        identity: the VM, and its life, that the instance is for.
+        token: create token (idempotency token): a hash of identity and number.
+        identity: owner, VM ID, STIME and SEQ of the VM that the instance is for.
         number: 1 for the first attempt of this identity.
-        parameters: the exact parameters of the call.
+        parameters: the exact parameters of the create call.
         state: its progress.
         deploy_id: the id that the cloud answered, "" until then.
-        sent_at: time of the last sending, seconds since the epoch.
-        answered_at: time of the cloud's answer, or of giving up on it; 0 until then. The grace counts from here.
-        detail: why it was refused or is gone.
-        latest: the later of the two, also on the steady clock; None when only the wall clock's time is known.
+        sent_at: time at which the create was last sent, seconds since the epoch.
+        answered_at: time of the cloud's answer, or of giving up on it; 0 until then. The grace counts from this time.
+        detail: reason for the states REFUSED and GONE, for a person.
+        latest: the later of `sent_at` and `answered_at`, also on the steady clock; None when that time is not known.
         asked: the VM's requested attributes, as a resume compares them; "" in an attempt read from the file, which does
             not change the recorded ones when it is saved.
     """
@@ -77,11 +77,11 @@ class Attempt(Value, frozen=True, kw_only=True):
         )
 
     def sent(self, now: Timestamp) -> Attempt:
-        """Return the attempt, sent at this time."""
+        """Return a copy of the attempt as sent at this time."""
         return msgspec.structs.replace(self, sent_at=now.at, latest=now)
 
     def answered(self, now: Timestamp) -> Attempt:
-        """Return the attempt, answered or given up on at this time."""
+        """Return a copy of the attempt as answered, or given up on, at this time."""
         return msgspec.structs.replace(self, answered_at=now.at, latest=now)
 
     def age(self, now: Timestamp) -> float:
@@ -90,7 +90,7 @@ class Attempt(Value, frozen=True, kw_only=True):
 
 
 ORPHAN = "orphan ("
-"""Prefix of the reason of a debt that the orphan check recorded, without a request of OpenNebula's."""
+"""Prefix of the reason in a debt that the search for orphans recorded, that is, without a request of OpenNebula's."""
 
 
 class Debt(Value, frozen=True, kw_only=True):
@@ -100,9 +100,9 @@ class Debt(Value, frozen=True, kw_only=True):
         id: number of the debt.
         deploy_id: the instance, "" when only its identity is known.
         token: token of the attempt that created it, "" when none is known.
-        identity: the VM, and its life, that it was created for.
+        identity: owner, VM ID, STIME and SEQ of the VM that the instance was created for.
         reason: why it must be terminated.
-        since: seconds since the epoch.
+        since: time at which it was recorded, seconds since the epoch.
         tries: number of failed tries to terminate it.
         last_error: error of the last try.
     """
@@ -118,7 +118,7 @@ class Debt(Value, frozen=True, kw_only=True):
 
     @property
     def is_orphan(self) -> bool:
-        """Return True for a debt of the orphan check; its instance must still be an orphan when it is terminated."""
+        """True for a debt by the search for orphans: its instance is terminated only if it still is an orphan."""
         return self.reason.startswith(ORPHAN)
 
 
@@ -127,11 +127,11 @@ class OpenRequest(Value, frozen=True, kw_only=True):
 
     Attributes:
         id: number of the record.
-        action: the action's word; DRIVER_CANCEL for a cancelled action that has not ended.
+        action: the action's word; DRIVER_CANCEL for an action that was cancelled and has not ended.
         vm_id: the VM's number.
         dialect: OpenNebula's, when it sent the request.
-        payload: base64 as it came; b"" where the request need not be carried out again.
-        opened_at: seconds since the epoch.
+        payload: base64 as in oned's line; b"" where the request need not be carried out again.
+        opened_at: time of its arrival, seconds since the epoch.
         writer: the process that accepted it.
         takers: number of processes that have taken it over.
     """
@@ -161,12 +161,12 @@ class Writer(Value, frozen=True, kw_only=True):
 
 
 class Answered(Value, frozen=True, kw_only=True):
-    """The last answered action of a VM.
+    """The latest action of a VM that was answered.
 
     Attributes:
-        action: its word.
+        action: the action's word.
         at: time of the answer, seconds since the epoch.
-        has_ended: the action succeeded in destroying the VM's instance, so its absence is expected.
+        has_ended: the action has terminated the VM's instance, so that a listing may lack it.
     """
 
     action: str
@@ -181,7 +181,7 @@ class Refusal(Value, frozen=True, kw_only=True):
         at: time of the refusal, seconds since the epoch.
         text: the cloud's message.
         vm_id: the VM of the create.
-        is_limit: a limit of the account was reached; else the cloud lacked capacity at that time.
+        is_limit: the create exceeded a limit of the account; else the cloud lacked capacity.
         is_general: the limit holds for every VM of this cloud.
     """
 
@@ -193,15 +193,14 @@ class Refusal(Value, frozen=True, kw_only=True):
 
 
 class Outline(Value, frozen=True, kw_only=True):
-    """The action driver's current work, for the reports on its instances.
+    """The action driver's current work, by which the information driver judges what a listing shows.
 
     Attributes:
         unanswered: VMs with unanswered requests, by the process that took them.
-        answered: the last action of each VM that was answered within the last hour; actions answered at once may be
-            missing.
+        answered: the latest action of each VM answered within the last hour; those answered at once may be absent.
         attempts: attempts that are open or have created an instance, sent or answered since the given time.
         parked: instances that are stopped for an undeploy or a stop.
-        owed: instances of debts; "" among them for a debt without an id.
+        owed: ids of the instances that must be terminated for debts; "" for a debt without an id.
         refusal: the latest create refused for lack of capacity or because of a limit, None for none.
     """
 

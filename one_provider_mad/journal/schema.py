@@ -60,10 +60,10 @@ in `asked`, and the time when that VM's instances were destroyed, 0 until then.
 
 
 class _Step(NamedTuple):
-    """The upgrade of a file to this version from the one before.
+    """The upgrade of a journal's file from one version to the next.
 
     Attributes:
-        version: the version after it.
+        version: the file's version after the upgrade.
         upgrade: SQL that changes the file.
         view: SQL that lets a reader use a file of an earlier version as if it had this one; TEMP tables and views
             are the connection's own, and come before the file's.
@@ -137,7 +137,7 @@ _STEPS = (
             is_refused INTEGER NOT NULL)
         """,
     ),
-    _Step(8, ""),  # it added a trigger against writes of releases before version 6, which refuse version 10
+    _Step(8, ""),  # added a trigger against writes of releases before version 6, which refuse version 10
     _Step(
         9,
         "CREATE TABLE IF NOT EXISTS asked (key TEXT PRIMARY KEY, is_token INTEGER NOT NULL, asked TEXT NOT NULL)",
@@ -175,7 +175,7 @@ def check_version(db: sqlite3.Connection) -> int:
 
 
 def _recognised(db: sqlite3.Connection) -> int:
-    """Return which of the versions 1 to 9, which all say 1, a file has."""
+    """Return a file's version from 1 to 9 by its tables, since `user_version` is 1 in all of these."""
     names = {row[0] for row in db.execute("SELECT name FROM sqlite_master").fetchall()}
     marks = (
         "takers" in _columns(db, "requests"),
@@ -220,9 +220,9 @@ def show_as_latest(db: sqlite3.Connection) -> bool:
 
 
 def make_shrinkable(db: sqlite3.Connection) -> None:
-    """Let a file give free pages back step by step; before `prepare`, outside a transaction.
+    """Set a file to `auto_vacuum`, so that `shrink` works; called before `prepare`, outside a transaction.
 
-    Files of versions up to 9 are rewritten for it, once. Without the space (a full disk), the next start tries again.
+    That rewrites a file of a version up to 9, once. On a full disk the file stays as it is, until the next start.
     """
     version = check_version(db)
     if db.execute("PRAGMA auto_vacuum").fetchone()[0] == 0:

@@ -36,7 +36,7 @@ Row = tuple[Any, ...]
 
 
 CALLED_OFF = "DRIVER_CANCEL"
-"""Action word of a request once it is cancelled."""
+"""Action in the record of a request that DRIVER_CANCEL has cancelled and that has not ended yet."""
 
 
 REFUSAL = "refusal"
@@ -44,12 +44,12 @@ REFUSAL = "refusal"
 
 
 _ANSWERED_SECONDS = 3600.0
-"""How long the last answered action of a VM counts and is kept: longer than any listing takes."""
+"""Seconds for which the latest answered action of each VM is kept, and then deleted: longer than any listing takes."""
 
 
 _FINISHED_SECONDS = 30 * 86400.0
-"""How long records of finished attempts and of destroyed instances are kept: longer than any cloud remembers an
-idempotency token, or lists a terminated instance."""
+"""Seconds for which records of finished attempts and terminated instances are kept, and then deleted: longer than any
+cloud remembers a create token, or lists a terminated instance."""
 
 
 _FINISHED = "state IN ('gone', 'refused')"
@@ -57,7 +57,7 @@ _FINISHED = "state IN ('gone', 'refused')"
 
 
 _SPARE_PAGES = 64
-"""Pages that stay free in any file."""
+"""Fewest free pages that `shrink` leaves in a file."""
 
 
 def packed(payload: bytes | memoryview) -> bytes:
@@ -66,12 +66,12 @@ def packed(payload: bytes | memoryview) -> bytes:
 
 
 def storable(text: str) -> str:
-    """Return a cloud's text without known secrets and lone surrogates, which SQLite refuses."""
+    """Return a text of the cloud's for the journal: secrets masked, without lone surrogates, which SQLite refuses."""
     return masked(text).encode(errors="replace").decode()
 
 
 def sign_in(db: sqlite3.Connection, me: Process, parent: Process, now: float) -> None:
-    """Record this process as a writer, with the process that started it."""
+    """Record that this process writes the journal, and which process has started it."""
     row = (me.pid, me.start, parent.pid, parent.start, now)
     db.execute("INSERT OR REPLACE INTO writers VALUES (?, ?, ?, ?, ?)", row)
 
@@ -129,18 +129,18 @@ def shrink(db: sqlite3.Connection, *, seconds: float) -> bool:
 
 
 def show_life(db: sqlite3.Connection, me: Process, now: float) -> None:
-    """Record a sign of life of this writer."""
+    """Record that this process is alive now."""
     db.execute("UPDATE writers SET seen_at = ? WHERE pid = ? AND start = ?", (now, me.pid, me.start))
 
 
 def forget_writer(db: sqlite3.Connection, process: Process) -> None:
-    """Delete a writer and its unanswered requests."""
+    """Delete the records of a dead process and of its unanswered requests."""
     db.execute("DELETE FROM requests WHERE pid = ? AND start = ?", (process.pid, process.start))
     db.execute("DELETE FROM writers WHERE pid = ? AND start = ?", (process.pid, process.start))
 
 
 def select_writers(db: sqlite3.Connection) -> list[Writer]:
-    """Return every recorded writer."""
+    """Return every process recorded as a writer."""
     rows = db.execute("SELECT pid, start, parent_pid, parent_start, seen_at FROM writers").fetchall()
     return [
         Writer(
@@ -176,7 +176,7 @@ def write_requests(
     if closed:
         these = "FROM requests WHERE id IN (SELECT value FROM json_each(?))"
         numbers = json.dumps(closed)
-        # A sweep that is listing instances at this time must learn that its listing is outdated for these VMs.
+        # The information driver, listing instances now, must see that its listing is outdated for these VMs.
         has_ended = "id IN (SELECT value FROM json_each(?))"
         if ended:
             vms = f"SELECT vm_id FROM requests WHERE {has_ended}"  # noqa: S608 - only marks
@@ -237,13 +237,13 @@ def _refusal(db: sqlite3.Connection) -> Refusal | None:
 
 
 def select_import(db: sqlite3.Connection, deploy_id: DeployId) -> tuple[VmId, int] | None:
-    """Return number and STIME of the VM that imported this untagged instance; None when none has."""
+    """Return ID and STIME of the VM that has imported this untagged instance; None when none has."""
     row = db.execute("SELECT vm_id, stime FROM imported WHERE deploy_id = ?", (deploy_id,)).fetchone()
     return None if row is None else (VmId(row[0]), int(row[1]))
 
 
 def claim_import(db: sqlite3.Connection, deploy_id: DeployId, vm_id: VmId, stime: int) -> tuple[VmId, int]:
-    """Claim an untagged instance for a VM unless another has it; return number and STIME of its VM."""
+    """Record an untagged instance as this VM's import, unless it is another's; return ID and STIME of its VM."""
     claimed = db.execute("INSERT OR IGNORE INTO imported VALUES (?, ?, ?)", (deploy_id, vm_id, stime)).rowcount
     if claimed:
         _note_instance(db, deploy_id, vm_id)
@@ -251,7 +251,7 @@ def claim_import(db: sqlite3.Connection, deploy_id: DeployId, vm_id: VmId, stime
 
 
 def note_asked(db: sqlite3.Connection, deploy_id: DeployId, vm_id: VmId, asked: str) -> None:
-    """Write the requested attributes that a VM's instance now has."""
+    """Write the specification that a VM's instance now has (actions/instance_spec.py)."""
     db.execute("INSERT OR REPLACE INTO asked VALUES (?, 0, ?)", (deploy_id, asked))
     _note_instance(db, deploy_id, vm_id)
 
@@ -261,7 +261,7 @@ def _note_instance(db: sqlite3.Connection, deploy_id: DeployId, vm_id: VmId) -> 
 
 
 def select_asked(db: sqlite3.Connection, deploy_id: DeployId, owner: str, vm_id: VmId) -> str | None:
-    """Return an instance's requested attributes: by its id, or, before any change, by its attempt's token."""
+    """Return an instance's specification: written under its id, or, before any change, under its attempt's token."""
     of_attempt = "SELECT token FROM attempts WHERE owner = :owner AND vm_id = :vm_id AND deploy_id = :deploy_id"
     row = db.execute(
         "SELECT asked FROM asked WHERE (NOT is_token AND key = :deploy_id)"  # noqa: S608 - nothing from outside
@@ -272,7 +272,7 @@ def select_asked(db: sqlite3.Connection, deploy_id: DeployId, owner: str, vm_id:
 
 
 def select_attempts_of_vm(db: sqlite3.Connection, owner: str, vm_id: VmId) -> list[Attempt]:
-    """Return every attempt for this VM number, oldest first, with its timestamp."""
+    """Return every attempt for this VM ID, oldest first, with its timestamp on the steady clock."""
     values = {"owner": owner, "vm_id": vm_id}
     found = select_attempts(db, "owner = :owner AND vm_id = :vm_id", values)
     rows = db.execute(
@@ -312,7 +312,7 @@ def _attempt(row: Row) -> Attempt:
 
 
 def save_attempt(db: sqlite3.Connection, attempt: Attempt) -> None:
-    """Write an attempt, with its timestamp and the VM's requested attributes."""
+    """Write an attempt, with its timestamp on the steady clock and its instance's specification."""
     who = attempt.identity
     db.execute(
         "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -349,14 +349,14 @@ def select_debts(db: sqlite3.Connection) -> list[Debt]:
 
 
 def add_debt(db: sqlite3.Connection, debt: Debt) -> None:
-    """Write a debt; one that exists already takes the later SEQ and time of the two."""
+    """Write a debt; where it exists already, its record gets the later SEQ and time of both."""
     who, reason = debt.identity, storable(debt.reason)
     db.execute(
         "INSERT INTO debts"
         " (deploy_id, token, owner, vm_id, stime, seq, host_id, reason, since, tries, last_error)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, '')"
         " ON CONFLICT DO UPDATE SET seq = max(seq, excluded.seq), since = max(since, excluded.since),"
-        # A request's debt takes the place of an orphan's, since only an orphan's debt may be withdrawn.
+        # The reason of a request's debt replaces an orphan's, since only an orphan's debt may be deleted unpaid.
         " reason = CASE WHEN substr(reason, 1, ?) = ? THEN excluded.reason ELSE reason END",
         (
             debt.deploy_id,

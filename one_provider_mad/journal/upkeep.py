@@ -14,7 +14,7 @@ from one_provider_mad.journal.schema import PRAGMAS, check_version
 
 
 def forget_fact(path: Path, name: str) -> str | None:
-    """Remove one fact, also beside a running writer, and return its value; None when there was none.
+    """Delete one fact, also while a driver writes the journal; return its value, None when there was none.
 
     Raises:
         JournalError: the journal cannot be written.
@@ -36,10 +36,10 @@ def forget_fact(path: Path, name: str) -> str | None:
 
 
 def try_to_write(path: Path) -> None:
-    """Write to the journal and undo it, also beside a running writer; without a journal, write to its directory.
+    """Check that a driver can write the journal, or its directory while there is none; nothing written stays.
 
     Raises:
-        JournalError: a driver could not write the journal.
+        JournalError: a driver could not write it.
     """
     try:
         directory = next(each for each in path.absolute().parents if each.exists())
@@ -54,7 +54,7 @@ def try_to_write(path: Path) -> None:
 
 
 _FILLER = "-" * 16_384
-"""Larger than the free space in the pages of a small journal: the file has to grow."""
+"""Text for the trial: it is larger than the free pages of a small journal, so that the file has to grow."""
 
 
 def _write_and_forget(path: Path) -> None:

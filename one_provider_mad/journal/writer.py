@@ -1,7 +1,7 @@
 """The action driver's journal, open for writing: unanswered requests, attempts, debts and parked instances.
 
-Creates and destroys are on disk before the call is sent to the cloud; other requests are written in the background, or
-not at all when they are answered before their turn to be written comes.
+An attempt is on disk before its create is sent to the cloud. Requests are written in the background, or not at all when
+they are answered before their turn to be written comes.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.timestamps import Timestamp
 
 _LARGE_PAYLOAD = 128 * 1024
-"""Bytes above which the writing thread compresses a payload: compressing 12 MB takes half a second."""
+"""Bytes above which a payload is compressed in the writing thread, not on the event loop: 12 MB take half a second."""
 
 
 _AGAIN_SECONDS = 5.0
-"""Pause after a failed write, such as on a full disk."""
+"""Seconds after a failed write (a full disk) before the pending records are written again."""
 
 
 _PRUNED_EVERY = 3600.0
@@ -60,25 +60,25 @@ _PRUNED_EVERY = 3600.0
 
 
 _ROWS = 100
-"""How many records of each kind one step of pruning deletes at most."""
+"""Most records of each kind that one step of pruning deletes."""
 
 
 _SHRINK_SECONDS = 0.01
-"""How long one step of shrinking the file works."""
+"""Seconds that one step of shrinking the file takes."""
 
 
 _PAUSE = 0.2
-"""Seconds between two steps, for other writes."""
+"""Seconds between two steps of pruning or shrinking, in which other writes have their turn."""
 
 
 class Journal:
-    """The journal of one NAME, open for writing. Any method may raise JournalError.
+    """The journal of one configuration NAME, open for writing. Any method may raise JournalError.
 
     Args:
         path: the file.
         clock: seconds since the epoch.
-        on_lost: called with a sentence when a background write fails.
-        on_moved: called with a sentence when the file was removed or replaced; it says which file is used from then on.
+        on_lost: called with a message when a background write fails.
+        on_moved: called with a message when the file was removed or replaced, which says the file used from then on.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Journal:
         await self._database.close()
 
     async def keep_small(self) -> None:
-        """Prune now and every hour, for ever; after a failure (a full disk) the next hour tries again."""
+        """Prune now and every hour, for as long as the driver runs; after a failure (a full disk) again in an hour."""
         while True:
             with suppress(JournalError):
                 await self.prune()
@@ -168,7 +168,7 @@ class Journal:
         return number
 
     def close_request(self, number: int, *, has_ended: bool = False) -> None:
-        """Remove an answered or cancelled request; `has_ended`: it has destroyed its VM's instance."""
+        """Remove an answered or cancelled request; `has_ended`: the request has terminated its VM's instance."""
         if self._unwritten.pop(number, None) is None:
             self._closed.append(number)
             if has_ended:
@@ -176,14 +176,14 @@ class Journal:
             self._flush_soon()
 
     async def recorded(self, number: int) -> None:
-        """Return once this record is written, though perhaps not synced. It survives a crash of this process."""
+        """Return once a request's record survives a crash of this process: it is written, though perhaps not synced."""
         while number in self._unwritten or number in self._writing:
             if self._flush is None:
                 raise JournalError(f"the request is not in the journal, which cannot be written now ({self.path})")
             await asyncio.wait([self._flush])
 
     def call_off_request(self, number: int) -> None:
-        """Mark a request as cancelled by DRIVER_CANCEL: it gets no answer, though its work has not ended."""
+        """Mark a request as cancelled by DRIVER_CANCEL, for the time until its action has ended: it gets no answer."""
         if number in self._unwritten:
             row = list(self._unwritten[number])
             row[2] = CALLED_OFF
@@ -193,7 +193,7 @@ class Journal:
             self._flush_soon()
 
     def _flush_soon(self) -> None:
-        """Write the pending records, unless a write is under way: then its end starts the next one."""
+        """Begin to write the pending records; while a write is under way, they are written once it has ended."""
         if self._flush is not None or not (self._unwritten or self._closed or self._called_off):
             return
         rows = self._writing = self._unwritten
@@ -224,7 +224,7 @@ class Journal:
         self._flush_soon()
 
     def _put_back(self, rows: dict[int, Row], called_off: list[int], closed: list[int], error: BaseException) -> None:
-        """Queue records again after a failed write, so that answered requests leave the journal in the end."""
+        """Queue the records and removals of a failed write again, so that no answered request stays in the journal."""
         if not self._is_failing:
             self._is_failing = True
             self._on_lost(str(error))
@@ -235,7 +235,7 @@ class Journal:
         asyncio.get_running_loop().call_later(_AGAIN_SECONDS, self._flush_soon)
 
     async def sync(self) -> None:
-        """Put everything recorded so far on disk."""
+        """Return once every record so far is on disk."""
         for _ in range(2):  # the write under way, and then the records that came since
             self._flush_soon()
             if self._flush is not None:
@@ -248,26 +248,26 @@ class Journal:
         return await self._database.read(select_open_requests)
 
     async def take_request(self, number: int, *, takers: int = 1) -> None:
-        """Take over a dead writer's unanswered request; `takers` is added to its number of takers."""
+        """Make this process the writer of a dead one's unanswered request; `takers` is added to its count of takers."""
         query = "UPDATE requests SET pid = ?, start = ?, takers = takers + ? WHERE id = ?"
         await self._database.write(lambda db: db.execute(query, (self._me.pid, self._me.start, takers, number)))
 
     async def writers(self) -> list[Writer]:
-        """Return every recorded writer."""
+        """Return every process recorded as a writer."""
         return await self._database.read(select_writers)
 
     async def show_life(self) -> None:
-        """Record that this writer is alive."""
+        """Record that this process is alive now."""
         await self._database.write(lambda db: show_life(db, self._me, self._clock()))
 
     async def forget_writer(self, process: Process) -> None:
-        """Forget a dead writer and its unanswered requests."""
+        """Delete the records of a dead process and of its unanswered requests."""
         await self._database.write(lambda db: forget_writer(db, process))
 
     # Attempts
 
     async def attempts(self, *, owner: str, vm_id: VmId) -> list[Attempt]:
-        """Return every attempt for this VM number, oldest first."""
+        """Return every attempt for this VM ID, oldest first."""
         return await self._database.read(lambda db: select_attempts_of_vm(db, owner, vm_id))
 
     async def save_attempt(self, attempt: Attempt) -> None:
@@ -275,7 +275,7 @@ class Journal:
         await self._database.write(lambda db: save_attempt(db, attempt))
 
     async def note_refusal(self, refusal: Refusal) -> None:
-        """Record the latest refused create, for the reports on hosts."""
+        """Record the latest refused create, by which the information driver reports the host's free capacity."""
         kept = msgspec.structs.replace(refusal, text=storable(refusal.text))
         await self.set_fact(REFUSAL, msgspec.json.encode(kept).decode())
 
@@ -286,7 +286,7 @@ class Journal:
         return await self._database.read(select_debts)
 
     async def add_debt(self, debt: Debt) -> None:
-        """Record a debt; one that exists already takes the later SEQ and time of the two."""
+        """Record a debt; where it exists already, its record gets the later SEQ and time of both."""
         await self._database.write(lambda db: add_debt(db, debt))
         self.has_new_debt.set()
 
@@ -299,7 +299,7 @@ class Journal:
         )
 
     async def pay_debt(self, debt: Debt) -> None:
-        """Delete a debt whose instance was seen terminated, or is certainly gone."""
+        """Delete a debt whose instance is terminated, or certainly not in the cloud any more."""
         await self._database.write(lambda db: db.execute("DELETE FROM debts WHERE id = ?", (debt.id,)))
 
     # Instances
@@ -311,7 +311,7 @@ class Journal:
         )
 
     async def unpark(self, deploy_id: DeployId) -> None:
-        """Clear the mark of an instance that is on a host again, or gone."""
+        """Remove the mark of `park` from an instance that is on a host again, or terminated."""
         await self._database.write(lambda db: db.execute("DELETE FROM parked WHERE deploy_id = ?", (deploy_id,)))
 
     async def parked(self) -> set[DeployId]:
@@ -325,57 +325,57 @@ class Journal:
         return {DeployId(deploy_id): (VmId(vm_id), since) for deploy_id, vm_id, since in rows}
 
     async def soft_end(self, deploy_id: DeployId) -> tuple[Timestamp, bool] | None:
-        """Return the time of the guest's first shutdown request, and whether it was ignored; None for none."""
+        """Return when the guest was first asked to shut down, and whether it ignored that; None if never asked."""
         select = "SELECT at, steady, boot, is_refused FROM soft_ends WHERE deploy_id = ?"
         row = await self._database.read(lambda db: db.execute(select, (deploy_id,)).fetchone())
         return (Timestamp(at=row[0], steady=row[1], boot=row[2]), bool(row[3])) if row else None
 
     async def note_soft_end(self, deploy_id: DeployId, now: Timestamp) -> None:
-        """Record a shutdown request to the guest; the first one counts."""
+        """Record that the instance's guest is asked to shut down; an earlier record stays."""
         row = (deploy_id, now.at, now.steady, now.boot)
         await self._database.write(lambda db: db.execute("INSERT OR IGNORE INTO soft_ends VALUES (?, ?, ?, ?, 0)", row))
 
     async def refuse_soft_end(self, deploy_id: DeployId) -> None:
-        """Record that the guest ignored the shutdown request and runs on."""
+        """Record that the instance's guest was asked to shut down, and has ignored it."""
         await self._database.write(
             lambda db: db.execute("UPDATE soft_ends SET is_refused = 1 WHERE deploy_id = ?", (deploy_id,))
         )
 
     async def record_import(self, deploy_id: DeployId, *, vm_id: VmId, stime: int) -> tuple[VmId, int]:
-        """Claim an untagged instance for this VM unless another has it; return number and STIME of its VM.
+        """Record an untagged instance as this VM's import, unless it is another's; return ID and STIME of its VM.
 
-        Of two VMs that ask at once one gets it. The claim is on disk when this returns.
+        Of VMs that call at the same time one gets the instance. The record is on disk when this returns.
         """
         return await self._database.write(lambda db: claim_import(db, deploy_id, vm_id, stime))
 
     async def forget_import(self, deploy_id: DeployId, *, vm_id: VmId, stime: int) -> None:
-        """Withdraw this VM's claim to an untagged instance that it certainly did not get."""
+        """Delete the record of an import whose tags were certainly not written."""
         query = "DELETE FROM imported WHERE deploy_id = ? AND vm_id = ? AND stime = ?"
         await self._database.write(lambda db: db.execute(query, (deploy_id, vm_id, stime)))
 
     async def imported_for(self, deploy_id: DeployId) -> tuple[VmId, int] | None:
-        """Return number and STIME of the VM that imported this untagged instance; None when none has."""
+        """Return ID and STIME of the VM that has imported this untagged instance; None when none has."""
         return await self._database.read(lambda db: select_import(db, deploy_id))
 
-    # Requested attributes
+    # Specifications of instances
 
     async def asked(self, deploy_id: DeployId, *, owner: str, vm_id: VmId) -> str | None:
-        """Return the requested attributes that this VM's instance has; None when they are not known."""
+        """Return the specification of this VM's instance (actions/instance_spec.py); None when there is none."""
         return await self._database.read(lambda db: select_asked(db, deploy_id, owner, vm_id))
 
     async def note_asked(self, deploy_id: DeployId, asked: str, *, vm_id: VmId) -> None:
-        """Record the requested attributes that this VM's instance now has; they are on disk when this returns."""
+        """Record the specification that this VM's instance now has; it is on disk when this returns."""
         await self._database.write(lambda db: note_asked(db, deploy_id, vm_id, asked))
 
     # Facts
 
     async def fact(self, name: str) -> str | None:
-        """Return one fact, such as the account; None when it is not recorded."""
+        """Return the text recorded under a name, such as the account's; None when there is none."""
         row = await self._database.read(
             lambda db: db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         )
         return None if row is None else str(row[0])
 
     async def set_fact(self, name: str, value: str) -> None:
-        """Record one fact."""
+        """Record a text under a name."""
         await self._database.write(lambda db: db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value)))

@@ -22,14 +22,14 @@ _ALL_USERS, _NOT_DONE = -2, -1
 _PAGE_SIZE = 1000
 
 _AT_ONCE = 4
-"""VMs read at the same time: few, to spare oned."""
+"""Most VMs that are read from oned at the same time; further ones wait."""
 
 
 class LocalOpenNebula:
     """Client of the local OpenNebula, which runs this driver.
 
     Args:
-        environ: ONE_XMLRPC and ONE_AUTH, as OpenNebula's own tools take them, and ONE_LOCATION.
+        environ: the environment, with ONE_XMLRPC, ONE_AUTH and ONE_LOCATION as OpenNebula's own tools read them.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -38,9 +38,9 @@ class LocalOpenNebula:
         self._opened: Client | None = None
 
     async def open(self) -> None:
-        """Read the credentials. Raises SettingsError without usable credentials or URL."""
+        """Read ONE_AUTH and ONE_XMLRPC. Raises SettingsError when the login token or the URL cannot be used."""
         endpoint = await asyncio.to_thread(local_endpoint, self._environ)
-        await asyncio.to_thread(self._read_session)  # first: without credentials a large import is saved
+        await asyncio.to_thread(self._read_session)  # before the large import below
         connection = Connection(endpoints=(endpoint.url,), address_setting=endpoint.setting)
         self._opened = Client(connection, read_session=self._read_session)
         await self._opened.open()
@@ -56,21 +56,21 @@ class LocalOpenNebula:
             await self._opened.close()
 
     async def may_act(self) -> bool:
-        """True when this front-end has no peers, or leads them. Raises ProviderError when it cannot be asked."""
+        """True when this front-end has no peers, or leads them. Raises ProviderError when oned does not answer."""
         try:
             return (await self._client.raft_status()).state.may_act
         except NotSupported:
             return True  # up to 5.2 there is no such method, and no peers
 
     async def release(self) -> tuple[int, ...]:
-        """Return the release of OpenNebula, (6, 10, 0). Raises ProviderError."""
+        """Return the release of OpenNebula as numbers, such as (6, 10, 0). Raises ProviderError."""
         answer = await self._client.call("one.system.version")
         if not (release := release_of(answer)):
             raise ProviderUnavailable(f"OpenNebula calls its release {str(answer)[:20]!r}")
         return release
 
     async def living(self) -> Mapping[VmId, VmDocument]:
-        """Return every VM that is not DONE, by ID. Raises ProviderError rather than return a part of them."""
+        """Return every VM that is not DONE, by ID. An incomplete answer raises ProviderError."""
         rows = await read_pool(
             self._client,
             "one.vmpool.info",
@@ -82,7 +82,7 @@ class LocalOpenNebula:
         return {row.vm_id: row for row in rows.values()}
 
     async def documents(self, vm_ids: Collection[VmId]) -> Mapping[VmId, VmDocument | None]:
-        """Return these VMs, DONE ones too: None for an ID never used, no entry where OpenNebula did not answer."""
+        """Return these VMs by ID, also DONE ones: None for an ID never used, no entry where oned did not answer."""
         turn = asyncio.Semaphore(_AT_ONCE)
         found: dict[VmId, VmDocument | None] = {}
 
@@ -108,7 +108,7 @@ class LocalOpenNebula:
 
 
 def read_document(element: Element) -> VmDocument:
-    """Read a `<VM>`. Raises ProviderUnavailable when a required element is missing."""
+    """Parse a `<VM>` element. Raises ProviderUnavailable when a required element is missing."""
     history = list(elements_at(element, "HISTORY_RECORDS/HISTORY"))
     return VmDocument(
         vm_id=VmId(number_at(element, "ID")),
@@ -123,7 +123,7 @@ def read_document(element: Element) -> VmDocument:
 
 
 def number_at(element: Element, name: str) -> int:
-    """Return a number of a `<VM>`. Raises ProviderUnavailable without one."""
+    """Return the number in a child of a `<VM>` element. Raises ProviderUnavailable when there is none."""
     number = whole_number(text_of(element.find(name)).strip())
     if number is None:
         raise ProviderUnavailable(f"a VM of the local OpenNebula has no {name}")

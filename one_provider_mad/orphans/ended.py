@@ -1,4 +1,4 @@
-"""Log once, in the VM's log, that its instance ended outside OpenNebula, and how to recreate the VM."""
+"""Find VMs whose instances were terminated outside OpenNebula, and say in their logs how to recreate them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
 from one_provider_mad.orphans.verdicts import VmDocument
 
 _STATES = {8: "POWEROFF", 5: "SUSPENDED"}
-"""VM/STATE of those that some releases do not recreate (include/VirtualMachine.h, VmState)."""
+"""VM/STATE of the states from which some releases cannot recreate a VM (include/VirtualMachine.h, VmState)."""
 
 
 class EndedInstances:
-    """Remembers live instances, and ended ones that were logged; one object for the driver's life."""
+    """Remembers the instances seen alive, and the terminated ones that were logged, for the driver's life."""
 
     def __init__(self) -> None:
         self._alive: set[DeployId] = set()
@@ -23,10 +23,10 @@ class EndedInstances:
     async def not_yet_logged(
         self, cloud: Cloud, instances: Collection[Instance], living: Mapping[VmId, VmDocument]
     ) -> dict[VmId, Instance]:
-        """Return, by VM, the ended instance of each VM at rest whose log does not say so yet.
+        """Return, by VM, the terminated instance of each VM at rest for which `note_logged` was not called yet.
 
         Args:
-            cloud: looks up instances that a listing omits once they have ended.
+            cloud: looks up by id instances that the listing omits since they are terminated.
             instances: a complete listing.
             living: every VM that is not DONE.
 
@@ -48,7 +48,7 @@ class EndedInstances:
         }
 
     def note_logged(self, deploy_id: DeployId) -> None:
-        """Note that the VM's log reports the end of this instance."""
+        """Note that the termination of this instance was logged in its VM's log."""
         self._logged.add(deploy_id)
 
     def _remember(self, instances: Iterable[Instance], living: Iterable[VmDocument]) -> None:
@@ -63,7 +63,7 @@ def _is_of(instance: Instance, vm: VmDocument, *, owner: str) -> bool:
 
 
 def sentence_for(vm: VmDocument, instance: Instance, *, release: tuple[int, ...] | None) -> str:
-    """Return the sentence for the VM's log; `release` is OpenNebula's, None when unknown."""
+    """Return the message for the VM's log; `release` is OpenNebula's, None when unknown."""
     because = f" ({instance.reason})" if instance.reason else ""
     remedy = recreate_from(_STATES.get(vm.state, ""), release=release)
     return f"instance {instance.deploy_id} is {instance.raw_state} for good{because}: {remedy}"

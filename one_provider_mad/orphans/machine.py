@@ -1,7 +1,7 @@
-"""Identify this machine: a copied front-end, with its journal and configuration, is another machine.
+"""Identify the machine of the front-end, to notice a journal that was copied to another machine.
 
-A clone that is started beside the original, or a restored backup, has an OpenNebula of its own: a VM that is
-terminated there may be alive here.
+A cloned or restored front-end has an OpenNebula of its own: a VM that is DONE there may be alive in the original, so
+the copy must not terminate its instance.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from pathlib import Path
 from one_provider_mad.journal.writer import Journal
 
 MACHINE = "machine"
-"""Key of the journal's fact: the machine on which it is written."""
+"""Name of the journal's fact that holds the identity of the machine on which the journal was begun."""
 
 _MACHINE_IDS = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
-"""Made once at installation (systemd, machine-id(5)); a cloned disk has the same id, so it is not enough."""
+"""Files with the machine id (machine-id(5)); a cloned disk has the same id, so the hardware address is added to it."""
 
 _DEVICES = Path("/sys/class/net")
-"""Network devices; a software device has no `device` entry (Documentation/ABI/testing/sysfs-class-net)."""
+"""Network devices: the address is taken of one with a `device` entry, as software devices change (sysfs-class-net)."""
 
 _IS_MADE_UP = 1 << 40
-"""Bit that Python sets in a hardware address of its own making (uuid.getnode)."""
+"""Bit that is set in an address that uuid.getnode invented for lack of a real one: it changes at each start."""
 
 
 def machine() -> str:
-    """Return a short text that identifies this machine. Reads files: not for the event loop."""
+    """Return a short text that identifies this machine; it reads files, so call it in a thread."""
     parts = [socket.gethostname()]
     for path in _MACHINE_IDS:
         try:
@@ -42,9 +42,9 @@ def machine() -> str:
 
 
 def _hardware_address() -> str:
-    """Return the hardware address as twelve hexadecimal digits, "" without a permanent one.
+    """Return the hardware address of the first network card as twelve hexadecimal digits, "" without a permanent one.
 
-    Python returns the address of the first device that has an IPv4 address. While the network comes up, which is when
+    Not uuid.getnode's, which is of the first device that has an IPv4 address: while the network comes up, which is when
     a driver starts, that may be another device or none.
     """
     found: list[tuple[int, str]] = []
@@ -56,15 +56,15 @@ def _hardware_address() -> str:
                     found.append((int((each / "ifindex").read_text()), address))
     if found:
         return min(found)[1]
-    number = uuid.getnode()  # a container has software devices only
+    number = uuid.getnode()  # a container has no other devices
     return "" if number & _IS_MADE_UP else f"{number:012x}"
 
 
 async def note_machine(journal: Journal, here: str) -> bool:
-    """Record the machine that writes a journal, unless recorded; False when it is another machine.
+    """Record `here` as the machine of a journal without one; return False when another machine is recorded.
 
     Raises:
-        JournalError: it cannot be read or written.
+        JournalError: the journal cannot be read or written.
     """
     recorded = await journal.fact(MACHINE)
     if recorded is None:

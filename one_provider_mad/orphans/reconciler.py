@@ -1,4 +1,4 @@
-"""Compare the cloud with the local OpenNebula from time to time, as long as the action driver runs.
+"""Find orphans: compare the cloud with the local OpenNebula at the interval of `[orphans]`, in the action driver.
 
 Nothing is terminated here: an orphan becomes a debt, and debts are paid in the lane of their VM, after another check of
 the tags (actions/debts.py).
@@ -47,42 +47,42 @@ log = structlog.get_logger()
 __all__ = ["MACHINE", "ORPHANS", "OpenNebula", "Reconciler"]
 
 ORPHANS = "orphans"
-"""Key of the journal's fact: the findings of the latest check, as JSON."""
+"""Name of the journal's fact that holds the findings of the latest search for orphans, as JSON."""
 
 _MARK_SECONDS = 60.0
-"""Age at which a VM's document can contradict the mark of an undeploy: oned may not have read the reply yet."""
+"""Seconds after an instance was parked before its VM's document may unpark it: oned may not have read the reply yet."""
 
 _NO_HOST = -2
-"""Host ID for no host: -1 stands for a request without one."""
+"""Host ID that no VM has, for a VM on no host: -1 is the host ID in the identity of a request without one."""
 
 _PATIENCE = 4
-"""Failed checks in a row before a warning: OpenNebula starts after its drivers."""
+"""Failed searches in a row after which oned.log gets a warning: OpenNebula answers later than its drivers start."""
 
 
 class OpenNebula(Protocol):
-    """The local OpenNebula (orphans/documents.py)."""
+    """What the search asks the local OpenNebula (orphans/documents.py)."""
 
     async def open(self) -> None:
-        """Get ready. Raises SettingsError where there are no credentials."""
+        """Read the credentials. Raises SettingsError where there are none."""
 
     async def may_act(self) -> bool:
         """True when this front-end has no peers, or leads them."""
 
     async def release(self) -> tuple[int, ...]:
-        """Return its release."""
+        """Return the release of OpenNebula as numbers."""
 
     async def living(self) -> Mapping[VmId, VmDocument]:
-        """Every VM that is not DONE."""
+        """Return every VM that is not DONE, by ID."""
 
     async def documents(self, vm_ids: Collection[VmId]) -> Mapping[VmId, VmDocument | None]:
-        """These VMs, DONE or not."""
+        """Return these VMs by ID, also DONE ones."""
 
 
 class OperatorLog(Protocol):
-    """Writes a line to oned's log, or to the log of a VM."""
+    """Writes a line to oned.log, or to the log of a VM."""
 
     def __call__(self, severity: Severity, text: str, vm_id: VmId | None = None, /) -> None:
-        """Write the line."""
+        """Write a line; without a VM to oned.log."""
 
 
 class Reconciler:
@@ -91,10 +91,10 @@ class Reconciler:
     Args:
         engines: the cloud and the journal.
         opennebula: the local OpenNebula.
-        write_log: writes to oned's log, or to a VM's.
+        write_log: writes to oned.log, or to a VM's log.
         is_busy: true while an action of a VM is open.
         clock: seconds since the epoch.
-        machine: returns the identity of this machine; not called on the loop.
+        machine: returns the identity of this machine; it is called in a thread.
         learn_release: receives OpenNebula's release before anything is logged.
         core_is_up: set once OpenNebula has started and answers.
 
@@ -135,7 +135,7 @@ class Reconciler:
         self._learn_release: Callable[[tuple[int, ...]], None] | None = learn_release
 
     async def run(self) -> None:
-        """Check again and again. Ends only without credentials, or with a directory of scripts."""
+        """Search for orphans for as long as the driver runs; return at once without credentials or with `scripts`."""
         await self._engines.is_journal_open.wait()
         if self._engines.is_verbatim:
             return
@@ -148,11 +148,11 @@ class Reconciler:
             return
         await self._core_is_up.wait()
         while True:
-            pause = await self.check_if_due()
+            pause = await self.search_if_due()
             await asyncio.sleep(pause)
 
-    async def check_if_due(self) -> float:
-        """Check when it is due; return the seconds until the next call.
+    async def search_if_due(self) -> float:
+        """Search for orphans if a search is due; return the seconds until the next call.
 
         The configuration is read each time, so an edited interval counts within seconds.
         """
@@ -170,42 +170,42 @@ class Reconciler:
         except Exception as error:
             log.exception("looking for orphans failed unexpectedly")
             reason = f"internal error ({type(error).__name__}), the driver's log has the details"
-        return await self.not_seen(reason)
+        return await self.note_failure(reason)
 
     async def _know_release(self) -> None:
-        """Learn OpenNebula's release, on which the form of lines in oned's log depends."""
+        """Learn OpenNebula's release, on which the form of LOG lines depends."""
         if self._learn_release is not None:
-            with suppress(ProviderError):  # then it is asked again next time
+            with suppress(ProviderError):  # then OpenNebula is asked again next time
                 self._release = await self._opennebula.release()
                 self._learn_release(self._release)
                 self._learn_release = None
 
     async def take_up(self) -> None:
-        """Note which machine this is, and load the findings of an earlier process."""
+        """Record this machine in a journal without one, and load the findings of an earlier process."""
         if self._engines.journal is None:
             return
         try:
-            # Also without credentials: the front-end may be copied later.
+            # Also where there are no credentials: the front-end may be copied later.
             await self.revalidation.is_this_machine(self._engines.journal)
             found, trouble = await self._last_found(self._engines.journal)
         except JournalError as error:
             log.info("machine not noted yet", reason=str(error))  # the first check does it
             return
-        self._timetable = Timetable(self._clock, looked_at=found["at"])
+        self._timetable = Timetable(self._clock, searched_at=found["at"])
         if found["at"] is not None and (trouble is None or trouble.at < found["at"]):
             self._remembered = found["orphans"]
 
     @staticmethod
     async def _last_found(journal: Journal) -> tuple[Mapping[str, Any], Trouble | None]:
-        """Return the findings of the latest complete check, of any process, and the latest failure."""
+        """Return the findings of the latest complete search of any process, and the failure of a later one."""
         found, trouble = await journal.fact(ORPHANS), await journal.fact(TROUBLE)
         return (
             json.loads(found) if found else {"at": None, "orphans": []},
             msgspec.json.decode(trouble, type=Trouble) if trouble else None,
         )
 
-    async def not_seen(self, reason: str) -> float:
-        """Return the seconds until the next try after a failed check; sightings are counted anew."""
+    async def note_failure(self, reason: str) -> float:
+        """Note a failed search: count findings from zero again; return the seconds until the next search."""
         self._sightings, self._remembered = {}, ()
         self._timetable.failed()
         if self._timetable.failures == _PATIENCE:
@@ -215,13 +215,13 @@ class Reconciler:
         return pause
 
     async def _note(self, trouble: Trouble) -> None:
-        """Record for `one-provider orphans` why there was no check."""
+        """Record why the search failed, for `one-provider orphans`."""
         if self._engines.journal is not None:
             with suppress(JournalError):
                 await self._engines.journal.set_fact(TROUBLE, msgspec.json.encode(trouble).decode())
 
     async def search(self, engine: Engine) -> list[Finding]:
-        """Check once: list, compare, report, and note debts.
+        """Search for orphans once: list instances, compare them with VMs, report orphans, record their debts.
 
         Raises:
             MadError: the cloud or OpenNebula did not answer, or not completely.
@@ -230,9 +230,9 @@ class Reconciler:
             return []
         cloud, policy = engine.cloud.for_action(Waiting()), engine.configuration.settings.orphans
         await self.revalidation.is_this_machine(engine.journal)
-        asked_at = self._clock()
+        read_at = self._clock()
         living = await self._opennebula.living()
-        await self._free_parked(engine.journal, living, asked_at)
+        await self._free_parked(engine.journal, living, read_at)
         instances = await cloud.list_instances()
         await self._log_ended(cloud, instances, living)
         findings = await self._findings(instances, living, engine.journal, owner=cloud.owner)
@@ -251,7 +251,7 @@ class Reconciler:
     async def _findings(
         self, instances: list[Instance], living: Mapping[VmId, VmDocument], journal: Journal, *, owner: str
     ) -> list[Finding]:
-        """Return findings for instances without a certain VM, by documents that were read after the listing."""
+        """Return the findings on instances that no living VM names, by VMs that were read after the listing."""
         doubtful = suspects(instances, living, owner=owner)
         vm_ids = {each.identity.vm_id for each in doubtful if each.identity is not None}
         documents = await self._opennebula.documents(vm_ids)
@@ -260,27 +260,27 @@ class Reconciler:
         found = judge(beside, documents, owner=owner, busy=busy)
         return [each for each in found if each.verdict is not Verdict.CURRENT]
 
-    async def _free_parked(self, journal: Journal, living: Mapping[VmId, VmDocument], asked_at: float) -> None:
-        """Unpark instances of VMs that are on a host again without this driver: by a person, or another front-end.
+    async def _free_parked(self, journal: Journal, living: Mapping[VmId, VmDocument], read_at: float) -> None:
+        """Unpark instances of VMs that a person or another front-end has put on a host again.
 
-        Reports leave a parked instance out, which would make its VM UNKNOWN or POWEROFF (monitor/inference.py).
+        Reports leave a parked instance out, so that its VM would become UNKNOWN or POWEROFF (monitor/inference.py).
         """
         for deploy_id, (vm_id, since) in (await journal.parked_since()).items():
             vm = living.get(vm_id)
-            is_old = since < asked_at - _MARK_SECONDS
+            is_old = since < read_at - _MARK_SECONDS
             if vm is not None and is_old and vm.is_on_host and vm.deploy_id == deploy_id and not self._is_busy(vm_id):
                 log.warning("VM is on its host again", vm=vm_id, deploy_id=deploy_id)
                 await journal.unpark(deploy_id)
 
     async def _busy(self, journal: Journal, vm_ids: Collection[VmId]) -> set[VmId]:
-        """Return the VMs with an open action, of this process or of an earlier one that still runs."""
+        """Return those of the VMs with an unanswered request, of this process or of an earlier one that still runs."""
         unanswered = await self.revalidation.unanswered(journal) if vm_ids else set()
         return {vm_id for vm_id in vm_ids if vm_id in unanswered or self._is_busy(vm_id)}
 
     # Reporting
 
     async def _log_ended(self, cloud: Cloud, instances: list[Instance], living: Mapping[VmId, VmDocument]) -> None:
-        """Log how to go on with a VM whose instance was terminated outside OpenNebula."""
+        """Log in the log of each VM whose instance was terminated outside OpenNebula how to recreate the VM."""
         ended = await self._ended.not_yet_logged(cloud, instances, living)
         if not ended:
             return
@@ -298,7 +298,7 @@ class Reconciler:
     async def _parts_or_problem(
         self, cloud: Cloud, living: Mapping[VmId, VmDocument]
     ) -> tuple[list[UnusedResource], str]:
-        """Return loose parts, or why they are unknown: a missing permission for them must not stop the check."""
+        """Return unused volumes, snapshots and addresses, or why they are unknown: that must not stop the search."""
         try:
             parts = await self._parts(cloud, living)
         except ProviderError as error:
@@ -310,7 +310,7 @@ class Reconciler:
         return parts, ""
 
     async def _parts(self, cloud: Cloud, living: Mapping[VmId, VmDocument]) -> list[UnusedResource]:
-        """Return parts that no instance and no VM uses; only reported, since a person may have kept them."""
+        """Return volumes, snapshots and addresses that no instance and no VM uses; they are only reported."""
         provider = cloud.provider
         if not isinstance(provider, UnusedResourceSource):
             return []
@@ -331,7 +331,7 @@ class Reconciler:
         await journal.set_fact(ORPHANS, json.dumps(found))
 
     def _log_news(self, parts: list[UnusedResource]) -> None:
-        """Log each finding once, when it was seen twice; of parts log the number."""
+        """Log each finding once, when two searches agree on it; of unused volumes and the like only the number."""
         if parts and len(parts) != self._parts_reported:
             self._write_log(
                 Severity.WARNING, f"unused volumes, snapshots or addresses of this OpenNebula: {len(parts)}"
@@ -350,7 +350,7 @@ class Reconciler:
                 evidence=finding.evidence,
             )
             self._write_log(Severity.WARNING, f"instance {deploy_id} {word}: {finding.evidence}")
-        # A failed check starts the count anew, but repeats no report.
+        # After a failed search the count starts from zero, but nothing is logged again.
         known = {id_: verdict for id_, verdict in self._reported.items() if id_ in self._sightings}
         self._reported = known | {id_: finding.verdict for id_, finding in settled.items()}
 
@@ -363,7 +363,7 @@ class Reconciler:
         log.warning("orphans", reason=sentence)
         self._write_log(Severity.WARNING, sentence)
 
-    # Destroying
+    # Terminating
 
     async def _destroy(self, engine: Engine, policy: OrphanPolicy, now: float) -> None:
         orphans = [each for each in self._sightings.values() if each.finding.verdict.is_orphan]
@@ -386,11 +386,11 @@ class Reconciler:
             if not await self._opennebula.may_act():
                 log.info("orphans are left to the front-end that leads")
                 return
-            if (finding := await self._seen_anew(engine, each.finding)) is not None:
-                await self._give_up(engine.journal, finding)
+            if (finding := await self._judge_again(engine, each.finding)) is not None:
+                await self._add_debt(engine.journal, finding)
 
-    async def _seen_anew(self, engine: Engine, before: Finding) -> Finding | None:
-        """Return the finding of a fresh check of this VM; None when anything has changed."""
+    async def _judge_again(self, engine: Engine, before: Finding) -> Finding | None:
+        """Return the finding of a new look at the VM and its instances; None when it differs from the one before."""
         vm_id = before.identity.vm_id
         try:
             found = await self.revalidation.seen(engine, vm_id, before.deploy_id)
@@ -401,8 +401,8 @@ class Reconciler:
             return None
         return found if (found.verdict, found.identity) == (before.verdict, before.identity) else None
 
-    async def _give_up(self, journal: Journal, finding: Finding) -> None:
-        """Record the debt; from here on it is paid like any other."""
+    async def _add_debt(self, journal: Journal, finding: Finding) -> None:
+        """Record the debt that terminates an orphan, and log it."""
         await journal.add_debt(
             Debt(
                 deploy_id=finding.deploy_id,
@@ -425,10 +425,10 @@ class Reconciler:
         )
 
     async def _withdraw(self, journal: Journal, living: Mapping[VmId, VmDocument], policy: OrphanPolicy) -> None:
-        """Drop unpaid debts whose VM exists again, or that the configuration no longer allows.
+        """Delete unpaid debts for orphans whose VM exists again, or that `[orphans]` no longer lets terminate.
 
-        A debt may last for days, for example while the cloud refuses to terminate. Meanwhile an OpenNebula that was
-        restored from a backup, or led by another front-end, may need the instance again.
+        A debt may last for days, for example while the cloud refuses to terminate. Meanwhile OpenNebula may have been
+        restored from a backup, or another front-end may have led and adopted the instance.
         """
         for debt in await journal.debts():
             vm = living.get(debt.identity.vm_id)
@@ -466,7 +466,7 @@ def _entry(sighting: Sighting) -> dict[str, object]:
 
 
 def _sighting(entry: Mapping[str, Any], *, owner: str) -> tuple[DeployId, Sighting]:
-    """Read a sighting of an earlier process; that of an older release matches nothing, and is counted anew."""
+    """Parse a sighting of an earlier process; one of an older release equals no finding, so counting starts again."""
     deploy_id = DeployId(entry["deploy_id"])
     identity = Identity(
         owner=owner,

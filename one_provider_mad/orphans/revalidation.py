@@ -26,22 +26,22 @@ log = structlog.get_logger()
 
 
 class VmSource(Protocol):
-    """The local OpenNebula, as far as this check needs it (orphans/documents.py)."""
+    """What the check asks the local OpenNebula (orphans/documents.py)."""
 
     async def may_act(self) -> bool:
         """True when this front-end has no peers, or leads them."""
 
     async def documents(self, vm_ids: Collection[VmId]) -> Mapping[VmId, VmDocument | None]:
-        """Return these VMs, DONE or not."""
+        """Return these VMs by ID, also DONE ones."""
 
 
 class Revalidation:
-    """Checks single instances once more.
+    """Checks again whether a single instance is still an orphan.
 
     Args:
         engines: the cloud and the journal.
         opennebula: the local OpenNebula.
-        machine: returns the identity of this machine; not called on the loop.
+        machine: returns the identity of this machine; it is called in a thread.
     """
 
     def __init__(self, engines: EngineSource, opennebula: VmSource, *, machine: Callable[[], str]) -> None:
@@ -50,11 +50,11 @@ class Revalidation:
         self._machine = machine
 
     async def is_this_machine(self, journal: Journal) -> bool:
-        """True when the journal was begun on this machine; a copied journal permits no termination."""
+        """True when the journal was begun on this machine; by a copied journal no orphan is terminated."""
         return await note_machine(journal, await asyncio.to_thread(self._machine))
 
     async def created_here(self, journal: Journal, findings: Iterable[Finding]) -> dict[DeployId, float]:
-        """Return the creation times of instances that this driver created; imported ones are left out."""
+        """Return when each found instance was created, by id, for those that this driver created and did not import."""
         made: dict[DeployId, float] = {}
         for each in findings:
             if await journal.imported_for(each.deploy_id) is not None:
@@ -66,11 +66,11 @@ class Revalidation:
         return made
 
     async def unanswered(self, journal: Journal) -> set[VmId]:
-        """Return the VMs with an open action, of this process or of an earlier one that still runs."""
+        """Return the VMs with an unanswered request, of this process or of an earlier one that still runs."""
         return {request.vm_id for request in await journal.open_requests()}
 
     async def seen(self, engine: Engine, vm_id: VmId, deploy_id: DeployId) -> Finding | None:
-        """Judge an instance by a fresh read of its VM and of the VM's instances; None when it is gone.
+        """Judge an instance after reading its VM and the VM's instances again; None when the instance is gone.
 
         Raises:
             ProviderError: the cloud did not answer.
@@ -84,12 +84,12 @@ class Revalidation:
         return next((each for each in findings if each.deploy_id == deploy_id), None)
 
     async def confirm(self, debt: Debt) -> None:
-        """Return if the instance of a debt is still an orphan and may be terminated here.
+        """Return when the instance of an orphan's debt is still an orphan and may be terminated here, else raise.
 
-        The caller holds the lane of the VM, so that actions of this process wait.
+        The caller runs in the lane of the VM, so that actions of this process wait.
 
         Raises:
-            MadError: it is no orphan, or that cannot be decided now.
+            MadError: the instance is no orphan, or that cannot be decided now.
         """
         engine = await self._engines.current()
         if engine.cloud is None or engine.configuration.settings.orphans.policy != "terminate-done":
@@ -108,10 +108,10 @@ class Revalidation:
         log.info("orphan confirmed", deploy_id=debt.deploy_id, verdict=found.verdict.value, evidence=found.evidence)
 
     async def refuse_needed(self, debt: Debt, deploy_id: DeployId) -> None:
-        """Raise if a VM uses the instance of an old debt: another front-end may have led and adopted it.
+        """Raise if a VM uses the instance of an old debt, since another front-end may have led and adopted it.
 
         Raises:
-            MadError: a VM uses it, or that cannot be decided now.
+            MadError: a VM uses the instance, or that cannot be decided now.
         """
         vm_id = debt.identity.vm_id
         documents = await self._opennebula.documents([vm_id])

@@ -1,4 +1,4 @@
-"""PURE: when an orphan may be terminated, and when it no longer may."""
+"""Decide, without calling anything, whether an orphan may be terminated, and whether its debt still holds."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from one_provider_mad.journal.records import ORPHAN, Attempt, AttemptState, Debt
 from one_provider_mad.orphans.verdicts import DONE_STATE, Finding, Verdict, VmDocument
 
 _ABOUT_THEN = 900.0
-"""Seconds by which a cloud's clock and ours may differ, including the duration of a create."""
+"""Most seconds between sending a create and its instance's creation time by the cloud's clock, which may be wrong."""
 
 
 def created_by_us_at(finding: Finding, attempts: Iterable[Attempt]) -> float | None:
-    """Return when the instance was created, seconds since the epoch; None when no attempt accounts for it."""
+    """Return when this driver created the instance, seconds since the epoch; None when no attempt has created it."""
     own = [each for each in attempts if finding.identity.is_same_life(each.identity)]
     called = {"", "-", f"one-{finding.identity.vm_id}", finding.deploy_id, *(each.deploy_id for each in own)}
     if finding.verdict is Verdict.DONE and finding.named not in called:
@@ -25,8 +25,8 @@ def created_by_us_at(finding: Finding, attempts: Iterable[Attempt]) -> float | N
 def _accounts_for(attempt: Attempt, finding: Finding) -> bool:
     """True when this attempt created the instance.
 
-    An attempt whose response was lost has no id. Then the tags decide, which hold the identity. A person may have
-    copied an instance with its tags, so OpenNebula has to name this id, or it is the only one and was created then.
+    An attempt whose answer was lost has no id. Then the identity in the tags decides. A person may have copied an
+    instance with its tags, so OpenNebula must name this id, or it must be the only one and as old as the attempt.
     """
     if attempt.deploy_id:
         return attempt.deploy_id == finding.deploy_id
@@ -37,14 +37,14 @@ def _accounts_for(attempt: Attempt, finding: Finding) -> bool:
 
 
 def is_back(debt: Debt, vm: VmDocument | None) -> bool:
-    """True when the VM exists again, or has the instance of this debt as its DEPLOY_ID."""
+    """True when the VM of an orphan's debt exists again, or names the debt's instance as its DEPLOY_ID."""
     if vm is None or vm.stime != debt.identity.stime:
         return False
     return vm.deploy_id == debt.deploy_id or debt.reason.startswith(f"{ORPHAN}{Verdict.DONE.value}")
 
 
 def may_be_in_use(vm: VmDocument | None, debt: Debt, deploy_id: DeployId) -> bool:
-    """True when the VM of a debt has this DEPLOY_ID: another front-end may have adopted the instance since."""
+    """True when the VM of a debt names this DEPLOY_ID: another front-end may have adopted the instance since."""
     is_same = vm is not None and vm.stime == debt.identity.stime and vm.deploy_id == deploy_id
     return vm is not None and is_same and not vm.is_without
 

@@ -1,4 +1,4 @@
-"""PURE: judge instances with our tags by the local OpenNebula. In doubt one is unknown, and never touched."""
+"""Decide how each instance with our tags relates to the VMs of the local OpenNebula; a doubtful one is UNKNOWN."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from enum import Enum
 from one_provider_mad.domain import DeployId, Identity, Instance, Value, VmId
 
 DONE_STATE = 6
-"""VM/STATE of a VM that is over for good (OpenNebula include/VirtualMachine.h, VmState)."""
+"""VM/STATE of a VM that was terminated, DONE (OpenNebula include/VirtualMachine.h, VmState)."""
 
 
 class VmDocument(Value, frozen=True, kw_only=True):
@@ -21,7 +21,7 @@ class VmDocument(Value, frozen=True, kw_only=True):
         stime: VM/STIME, when this VM was created, seconds since the epoch.
         etime: VM/ETIME, when it ended; 0 until then.
         deploy_id: VM/DEPLOY_ID, "" for none.
-        hosts: HID of its history records, the latest one last; a pool has only that one.
+        hosts: HID of its history records, the latest last; only the latest where the VM was read from the pool.
         drivers: VM_MAD of the same records; "" where the release does not name it.
         lcm_state: VM/LCM_STATE.
     """
@@ -37,26 +37,26 @@ class VmDocument(Value, frozen=True, kw_only=True):
 
     @property
     def host_id(self) -> int:
-        """HID of its latest history record, -1 for none."""
+        """HID of the VM's latest history record, -1 for none."""
         return self.hosts[-1] if self.hosts else -1
 
     def driver_on(self, host_id: int) -> str:
-        """VM_MAD of its latest history record on a host, "" for none."""
+        """Return VM_MAD of the VM's latest history record on this host, "" for none."""
         return dict(zip(self.hosts, self.drivers, strict=False)).get(host_id, "")
 
     @property
     def is_on_host(self) -> bool:
-        """True when it is at rest on its host: POWEROFF, or ACTIVE with LCM_STATE RUNNING or UNKNOWN."""
+        """True for a VM on its host without an open action: POWEROFF, or ACTIVE with LCM_STATE RUNNING or UNKNOWN."""
         return self.state == _POWEROFF or (self.state == _ACTIVE and self.lcm_state in _AT_REST)
 
     @property
     def is_at_rest(self) -> bool:
-        """True when it is on its host, or kept: SUSPENDED, STOPPED, UNDEPLOYED."""
+        """True for a VM that no action is under way for: `is_on_host`, or SUSPENDED, STOPPED or UNDEPLOYED."""
         return self.is_on_host or self.state in _KEPT
 
     @property
     def is_without(self) -> bool:
-        """True when it has no instance, or is about to get or lose one, even if it has a DEPLOY_ID."""
+        """True for a VM without an instance, or about to get or lose one, even if the VM has a DEPLOY_ID."""
         return self.state in _WITHOUT or (self.state == _ACTIVE and self.lcm_state in _COMES_OR_GOES)
 
 
@@ -64,13 +64,13 @@ _ACTIVE, _POWEROFF = 3, 8
 _KEPT = frozenset({4, 5, 9})
 _WITHOUT = frozenset({0, 1, 2, 6, 7})
 _COMES_OR_GOES = frozenset({1, 2, 11, 12, 13, 14, 15, 23, 36, 39, 40})
-"""PROLOG, BOOT, EPILOG, SHUTDOWN, CANCEL, FAILURE, CLEANUP_RESUBMIT, CLEANUP_DELETE; BOOT_, PROLOG_, EPILOG_FAILURE."""
+"""LCM_STATEs in which an instance is created or ends: PROLOG, BOOT, EPILOG, SHUTDOWN, CANCEL, CLEANUP, FAILURE."""
 _AT_REST = frozenset({3, 16})
-"""include/VirtualMachine.h, VmState and LcmState."""
+"""LCM_STATEs RUNNING and UNKNOWN, in which no action is under way (include/VirtualMachine.h)."""
 
 
 class Verdict(Enum):
-    """Relation of an instance to the local OpenNebula."""
+    """How an instance relates to the VMs of the local OpenNebula."""
 
     CURRENT = "current"
     """The instance of an existing VM."""
@@ -82,20 +82,20 @@ class Verdict(Enum):
     """Its VM was migrated to a host of another driver, and still has this DEPLOY_ID."""
 
     DONE = "done"
-    """Its VM is over for good."""
+    """Its VM is DONE."""
 
     LEFTOVER = "leftover"
-    """A recreate of its VM left it behind."""
+    """It is left over from before a recreate of its VM."""
 
     DUPLICATE = "twin"
-    """A duplicate from the same create; OpenNebula knows the other one. The value is the word that --json prints."""
+    """A duplicate with the same identity: OpenNebula names the other one. The value is the word that --json prints."""
 
     UNKNOWN = "unknown"
-    """Cannot be decided."""
+    """Its relation cannot be decided; it is never terminated as an orphan."""
 
     @property
     def is_orphan(self) -> bool:
-        """True when nothing of OpenNebula needs the instance any more."""
+        """True for a verdict by which no VM of OpenNebula needs the instance."""
         return self in (Verdict.DONE, Verdict.LEFTOVER, Verdict.DUPLICATE)
 
 
@@ -106,10 +106,10 @@ class Finding(Value, frozen=True, kw_only=True):
         deploy_id: the instance.
         identity: from its tags.
         verdict: the relation.
-        evidence: why, as a sentence for the log.
+        evidence: reason for the verdict, as a sentence for the log.
         is_alone: no other live instance carries the same identity.
         named: DEPLOY_ID of the VM, "" for none or where OpenNebula was not asked.
-        ended_at: when its VM ended, seconds since the epoch; 0 where that does not matter.
+        ended_at: when its VM became DONE, seconds since the epoch; 0 for other verdicts.
         created_at: when the cloud created it, seconds since the epoch; 0 when the cloud does not say.
     """
 
@@ -138,13 +138,13 @@ def suspects(instances: Iterable[Instance], living: Mapping[VmId, VmDocument], *
 def judge(
     instances: Collection[Instance], documents: Mapping[VmId, VmDocument | None], *, owner: str, busy: Collection[VmId]
 ) -> list[Finding]:
-    """Judge each live instance of this owner.
+    """Return a finding on each live instance of this owner.
 
     Args:
         instances: a complete listing.
-        documents: the VMs; None where OpenNebula has no such VM; no entry where it did not answer.
+        documents: the VMs by ID; None where OpenNebula has no such VM; no entry where it did not answer.
         owner: owner in the tags of our instances.
-        busy: VMs with an open action.
+        busy: VMs with an unanswered request.
     """
     ours: dict[VmId, list[Instance]] = {}
     for each in instances:
@@ -249,11 +249,11 @@ def _seq(instance: Instance) -> int | None:
 
 
 class Rules(Value, frozen=True, kw_only=True):
-    """When an orphan may be destroyed.
+    """Limits within which orphans may be terminated.
 
     Attributes:
-        grace: seconds since its VM's end, and since its own creation.
-        at_most: how many at once.
+        grace: fewest seconds since the end of the orphan's VM, and since its own creation.
+        at_most: most orphans that are being terminated at a time.
     """
 
     grace: float
@@ -261,12 +261,12 @@ class Rules(Value, frozen=True, kw_only=True):
 
 
 class Sighting(Value, frozen=True, kw_only=True):
-    """How often in a row an instance got the same verdict.
+    """The number of searches in a row that gave an instance the same verdict.
 
     Attributes:
         finding: the verdict.
-        count: complete checks in a row with this verdict.
-        since: when the first of them was, seconds since the epoch.
+        count: complete searches in a row with this verdict.
+        since: time of the first of them, seconds since the epoch.
     """
 
     finding: Finding
@@ -277,7 +277,7 @@ class Sighting(Value, frozen=True, kw_only=True):
 def seen_again(
     before: Mapping[DeployId, Sighting], findings: Iterable[Finding], *, now: float
 ) -> dict[DeployId, Sighting]:
-    """Count each finding once more; a changed or absent one is counted anew."""
+    """Return the sightings after one more search: a finding as before counts one more, any other counts one."""
     sightings = {}
     for finding in findings:
         was = before.get(finding.deploy_id)
@@ -290,12 +290,12 @@ def seen_again(
 def to_destroy(
     sightings: Iterable[Sighting], *, made: Mapping[DeployId, float], rules: Rules, now: float
 ) -> list[Sighting]:
-    """Return the orphans that may be terminated now, longest known first.
+    """Return the orphans that may be terminated now, those found first before others.
 
     Args:
         sightings: all findings.
-        made: by instance that was created here, when its create was answered, seconds since the epoch.
-        rules: how careful to be.
+        made: when each instance was created by this driver, seconds since the epoch; others have no entry.
+        rules: the limits.
         now: seconds since the epoch.
     """
     due = [
@@ -310,4 +310,4 @@ def to_destroy(
 
 
 _LOOKS = 2
-"""Complete checks in a row that have to agree."""
+"""Complete searches in a row that must give the same verdict before an orphan is terminated."""

@@ -21,14 +21,14 @@ _Answer = TypeVar("_Answer")
 
 _PROGRAM = "one_vmm_provider"
 _ALL_USERS, _FROM_FIRST, _TO_LAST, _ACTIVE = -2, -1, -1, 3
-"""Arguments of one.vmpool.info; VMs that wait for a driver are ACTIVE (include/VirtualMachine.h)."""
+"""Arguments of one.vmpool.info for all ACTIVE VMs: only such ones wait for a driver (include/VirtualMachine.h)."""
 
 
 class WaitingVms:
-    """The local OpenNebula; satisfies settling.Core.
+    """Asks the local OpenNebula about waiting VMs; satisfies settling.Core.
 
     Args:
-        core: asks it.
+        core: sends calls to the local OpenNebula.
     """
 
     def __init__(self, core: LocalCore) -> None:
@@ -39,25 +39,25 @@ class WaitingVms:
         return (await asyncio.to_thread(self._core.raft_state)).may_act
 
     async def driver_names(self, name: str) -> Collection[str]:
-        """NAMEs of the VM_MADs whose ARGUMENTS name this configuration; NAME itself where there is none."""
+        """Return the NAMEs of VM_MADs whose ARGUMENTS name this configuration; `name` itself where there is none."""
         try:
             found = await self._read(_drivers, "one.system.config")
         except (NotSupported, PermissionDenied):
-            return {name}  # 4.x has no such method; later ones tell administrators only
+            return {name}  # 4.x has no such method, and later releases answer administrators only
         return {mad for mad, arguments in found if parse_arguments([arguments]).name == name} or {name}
 
     async def waiting(self) -> Mapping[VmId, WaitingVm]:
-        """VMs in a state in which the core waits for a driver, by number. Raises MadError."""
+        """Return the VMs in a state in which oned may wait for a driver, by number. Raises MadError."""
         arguments = (_ALL_USERS, _FROM_FIRST, _TO_LAST, _ACTIVE)
         found = await self._read(_waiting, "one.vmpool.info", *arguments)
         for vm in [vm for vm in found.values() if not vm.driver]:
             del found[vm.vm_id]
             if (document := await self.waiting_document(vm.vm_id)) is not None:
-                found[vm.vm_id] = document.vm  # the pool of 5.x names no driver
+                found[vm.vm_id] = document.vm  # the pool of 5.x has no VM_MAD, so each VM is read
         return found
 
     async def waiting_document(self, vm_id: VmId) -> WaitingDocument | None:
-        """Return a VM as the core has it now; None when it does not wait. Raises MadError."""
+        """Return a VM as oned has it now; None when it does not wait for a driver. Raises MadError."""
         try:
             found = await self._read(_document, "one.vm.info", vm_id)
         except InstanceNotFound:
@@ -108,7 +108,7 @@ def _last_record(vm: Element) -> Element:
 
 
 def _drivers(configuration: Element) -> list[tuple[str, str]]:
-    """NAME and ARGUMENTS of each VM_MAD that starts our program."""
+    """Return NAME and ARGUMENTS of each VM_MAD in oned.conf that starts one_vmm_provider."""
     return [
         (text_of(mad.find("NAME")).strip(), text_of(mad.find("ARGUMENTS")))
         for mad in configuration.iterchildren("VM_MAD")

@@ -461,7 +461,7 @@ STEPS = st.lists(
 )
 
 
-REPLACED = " was open, and is answered for both"
+REPLACED = " was unanswered, and is answered for both"
 
 
 class Core:

@@ -270,7 +270,7 @@ REPLY = re.compile(r"(?P<word>[!-~]{1,64}) (?:SUCCESS|FAILURE) (?P<vm_id>[0-9]{1
 LOG = re.compile(r"LOG [IWED] (?P<vm_id>-1?|[0-9]{1,10}) (?P<text>.+)")
 DROPPED = re.compile(r"(?P<count>[0-9]+) log lines were dropped because OpenNebula did not read them")
 IGNORED = "ignored a line that is no request: "
-REPLACED = re.compile(r"(?P<newer>[A-Z]+) was asked while (?P<older>[A-Z]+) was open, and is answered for both")
+REPLACED = re.compile(r"(?P<newer>[A-Z]+) came while (?P<older>[A-Z]+) was unanswered, and is answered for both")
 
 
 BESIDE = ("POLL", "DRIVER_CANCEL", "REBOOT", "RESET", "UPDATESG", "UPDATENIC", "BACKUPCANCEL", "EXEC", "EXEC_CANCEL")

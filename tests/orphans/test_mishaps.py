@@ -45,7 +45,7 @@ async def _play(path: Path, steps: list[tuple[str, int]]) -> None:
             try:
                 owed = await play.front.look()
             except MadError as error:
-                await play.front.reconciler.not_seen(str(error))
+                await play.front.reconciler.note_failure(str(error))
                 continue  # the next check withdraws the debt
             assert not owed & set(play.needed.values())
 
