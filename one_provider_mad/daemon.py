@@ -152,7 +152,7 @@ class _Daemon(Serving[Request | Malformed]):
         reconciler = Reconciler(
             engines,
             opennebula,
-            write_log=dispatcher.log_lines.tell,
+            write_log=dispatcher.log_lines.write,
             is_busy=dispatcher.lanes.is_busy,
             clock=time.time,
             machine=machine,
@@ -252,7 +252,7 @@ class _Daemon(Serving[Request | Malformed]):
     def _warn(self, sentence: str) -> None:
         """Write a warning to this driver's log and to oned.log."""
         if self._dispatcher is not None:
-            self._dispatcher.log_lines.tell(Severity.WARNING, sentence)
+            self._dispatcher.log_lines.write(Severity.WARNING, sentence)
 
     # Ending
 

@@ -1,7 +1,7 @@
 """The driver's own log: one JSON object per line, in OpenNebula's log directory.
 
 Standard output belongs to the protocol. Messages for the operator in OpenNebula's own logs are sent as LOG lines
-(actions/log_lines.py, LogLines.tell).
+(actions/log_lines.py, LogLines.write).
 """
 
 from __future__ import annotations

@@ -159,7 +159,7 @@ class Writer:
             return
         self._write(data)
         if on_written is not None and not self._is_broken:
-            self._tell(on_written)
+            self._call_back(on_written)
 
     def _keeps_up(self, data: bytes) -> bool:
         """Return True when no line waits and this one can be written at once, the usual case."""
@@ -235,9 +235,9 @@ class Writer:
 
     def _done(self, line: _Line) -> None:
         if line.on_written is not None and not self._is_broken:
-            self._tell(line.on_written)
+            self._call_back(line.on_written)
 
-    def _tell(self, on_written: Callable[[], None]) -> None:
+    def _call_back(self, on_written: Callable[[], None]) -> None:
         """Call `on_written`; its failure must not affect the line, which is written, or the lines after it."""
         try:
             on_written()

@@ -56,7 +56,7 @@ class Debts:
 
     Args:
         engines: the cloud and the journal.
-        tell: writes to a VM's log.
+        write_log: writes to a VM's log.
         lead: while another front-end leads, no debt is paid here (decision 21).
         clock: seconds since the epoch.
 
@@ -68,12 +68,12 @@ class Debts:
         self,
         engines: EngineSource,
         *,
-        tell: Callable[[Severity, str, VmId], None],
+        write_log: Callable[[Severity, str, VmId], None],
         lead: Lead,
         clock: Callable[[], float],
     ) -> None:
         self._engines = engines
-        self._tell = tell
+        self._write_log = write_log
         self._clock = clock
         self._due: dict[int, float] = {}
         self._under_way: set[int] = set()
@@ -136,7 +136,7 @@ class Debts:
             await self._engines.journal.add_debt(debt)
         except JournalError as error:
             text = f"an instance of this VM may be left in the cloud, terminate it there: {error}"
-            self._tell(Severity.ERROR, text, request.vm_id)
+            self._write_log(Severity.ERROR, text, request.vm_id)
 
     # Paying
 

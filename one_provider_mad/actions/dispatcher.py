@@ -66,7 +66,7 @@ class Dispatcher:
         self._records = RequestRecords(engines)
         self.log_lines = LogLines(output.log)
         self._replies = Replies(output, self.log_lines, self._records)
-        self.debts = Debts(engines, tell=self.log_lines.tell, lead=self._lead, clock=clock)
+        self.debts = Debts(engines, write_log=self.log_lines.write, lead=self._lead, clock=clock)
         self.recovered = RecoveredRequests(self._records, self._replies, self.debts)
         deadlines = Deadlines(options.timeout, engines)
         self._polls = Polls(engines, self._replies, deadlines)
@@ -188,7 +188,7 @@ class Dispatcher:
         except Exception as error:
             raise _LaneError(job.name) from error
         for sentence in told:
-            self.log_lines.tell(Severity.INFO, sentence, request.vm_id)
+            self.log_lines.write(Severity.INFO, sentence, request.vm_id)
 
     # DRIVER_CANCEL
 
@@ -196,7 +196,7 @@ class Dispatcher:
         """Cancel all requests of a VM without an answer, which oned would take for a newer request's."""
         if self.lanes.call_off(vm_id):
             self._cancelled.add(vm_id)
-            self.log_lines.tell(Severity.INFO, f"Driver command for {vm_id} cancelled", vm_id)
+            self.log_lines.write(Severity.INFO, f"Driver command for {vm_id} cancelled", vm_id)
 
     def _called_off(self, job: Job) -> None:
         has_begun = job.task is not None and not job.task.cancelled()

@@ -104,7 +104,7 @@ class Execution:
             if (success := success_of_both(accepted, request)) is not None:
                 return success
             if accepted.is_settled:
-                raise RequestRefused(UNREPEATED)  # scripts cannot tell whether it has happened
+                raise RequestRefused(UNREPEATED)  # no cloud shows whether a script has run
             await self._be_on_record(accepted, engine.journal)
             return await self._perform(engine.verbatim, accepted, request, message)
         try:
@@ -137,7 +137,7 @@ class Execution:
         verbatim = VerbatimRequest(
             action=accepted.action.value, request=request, message=message, dialect=accepted.dialect
         )
-        info = await driver.perform(verbatim, partial(self._tell_as, accepted.vm_id))
+        info = await driver.perform(verbatim, partial(self._log, accepted.vm_id))
         return with_first_word(accepted.action, request, info)
 
     async def _be_on_record(self, accepted: Accepted, journal: Journal) -> None:
@@ -148,7 +148,7 @@ class Execution:
             else:
                 await journal.recorded(accepted.number)
         except JournalError as error:
-            self._log_lines.tell(Severity.WARNING, str(error), accepted.vm_id)
+            self._log_lines.write(Severity.WARNING, str(error), accepted.vm_id)
 
     def _work(self, engine: Engine, request: VmRequest, deadline: float, accepted: Accepted) -> Work:
         if engine.cloud is None:
@@ -162,8 +162,8 @@ class Execution:
             request=request,
             deadline=deadline,
             clock=self._clock,
-            warn=at_most(MOST_WARNINGS, lambda text: self._log_lines.tell(Severity.WARNING, text, request.vm_id)),
-            inform=at_most(MOST_WARNINGS, lambda text: self._log_lines.tell(Severity.INFO, text, request.vm_id)),
+            warn=at_most(MOST_WARNINGS, lambda text: self._log_lines.write(Severity.WARNING, text, request.vm_id)),
+            inform=at_most(MOST_WARNINGS, lambda text: self._log_lines.write(Severity.INFO, text, request.vm_id)),
             is_stale=lambda: accepted.is_replaced,
             required_type=settings.hypervisor if needs_section else "",
             requested_at=math.inf if accepted.recovered is None else accepted.recovered.requested_at,
@@ -171,8 +171,8 @@ class Execution:
             leads_since=self._lead.recent_start(),
         )
 
-    def _tell_as(self, vm_id: VmId, letter: str, text: str) -> None:
-        self._log_lines.tell(Severity(letter), text, vm_id)
+    def _log(self, vm_id: VmId, letter: str, text: str) -> None:
+        self._log_lines.write(Severity(letter), text, vm_id)
 
 
 def patience_of(action: Action) -> Patience:

@@ -85,7 +85,7 @@ class Lanes:
         poll: answers a batch of POLLs.
         let_go: answers without news a POLL that an action has overtaken.
         calling_off: called with a running job before DRIVER_CANCEL cancels it.
-        called_off: called with each job that was called off, broken off or dropped, once it is over.
+        called_off: called with each job that was called off, broken off or dropped, once it has ended.
     """
 
     def __init__(

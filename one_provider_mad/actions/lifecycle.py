@@ -283,7 +283,7 @@ async def _ended_by_guest(work: Work, deploy_id: DeployId) -> None:
     """Return once an instance, whose guest was asked to shut down, is terminated.
 
     Raises:
-        WrongState: it runs on, or its end has failed.
+        WrongState: the instance still runs, or it has failed to end.
     """
     try:
         await terminated(work.cloud, deploy_id, cause="its guest did not shut down; ask again to end it")

@@ -43,7 +43,7 @@ class LogLines:
         self._dialect = Dialect.SINCE_6_0
         self._waiting: list[LogLine] | None = []
 
-    def tell(self, severity: Severity, text: str, vm_id: VmId | None = None) -> None:
+    def write(self, severity: Severity, text: str, vm_id: VmId | None = None) -> None:
         """Write a line to the VM's log; without a VM to oned.log."""
         log.info("log line sent", severity=severity.value, vm=vm_id, text=text)
         line = LogLine(severity=severity, text=text, vm_id=vm_id)

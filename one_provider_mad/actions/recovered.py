@@ -64,7 +64,7 @@ class RecoveredRequests:
             recovered.is_superseded = True
 
     def end(self) -> None:
-        """Note that all left requests were taken over: the requests since the start need not be remembered any more."""
+        """Note that all requests of earlier processes were taken over, so that newer ones need not be remembered."""
         self._asked = None
 
     async def drop(self, request: Request, *, number: int, requested_at: float) -> None:

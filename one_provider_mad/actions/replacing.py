@@ -2,8 +2,8 @@
 
 oned does not match replies to requests: a late reply is taken for the answer that the VM waits for by then
 (src/lcm/LifeCycleStates.cc). So when a person has recovered a VM and asks again, only the newer request is answered.
-The work of the older one is awaited, so that the newer begins at its end, or broken off where the newer does not need
-its end.
+The older one's job is awaited, so that the newer begins at its end, or cancelled where the newer does not need its
+effect.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class Replies:
         if (newer := accepted.progress.replaced_by) is not None:
             result = "SUCCESS" if is_success else "FAILURE"
             sentence = f"{accepted.action.value} has ended with {result} {info}; {newer.value} is answered instead"
-            self._log_lines.tell(Severity.INFO, sentence, accepted.vm_id)
+            self._log_lines.write(Severity.INFO, sentence, accepted.vm_id)
 
     def refuse(self, malformed: Malformed, *, number: int = 0) -> None:
         """Answer a request that cannot be carried out with a FAILURE; a line that is no request is logged in oned.log.
@@ -72,7 +72,7 @@ class Replies:
         """
         word, vm_id = malformed.word, malformed.vm_id
         if vm_id is None or not word:
-            self._log_lines.tell(Severity.ERROR, f"ignored a line that is no request: {malformed.reason}")
+            self._log_lines.write(Severity.ERROR, f"ignored a line that is no request: {malformed.reason}")
             return
         log.warning("request refused", action=word, vm=vm_id, reason=malformed.reason)
         self._log_failed_reboot(word, vm_id, malformed.reason, malformed.dialect)
@@ -89,7 +89,7 @@ class Replies:
     def _log_failed_reboot(self, word: str, vm_id: VmId, sentence: str, dialect: Dialect) -> None:
         """Log the failure of a REBOOT in the VM's log, for releases of oned that ignore the answer."""
         if word == Action.REBOOT.value and dialect.drops_answers_to_reboot:
-            self._log_lines.tell(Severity.ERROR, f"REBOOT: {sentence}", vm_id)
+            self._log_lines.write(Severity.ERROR, f"REBOOT: {sentence}", vm_id)
 
 
 def with_first_word(action: Action, content: VmRequest | None, sentence: str) -> str:

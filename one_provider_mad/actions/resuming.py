@@ -114,7 +114,7 @@ class Resumption(Value, frozen=True, kw_only=True):
         wanted = self._asked()
         todo = list(changes(before, self.request))
         if instance.state is not InstanceState.STOPPED:
-            self._tell_of_waiting(instance, [each.what for each in todo] + self._waiting_names(before, wanted))
+            self._warn_of_waiting(instance, [each.what for each in todo] + self._waiting_names(before, wanted))
             return
         # New interfaces come last: they get the present security groups of the section.
         first = [each for each in todo if each.action is not Action.ATTACHNIC]
@@ -168,7 +168,7 @@ class Resumption(Value, frozen=True, kw_only=True):
         changeable = provider.changeable_attributes if isinstance(provider, Reconfigurable) else ()
         return [f"changing {name}" for name in _edited(before, wanted) if name in changeable]
 
-    def _tell_of_waiting(self, instance: Instance, what: list[str]) -> None:
+    def _warn_of_waiting(self, instance: Instance, what: list[str]) -> None:
         if what:
             self.warn(
                 f"{', '.join(what)}: not carried out while instance {instance.deploy_id} is {instance.raw_state};"
@@ -188,7 +188,7 @@ class Resumption(Value, frozen=True, kw_only=True):
         """Carry out one change, and record the result before the next, since the VM may be edited after a crash."""
         capability, provider = CAPABILITIES[change.action], self.cloud.provider
         if not isinstance(provider, capability.protocol):
-            self._tell_refused(deploy_id, change.what, NotSupported(provider.name, capability.what))
+            self._warn_of_refusal(deploy_id, change.what, NotSupported(provider.name, capability.what))
             return asked
         method: Callable[[DeployId, Any], Awaitable[Any]] = getattr(provider, capability.method)
         subject = change.operand if capability.operand else self.request
@@ -244,12 +244,12 @@ class Resumption(Value, frozen=True, kw_only=True):
         except ProviderError as error:
             if _may_pass(error):
                 raise
-            self._tell_refused(deploy_id, what, error)
+            self._warn_of_refusal(deploy_id, what, error)
             return False
         self.inform(f"{what}: carried out on instance {deploy_id}, as asked for while the VM was off")
         return True
 
-    def _tell_refused(self, deploy_id: DeployId, what: str, error: ProviderError) -> None:
+    def _warn_of_refusal(self, deploy_id: DeployId, what: str, error: ProviderError) -> None:
         self.warn(f"{what}, asked for while the VM was off, was refused for instance {deploy_id}: {error}")
 
 

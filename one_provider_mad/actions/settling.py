@@ -218,7 +218,7 @@ class Settling:
             if newer.is_superseded:
                 await self._drop(request, "a newer one came, or another front-end leads")
             elif action in FIRST_WORDS:
-                await self._fail(request)  # no state of the VM shows that it waits, and oned goes on by the answer
+                await self._fail(request)  # no state of the VM shows that oned awaits this answer
             elif found is None:
                 await self._drop(request, "OpenNebula does not wait for it any more")
             elif action in CREATES_OR_DESTROYS:

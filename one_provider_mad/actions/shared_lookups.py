@@ -10,7 +10,7 @@ from one_provider_mad.calls.cloud import Cloud, SharedCloud
 from one_provider_mad.domain import DeployId, Instance, Value
 
 _FRESH_SECONDS = 30.0
-"""Seconds from its begin after which the result of a lookup is not used: the action waits for the next lookup."""
+"""Seconds from the begin of a lookup for which its result is used; later the action waits for the next lookup."""
 
 _APART_SECONDS = 0.02
 _AT_ONCE = 4

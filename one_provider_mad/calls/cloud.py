@@ -193,7 +193,7 @@ class Cloud:
     def create(self, call: CreateCall, *, record: Record) -> Coroutine[Any, Any, DeployId]:
         """Send a create; actions that send one with the same create token meanwhile share its answer.
 
-        The call goes on when the action is cancelled: only its answer shows what there is to terminate.
+        The call is not cancelled with the action: only its answer shows which instance must be terminated.
 
         Args:
             call: the create's parameters and token.

@@ -35,7 +35,7 @@ class Creates:
     async def create(self, call: CreateCall, waiting: Waiting, *, record: Record) -> DeployId:
         """Send a create; callers that send one with the same create token meanwhile share its answer.
 
-        The call goes on when the caller is cancelled: only its answer shows what there is to terminate.
+        The call is not cancelled with the caller: only its answer shows which instance must be terminated.
 
         Args:
             call: the create's parameters and token.

@@ -12,8 +12,8 @@ pytestmark = pytest.mark.looptime
 
 async def test_log_lines_of_every_severity_are_written(world: World, desk: Desk) -> None:
     for severity in Severity:
-        desk.dispatcher.log_lines.tell(severity, "text", identity_of().vm_id)
-    desk.dispatcher.log_lines.tell(Severity.WARNING, "for oned")
+        desk.dispatcher.log_lines.write(severity, "text", identity_of().vm_id)
+    desk.dispatcher.log_lines.write(Severity.WARNING, "for oned")
     assert desk.lines == ["LOG I 7 text", "LOG W 7 text", "LOG E 7 text", "LOG D 7 text"]
 
 
@@ -51,10 +51,10 @@ async def test_a_line_without_vm_id_is_logged_in_oneds_log(desk: Desk, before: b
 async def test_lines_for_oneds_log_wait_for_the_first_request_to_show_the_release(
     desk: Desk, release: str, general_id: str
 ) -> None:
-    desk.dispatcher.log_lines.tell(Severity.WARNING, "early")
+    desk.dispatcher.log_lines.write(Severity.WARNING, "early")
     assert desk.lines == []
     desk.ask("REBOOT", release=release)
-    desk.dispatcher.log_lines.tell(Severity.WARNING, "late")
+    desk.dispatcher.log_lines.write(Severity.WARNING, "late")
     assert desk.logs()[:2] == [f"LOG W {general_id} early", f"LOG W {general_id} late"]
 
 
@@ -62,10 +62,10 @@ async def test_lines_for_oneds_log_wait_for_the_first_request_to_show_the_releas
 async def test_early_log_lines_are_sent_once_xmlrpc_returns_the_release(
     desk: Desk, release: tuple[int, ...], general_id: str
 ) -> None:
-    desk.dispatcher.log_lines.tell(Severity.WARNING, "an orphan")
+    desk.dispatcher.log_lines.write(Severity.WARNING, "an orphan")
     assert desk.logs() == []
     desk.dispatcher.log_lines.learn_release(release)
-    desk.dispatcher.log_lines.tell(Severity.WARNING, "another")
+    desk.dispatcher.log_lines.write(Severity.WARNING, "another")
     assert desk.logs() == [f"LOG W {general_id} an orphan", f"LOG W {general_id} another"]
 
 

@@ -52,8 +52,8 @@ async def test_a_repeated_terminate_is_answered_once_after_the_hanging_one_has_e
     assert (desk.replies(), await desk.open_requests()) == (["SHUTDOWN SUCCESS 7 -"], [])
     begun, ended = vm_log(desk)
     assert begun == (
-        "SHUTDOWN came while SHUTDOWN was unanswered, and is answered for both, once SHUTDOWN has ended, which waits for"
-        " the cloud's answer to terminate"
+        "SHUTDOWN came while SHUTDOWN was unanswered, and is answered for both, once SHUTDOWN has ended, which waits"
+        " for the cloud's answer to terminate"
     )
     assert ended == "SHUTDOWN has ended with SUCCESS -; SHUTDOWN is answered instead"
 
