@@ -81,7 +81,7 @@ class Accepted(Value, frozen=True, kw_only=True):
 
     @property
     def is_replaced(self) -> bool:
-        """True when the request gets no answer here: a newer one of the VM does, or another front-end gives it."""
+        """True when this driver sends no answer: a newer request of the VM replaces it, or another front-end does."""
         progress = self.progress
         is_superseded = self.recovered is not None and self.recovered.is_superseded
         return progress.replaced_by is not None or progress.is_abandoned or is_superseded

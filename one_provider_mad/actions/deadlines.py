@@ -10,7 +10,7 @@ from one_provider_mad.protocol.messages import Action
 
 DEADLINES = {Action.DEPLOY: 600.0}
 OTHER_DEADLINE = 300.0
-"""Seconds after which any other action fails where `-w` is not set."""
+"""Seconds after which an action that DEADLINES lacks fails, where `-w` is not set."""
 
 
 class Deadlines:
@@ -26,7 +26,7 @@ class Deadlines:
         self._engines = engines
 
     def seconds(self, action: Action, *, is_settled: bool = False) -> float | None:
-        """Return the seconds that an action may take; None for no limit.
+        """Return the deadline of an action in seconds; None for no deadline.
 
         Args:
             action: the action.

@@ -47,7 +47,7 @@ _AT_ONCE = 2
 _TRY_TIMEOUT = 300.0
 """Seconds after which one try of a debt is cancelled; the cloud carries out a terminate call that it has got."""
 
-_OWED_AFTER = (ProviderError, CannotTell, DeadlineExceeded, SettingsError, JournalError, WrongAccount)
+_DEBT_AFTER = (ProviderError, CannotTell, DeadlineExceeded, SettingsError, JournalError, WrongAccount)
 """Errors of a failed terminate after which a debt is recorded. After any other the instance is not ours."""
 
 
@@ -86,7 +86,7 @@ class Debts:
         self, action: Action, content: VmRequest | None, error: MadError, *, since: float | None = None
     ) -> None:
         """Record the debts of a failed terminate that oned will not send again; `since`: when oned requested it."""
-        if content is None or not isinstance(error, _OWED_AFTER):
+        if content is None or not isinstance(error, _DEBT_AFTER):
             return
         if not _means(action, content, Intent.DESTROY):
             return
@@ -240,7 +240,7 @@ Confirm = Callable[[Debt, Instance], Awaitable[None]]
 
 
 async def confirm_all_but_orphans(debt: Debt, _instance: Instance) -> None:
-    """Let every debt be paid but an orphan's: without a look at OpenNebula's VMs that raises CannotTell."""
+    """Raise CannotTell for an orphan's debt, since OpenNebula must be asked about its VM first; accept any other."""
     if debt.is_orphan:
         raise CannotTell("the local OpenNebula has to be asked first whether it is an orphan still")
 
@@ -248,7 +248,7 @@ async def confirm_all_but_orphans(debt: Debt, _instance: Instance) -> None:
 async def pay(
     engine: Engine, debt: Debt, *, clock: Callable[[], float], confirm: Confirm = confirm_all_but_orphans
 ) -> None:
-    """Terminate the instances of a debt; return once the cloud shows each terminated, or certainly has it no more.
+    """Terminate the instances of a debt; return once each is terminated, or certainly absent.
 
     Args:
         engine: the cloud and the journal.

@@ -1,4 +1,4 @@
-"""The cloud and the journal with which the actions work; live_provider.py makes them."""
+"""The cloud and the journal with which the actions work; engines.py makes them."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class EngineSource(Protocol):
     """Owner in the tags of our instances; "" while there never was a usable configuration."""
 
     async def current(self) -> Engine:
-        """Return the engine in force.
+        """Return the engine that belongs to the present configuration file.
 
         Raises:
             MadError: there is none; every action fails with its sentence.

@@ -111,7 +111,7 @@ class Execution:
             work = self._work(engine, request, deadline, accepted)
             info = await (settle(work, accepted.action) if accepted.is_settled else HANDLERS[accepted.action](work))
         except SettingsReplaced:
-            log.info("action begins anew with other settings", action=accepted.action.value, vm=accepted.vm_id)
+            log.info("action starts again with the new settings", action=accepted.action.value, vm=accepted.vm_id)
             return await self._carry_out(accepted, deadline)
         waiting.patience = Patience.SHORT  # the action has succeeded: no step below may wait, or begin it anew
         takes_back = accepted.dialect.takes_answers_to_poll and not accepted.is_replaced

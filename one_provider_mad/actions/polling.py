@@ -218,7 +218,7 @@ async def poll_alone(cloud: Cloud, request: VmRequest, *, is_certain: bool) -> s
         if not reply.is_success:
             raise RequestRefused(reply.info)
         return reply.info
-    raise AssertionError("one POLL, one answer")
+    raise AssertionError("a lookup for one POLL gave no answer")
 
 
 def _no_news(request: VmRequest) -> Reply:

@@ -216,7 +216,7 @@ class Settling:
             action = Action(request.action)
             found = await self._still_waiting(core, action, waiting.get(request.vm_id))
             if newer.is_superseded:
-                await self._drop(request, "a newer one came, or another front-end leads")
+                await self._drop(request, "a newer request came, or another front-end leads")
             elif action in FIRST_WORDS:
                 await self._fail(request)  # no state of the VM shows that oned awaits this answer
             elif found is None:
@@ -276,7 +276,7 @@ class Settling:
         """Answer the remaining requests with a FAILURE, since oned does not say which VMs wait."""
         for request, newer in [*self._left.values()]:
             if newer.is_superseded:
-                await self._drop(request, "a newer one came")
+                await self._drop(request, "a newer request came")
             else:
                 await self._fail(request)
 

@@ -73,7 +73,7 @@ class Creates:
             nonlocal tries, is_in_doubt
             tries += 1
             if tries > 1 and not self._knowledge.waiters[call.token]:
-                raise RequestRefused("the create is not sent again, since its request is over")
+                raise RequestRefused("the create is not repeated, since its request was cancelled or answered")
             try:
                 return await self._provider.create(call)
             except (ProviderError, asyncio.CancelledError) as error:

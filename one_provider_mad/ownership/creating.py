@@ -135,7 +135,7 @@ async def give_up(vm: Vm, deploy_id: DeployId, error: WrongState) -> list[Attemp
     made = [attempt for attempt in await vm.attempts() if attempt.deploy_id == deploy_id]
     short = [attempt for attempt in made if instance is not None and _lacked_capacity(vm, instance, attempt)]
     for attempt in short:
-        reason = f"there was no room for it: {error}"
+        reason = f"the cloud had no capacity for it: {error}"
         await vm.record_debt(attempt.deploy_id, reason, identity=attempt.identity, token=attempt.token)
         vm.warn(f"{error}")
     if instance is None or instance.state.is_gone:

@@ -432,7 +432,10 @@ async def test_after_an_instance_ends_for_lack_of_capacity_the_next_alternative_
         f"instance i-1 is {end.value}: no room",
     ]
     [debt] = await world.journal.debts()
-    assert (debt.deploy_id, debt.reason) == ("i-1", f"there was no room for it: instance i-1 is {end.value}: no room")
+    assert (debt.deploy_id, debt.reason) == (
+        "i-1",
+        f"the cloud had no capacity for it: instance i-1 is {end.value}: no room",
+    )
     if end is not TERMINATING:  # nothing ends it in this cloud
         await pay(world.engine(), debt, clock=world.clock)
         assert world.provider.alive() == ["i-2"]
