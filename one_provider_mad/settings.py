@@ -276,14 +276,14 @@ def _without_file(name: str, path: Path, places: Places) -> Configuration:
 
 def _parse(name: str, path: Path, status: os.stat_result, content: bytes) -> Configuration:
     if status.st_mode & stat.S_IWOTH:
-        raise SettingsError(f"{path.name} can be written by everybody: run chmod o-rw {path}")
+        raise SettingsError(f"{path.name} can be written by all users: run chmod o-rw {path}")
     try:
         data = tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path.name} is not TOML: {error} ({path})") from error
     _keep_secrets(data)
     if status.st_mode & stat.S_IROTH and (key := next(_secrets(data), None)):
-        raise SettingsError(f"{path.name} holds the secret {key} and can be read by everybody: run chmod 640 {path}")
+        raise SettingsError(f"{path.name} holds the secret {key} and can be read by all users: run chmod 640 {path}")
     kind = data.get("provider")
     table = data.pop(kind, {}) if isinstance(kind, str) and kind not in Settings.__struct_fields__ else {}
     if not isinstance(table, dict):

@@ -169,7 +169,7 @@ def test_the_error_is_in_the_first_79_characters_of_the_message(places: Places) 
 @pytest.mark.parametrize("mode", [0o602, 0o666, 0o646], ids=oct)
 def test_a_world_writable_file_is_refused(places: Places, mode: int) -> None:
     path = configure(places, GOOD, mode=mode)
-    assert refusal(places) == f"provider_name.toml can be written by everybody: run chmod o-rw {path}"
+    assert refusal(places) == f"provider_name.toml can be written by all users: run chmod o-rw {path}"
 
 
 SECRETS = ["secret_access_key", "password", "token", "api_key", "credentials", "PRIVATE_KEY", "aws_secret", "passwd"]
@@ -179,7 +179,7 @@ SECRETS = ["secret_access_key", "password", "token", "api_key", "credentials", "
 def test_a_world_readable_file_with_a_secret_is_refused(places: Places, key: str) -> None:
     path = configure(places, f'{GOOD}[simulated]\n{key} = "hush"', mode=0o644)
     assert refusal(places) == (
-        f"provider_name.toml holds the secret simulated.{key} and can be read by everybody: run chmod 640 {path}"
+        f"provider_name.toml holds the secret simulated.{key} and can be read by all users: run chmod 640 {path}"
     )
 
 
@@ -460,11 +460,11 @@ def replace_by_a_directory(path: Path) -> None:
     path.mkdir()
 
 
-def let_everybody_write(path: Path) -> None:
+def let_all_users_write(path: Path) -> None:
     path.chmod(0o666)
 
 
-@pytest.mark.parametrize("spoil", [remove, replace_by_a_directory, let_everybody_write])
+@pytest.mark.parametrize("spoil", [remove, replace_by_a_directory, let_all_users_write])
 def test_a_removed_or_unreadable_file_keeps_the_last_good_settings(
     places: Places, spoil: Callable[[Path], None]
 ) -> None:

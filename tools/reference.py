@@ -35,7 +35,7 @@ An edit takes effect without a restart: from the next action on, and within five
 takes longer than five seconds, actions go on with the previous settings until the cloud has answered. A wrong edit
 changes nothing: the previous settings stay in force, and the log names the mistake. Only `provider`, `owner`, and the
 settings that identify the cloud (account, region, endpoint, database) need a restart. A file that holds a secret must
-not be readable by everybody, and no file may be writable by everybody.
+not be readable by all users, and no file may be writable by all users.
 
 `tools/reference.py` generates this page from the types that check the settings.
 """

@@ -36,7 +36,7 @@ def read_session(*, file: str, environ: Mapping[str, str]) -> str:
         reason = error.strerror or "it cannot be opened"
         raise SettingsError(f"{path.name} cannot be read: {reason} ({path}, {source})") from error
     if status.st_mode & (stat.S_IROTH | stat.S_IWOTH):
-        raise SettingsError(f"{path.name} holds a password and is open to everybody: run chmod 600 {path} ({source})")
+        raise SettingsError(f"{path.name} holds a password and is open to all users: run chmod 600 {path} ({source})")
     return check_session(content, where=f"{path.name} ({path}, {source})")
 
 

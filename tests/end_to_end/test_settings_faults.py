@@ -142,7 +142,7 @@ def make_writable(path: Path) -> None:
         pytest.param(make_readable_secret, f"{FILE} holds the secret simulated.api_key and can be read", id="secret"),
         pytest.param(make_nested_secret, f"{FILE} holds the secret monitor.secret_access_key and can be", id="nested"),
         pytest.param(make_not_text, f"{FILE} is not TOML: ", id="not-text"),
-        pytest.param(make_writable, f"{FILE} can be written by everybody", id="writable"),
+        pytest.param(make_writable, f"{FILE} can be written by all users", id="writable"),
     ],
 )
 def test_unreadable_or_unsafe_configuration_file_fails_every_action(
@@ -175,7 +175,7 @@ def test_chmod_corrects_a_file_others_can_write_and_its_group_may_read_a_secret(
     path = place.simulate(boot_time=0, api_key="hush")
     path.chmod(0o602)
     one = driver()
-    assert refusal(one) == f"{FILE} can be written by everybody: run chmod o-rw {path}"
+    assert refusal(one) == f"{FILE} can be written by all users: run chmod o-rw {path}"
     path.chmod(0o640)
     assert one.created(wire.deploy(7))
     assert "hush" not in place.log()

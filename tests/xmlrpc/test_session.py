@@ -34,7 +34,7 @@ def test_a_file_that_other_users_cannot_open_is_accepted(tmp_path: Path, mode: i
 @pytest.mark.parametrize("mode", [0o604, 0o602, 0o666])
 def test_a_file_that_every_user_can_open_is_refused(tmp_path: Path, mode: int) -> None:
     path = held(tmp_path / "auth", mode=mode)
-    with pytest.raises(SettingsError, match=f"auth holds a password and is open to everybody: run chmod 600 {path}"):
+    with pytest.raises(SettingsError, match=f"auth holds a password and is open to all users: run chmod 600 {path}"):
         read_session(file=str(path), environ={})
 
 
