@@ -97,7 +97,7 @@ def test_deploy_repeated_while_open_is_answered_once_with_one_instance(driver: S
     one.send(wire.deploy(7))
     until(place.instances)
     one.send(wire.deploy(7))
-    one.wait_for(lambda line: line.startswith("LOG I 7 DEPLOY was asked while DEPLOY was open"))
+    one.wait_for(lambda line: line.startswith("LOG I 7 DEPLOY came while DEPLOY was unanswered"))
     Console(place).complete()
     result, deploy_id = one.reply("DEPLOY", 7).split(" ")
     assert result == "SUCCESS"
