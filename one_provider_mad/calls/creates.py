@@ -39,7 +39,7 @@ class Creates:
 
         Args:
             call: the create's parameters and token.
-            waiting: what the action that needs the instance waits for, and its patience.
+            waiting: the reason and the patience of the action that needs the instance.
             record: records the answer in the journal.
         """
         known = self._knowledge

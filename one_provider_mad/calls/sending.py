@@ -42,7 +42,7 @@ class Sender:
         Args:
             operation: the call's name in messages.
             send: sends the call, once.
-            waiting: what the action that needs the answer waits for, and its patience.
+            waiting: the reason and the patience of the action that needs the answer.
             is_repeatable: the call may be repeated after an uncertain answer.
 
         Raises:

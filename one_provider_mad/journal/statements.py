@@ -124,7 +124,7 @@ def shrink(db: sqlite3.Connection, *, seconds: float) -> bool:
     for _page in range(surplus):
         if time.monotonic() > until:
             return True
-        db.execute("PRAGMA incremental_vacuum(1)")  # sqlite3 ends this pragma after a page, whatever its number says
+        db.execute("PRAGMA incremental_vacuum(1)")  # sqlite3 ends this pragma after one page, also with a larger number
     return False
 
 

@@ -201,7 +201,7 @@ def _capacity_on(host_id: int, whole: Size, remaining: int | None, limits: Limit
 
 
 def _taken_by_others(host_id: int, limits: Limits, swept: SweepResult) -> Size:
-    """Return what instances that are not VMs of this host take of the whole.
+    """Return the CPU and memory of the instances that are not VMs of this host.
 
     Where the cloud reports limits, these are all instances but the host's; of a configured capacity, only its orphans.
     """

@@ -1,4 +1,4 @@
-"""Refuse an instance whose tags do not name the VM, by whatever id it was found (decisions 14 to 16)."""
+"""Refuse an instance that a tag, the journal or OpenNebula led to, unless its tags name the VM (decisions 14 to 16)."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ import itertools
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -22,23 +21,11 @@ from one_provider_mad.errors import (
 from one_provider_mad.journal.records import AttemptState, Debt
 from one_provider_mad.journal.writer import Journal
 from one_provider_mad.providers.interface import CreateCall
-from tests.actions.fakes import STIME, Desk, World, a_desk, a_world, identity_of, pass_time, turns, until
+from tests.actions.fakes import STIME, Desk, World, a_desk, identity_of, pass_time, turns, until
 
 pytestmark = pytest.mark.looptime
 
 RUNNING, TERMINATED = InstanceState.RUNNING, InstanceState.TERMINATED
-
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with a_world(tmp_path) as world:
-        yield world
-
-
-@pytest.fixture
-async def desk(world: World) -> AsyncIterator[Desk]:
-    async with a_desk(world) as desk:
-        yield desk
 
 
 @asynccontextmanager

@@ -6,7 +6,6 @@ import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.protocol.messages import Action, Request
 from one_provider_mad.protocol.vmm import parse_line
 from tests import oned_lines
-from tests.actions.fakes import EPOCH, STIME, Desk, World, a_desk, a_world, identity_of, pass_time, until
+from tests.actions.fakes import EPOCH, STIME, Desk, World, identity_of, pass_time, until
 
 pytestmark = pytest.mark.looptime
 
@@ -32,18 +31,6 @@ ONED = Process.parent()
 """The parent of this process, and of the earlier one unless a test says otherwise."""
 
 DEAD = Process(pid=4_000_000, start="an earlier time")
-
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with a_world(tmp_path) as world:
-        yield world
-
-
-@pytest.fixture
-async def desk(world: World) -> AsyncIterator[Desk]:
-    async with a_desk(world) as desk:
-        yield desk
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +16,7 @@ from one_provider_mad.journal.records import AttemptState, Debt
 from one_provider_mad.journal.writer import Journal
 from one_provider_mad.processes import Process
 from tests import oned_lines
-from tests.actions.fakes import STIME, Desk, FakeScripts, World, a_desk, a_world, identity_of, pass_time, until
+from tests.actions.fakes import STIME, Desk, FakeScripts, World, a_desk, identity_of, pass_time, until
 from tests.actions.test_recovery import leave, recovery_of, request
 
 pytestmark = pytest.mark.looptime
@@ -68,18 +67,6 @@ class FakeCore:
 
     async def waiting_document(self, vm_id: VmId) -> WaitingDocument | None:
         return self.vms.get(vm_id)
-
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with a_world(tmp_path) as world:
-        yield world
-
-
-@pytest.fixture
-async def desk(world: World) -> AsyncIterator[Desk]:
-    async with a_desk(world) as desk:
-        yield desk
 
 
 @pytest.fixture
