@@ -25,7 +25,7 @@ from one_provider_mad.lab.demo_monitor import Watcher
 from one_provider_mad.protocol.messages import Control, LogLine, Malformed, Reply
 from one_provider_mad.protocol.vmm import parse_reply
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 """Most seconds for a step, else the demonstration fails; a step takes well under one."""
 
 VM_ID = 42

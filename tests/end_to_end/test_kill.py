@@ -43,6 +43,9 @@ VMS = (VM, VmId(8), VmId(9), VmId(10))
 TIME_SCALE = 60
 """A minute of listing lag takes a second."""
 
+BOOTS_FOR_LONG = TIME_SCALE * HANG
+"""A boot that does not end before the test goes on."""
+
 QUICKLY = 0.0005
 """Seconds between two checks for a point that lasts milliseconds."""
 
@@ -520,10 +523,10 @@ AS_BEFORE = "DROP TRIGGER slow; DROP TABLE many;"
 def kill_after_cancel(root: Path) -> Place:
     """Cancel a deploy while its instance boots; kill once the journal has DRIVER_CANCEL, but no debt yet."""
     place = Place(root)
-    place.configure(simulated(lag=30))
+    place.configure(simulated(lag=30, boot_time=BOOTS_FOR_LONG))
     with Driver(place) as driver:
         driver.send(deploy())
-        until(lambda: AttemptState.CREATED in dict(attempts(journal_of(place), VM)), pause=QUICKLY)
+        until(lambda: AttemptState.CREATED in dict(attempts(journal_of(place), VM)))
         change_journal(place, never_ending("debts"))
         driver.send(cancel())
         until(lambda: open_actions(journal_of(place), VM) == ["DRIVER_CANCEL"])
@@ -533,6 +536,7 @@ def kill_after_cancel(root: Path) -> Place:
     assert not read_debts(journal_of(place))
     print_points("cancelled", Counter([remains.landed]), count=1)
     change_journal(place, AS_BEFORE)
+    place.configure(simulated(lag=30))
     return place
 
 

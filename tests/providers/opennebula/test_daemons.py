@@ -187,9 +187,10 @@ def test_a_terminate_fails_if_the_partner_answers_with_html_pages(
     deploy_id = burst.created(deploy(7))
     front_end = Place(place.root / "other")  # its journal has no record of the VM
     configure(front_end, partner)
-    for method in ("one.vm.info", "one.vmpool.infoextended"):
-        partner.order("page", method, times=1_000_000)
     with Driver(front_end, f"-t 15 -r 0 -w 3 {NAME}") as other:
+        assert other.ask(wire.poll(7, deploy_id)).startswith("SUCCESS STATE=a"), "the account is known"
+        for method in ("one.vm.info", "one.vmpool.infoextended"):
+            partner.order("page", method, times=1_000_000)
         reply = other.ask(wire.terminate(7, deploy_id))
     assert reply == (
         "FAILURE gave up after 3 s waiting for describe: the answer to one.vm.info is not <VM>, it begins with <html>"
