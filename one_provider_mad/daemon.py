@@ -71,8 +71,9 @@ class _Daemon(Serving[Request | Malformed]):
 
     def _shows_core_is_up(self, asked: Request | Malformed) -> bool:
         # oned's timer sends POLLs while it starts (src/vmm/VirtualMachineManager.cc, timer_action).
-        word = asked.action.value if isinstance(asked, Request) else asked.word
-        return word != Action.POLL.value
+        if isinstance(asked, Request):
+            return asked.action is not Action.POLL
+        return asked.word != Action.POLL.value
 
     def _accept(self, asked: Request | Malformed) -> None:
         if self._dispatcher is None:

@@ -263,10 +263,10 @@ class Writer:
         self._flush()
 
     def _write(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view and not self._is_broken:
+        while data and not self._is_broken:
             try:
-                view = view[os.write(self._fd, view) :]
+                written = os.write(self._fd, data)
+                data = data[written:] if written < len(data) else b""
             except BlockingIOError:
                 # Another process made the shared description non-blocking: wait as a blocking write would.
                 self._poll.poll()

@@ -139,7 +139,8 @@ class Lanes:
         else:
             lane.polls.append(request)
         self._idle.clear()
-        self._pump()
+        if not self._is_listing:  # else the end of the listing under way starts the next one
+            self._pump()
 
     def call_off(self, vm_id: VmId) -> bool:
         """Carry out DRIVER_CANCEL: drop the VM's waiting jobs, cancel the running one. True when there was any."""

@@ -16,7 +16,7 @@ from one_provider_mad.actions.table import FIRST_WORDS
 from one_provider_mad.domain import Template, Value, VmRequest
 from one_provider_mad.errors import RequestRefused
 from one_provider_mad.protocol.messages import Action, Malformed, Request
-from one_provider_mad.protocol.payload import TEMPLATE_ACTIONS, read_outline, read_payload
+from one_provider_mad.protocol.payload import TEMPLATE_ACTIONS, read_outline, read_payload, read_poll
 from one_provider_mad.workers import Workers
 
 _SMALL = 16 * 1024
@@ -127,8 +127,7 @@ class Backlog:
         """
         size = len(request.payload)
         if request.action is Action.POLL and size <= _LARGE and not is_verbatim:
-            read = read_payload(request)
-            return read if isinstance(read, Malformed) else read[0]
+            return read_poll(request)
         if self.held + size > BUDGET and size > _SMALL and request.action not in _NEVER_REFUSED:
             return self._refuse(request)
         return self.take_again(request, is_verbatim=is_verbatim)

@@ -13,7 +13,7 @@ from one_provider_mad.domain import DeployId, Template, VmId, VmRequest
 from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.protocol.framing import LIMIT, LineBuffer
 from one_provider_mad.protocol.messages import Action, Malformed, Request
-from one_provider_mad.protocol.payload import read_outline, read_payload
+from one_provider_mad.protocol.payload import read_outline, read_payload, read_poll
 from one_provider_mad.protocol.vmm import parse_line
 from one_provider_mad.safe_xml import ORDINARY_SIZE
 from tests import oned_lines
@@ -33,10 +33,26 @@ NEEDS_TEMPLATE = {
 }
 
 
+POLL_FIELDS = ("vm_id", "deploy_id", "stime", "is_legacy_poll")
+
+
+def check_poll(asked: Request) -> None:
+    """Check that `read_poll` reads the fields of a POLL's answer as `read_payload` does, or refuses it alike."""
+    whole, poll = read_payload(asked), read_poll(asked)
+    if isinstance(whole, Malformed):
+        assert poll == whole
+    else:
+        assert isinstance(poll, VmRequest)
+        assert [getattr(poll, field) for field in POLL_FIELDS] == [getattr(whole[0], field) for field in POLL_FIELDS]
+
+
 def vm_of(document: bytes, action: Action = Action.POLL, vm_id: int = 42) -> VmRequest:
     """The request read from the document, after checks that it was accepted and is handed on verbatim."""
-    read = read_payload(with_document(document, action, vm_id=vm_id))
+    asked = with_document(document, action, vm_id=vm_id)
+    read = read_payload(asked)
     assert not isinstance(read, Malformed), read.reason
+    if action is Action.POLL:
+        check_poll(asked)
     vm, message = read
     assert message == document
     return vm
@@ -530,6 +546,7 @@ def test_a_damaged_message_is_read_or_refused_without_an_exception(
     else:
         assert read[0].vm_id == 42
         assert read[1] == document
+    check_poll(with_document(document, Action.POLL))
 
 
 @given(payload=st.binary())
