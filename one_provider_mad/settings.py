@@ -31,6 +31,9 @@ EMBEDDED = "simulated"
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 """Valid NAMEs of drivers."""
 
+_OF_NAME = "one_provider_mad_"
+"""Prefix of NAME in the files that the drivers keep in OpenNebula's var directory."""
+
 _OWNER = re.compile(r"[A-Za-z0-9_.:@-]{1,64}")
 _SECRET = re.compile(r"secret|passw|token|api_key|access_key|private_key|credential", re.IGNORECASE)
 
@@ -187,11 +190,11 @@ class Places(Value, frozen=True, kw_only=True):
 
     def default_journal(self, name: str) -> Path:
         """Return the default path of NAME's journal."""
-        return self.var / f"one_provider_mad_{name}.journal"
+        return self.var / f"{_OF_NAME}{name}.journal"
 
     def mark(self, name: str) -> Path:
         """Return the path of the file that marks a NAME once served from a configuration file."""
-        return self.var / f"one_provider_mad_{name}.configured"
+        return self.var / f"{_OF_NAME}{name}.configured"
 
     def scripts(self, name: str) -> Path:
         """Return upstream's directory of action scripts for NAME."""
@@ -271,7 +274,35 @@ def _without_file(name: str, path: Path, places: Places) -> Configuration:
         return Configuration(name=name, path=None, settings=_completed(name, Settings(provider=EMBEDDED)), table={})
     if places.has_scripts(name):
         return Configuration(name=name, path=None, settings=_completed(name, Settings(provider="scripts")), table={})
-    raise SettingsError(f"{path.name} does not exist: create {path}, or scripts in {places.scripts(name)}")
+    raise SettingsError(
+        f"{path.name} does not exist: create {path}, or scripts in {places.scripts(name)}{did_you_mean(name, places)}"
+    )
+
+
+def names(places: Places) -> set[str]:
+    """Return the NAMEs known here: those of configuration files and of journals, and `simulated`.
+
+    Directories that this process may not read have none.
+    """
+    files = {path.name.removesuffix(".toml") for path in _files(places.conf, "*.toml")}
+    kept = {path.name.removesuffix(".journal") for path in _files(places.var, f"{_OF_NAME}*.journal")}
+    found = {EMBEDDED, *files, *(name.removeprefix(_OF_NAME) for name in kept)}
+    return {name for name in found if NAME.fullmatch(name)}
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    try:
+        return list(folder.glob(pattern))
+    except OSError:
+        return []
+
+
+def did_you_mean(name: str, places: Places) -> str:
+    """Return `; did you mean …?` with the most similar of the NAMEs known here, "" where none is similar."""
+    from difflib import get_close_matches  # only a mistyped NAME needs it
+
+    similar = get_close_matches(name, names(places) - {name}, n=1)
+    return f"; did you mean {similar[0]}?" if similar else ""
 
 
 def _parse(name: str, path: Path, status: os.stat_result, content: bytes) -> Configuration:

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from one_provider_mad.errors import AuthenticationRefused, SettingsError
-from one_provider_mad.settings import Configuration, Places, Policy, Settings, SettingsSource, convert, load
+from one_provider_mad.settings import Configuration, Places, Policy, Settings, SettingsSource, convert, load, names
 
 GOOD = 'provider = "simulated"\nowner = "harbour-7f3a"\n'
 
@@ -224,6 +224,24 @@ def test_without_a_file_the_name_of_a_scripts_directory_is_served_by_it(places: 
 def test_without_file_and_scripts_the_error_says_what_to_create(places: Places) -> None:
     expected = f"mycloud.toml does not exist: create {places.conf}/mycloud.toml, or scripts in "
     assert refusal(places, "mycloud") == expected + str(places.var / "remotes/vmm/mycloud")
+
+
+def test_a_mistyped_name_is_answered_with_the_most_similar_one_known_here(places: Places) -> None:
+    configure(places, GOOD, name="aws-frankfurt")
+    places.default_journal("oldscripts").touch()
+    assert refusal(places, "aws-frankfort").endswith("; did you mean aws-frankfurt?")
+    assert refusal(places, "old-scripts").endswith("; did you mean oldscripts?")
+    assert refusal(places, "simulate").endswith("; did you mean simulated?")
+    assert "did you mean" not in refusal(places, "azure")
+
+
+def test_known_names_are_those_of_configuration_files_and_journals(places: Places) -> None:
+    configure(places, GOOD, name="aws")
+    for name in ("not a name.toml", "notes.txt"):
+        (places.conf / name).touch()
+    places.default_journal("oldscripts").touch()
+    assert names(places) == {"aws", "oldscripts", "simulated"}
+    assert names(Places(conf=Path("/nowhere"), var=Path("/dev/null"), log=places.log)) == {"simulated"}
 
 
 @pytest.mark.parametrize("name", ["simulated", "mycloud"])

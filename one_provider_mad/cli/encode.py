@@ -19,7 +19,8 @@ from one_provider_mad.cli.driver_message import (
     default_template,
     wire_line,
 )
-from one_provider_mad.cli.verbs import CONTROLS, LCM_NUMBERS, RELEASES, VERBS, Release, latest_release
+from one_provider_mad.cli.releases import ReleaseChoice
+from one_provider_mad.cli.verbs import CONTROLS, LCM_NUMBERS, RELEASES, VERBS, Release, latest_release, taken_as
 from one_provider_mad.domain import Template
 from one_provider_mad.template_text.strict_reader import TemplateError, read_template
 
@@ -33,16 +34,20 @@ Write the line that oned sends for ACTION, ready to be piped into a driver.
   one-provider encode DEPLOY --vm-id 7 | one_vmm_provider "-t 15 -r 0 simulated"
   one-provider encode SHUTDOWN --vm-id 7 --deploy-id sim-1 --lcm-state SHUTDOWN_POWEROFF
   one-provider encode ATTACHDISK --vm-id 7 --deploy-id sim-1 --operand SIZE=1024
+
 """
+_ACTIONS = f"The actions are {', '.join((*CONTROLS, *VERBS))}."
 
 
-@click.command("encode", help=_HELP, short_help="Write one line as oned sends it.")
+@click.command("encode", help=_HELP + _ACTIONS, short_help="Write one line as oned sends it.")
 @click.argument("action")
 @click.argument("vm", type=int, required=False, metavar="[VM_ID]")
 @click.option("--vm-id", type=int, metavar="N", help="The VM's number.")
 @click.option("--template", "file", metavar="FILE", help="The VM's template, in OpenNebula's syntax; - reads stdin.")
 @click.option("--type", "cloud", metavar="NAME", help=f"TYPE in the built-in template ({DEFAULT_TYPE}).")
-@click.option("--release", type=click.Choice(RELEASES), help="OpenNebula release (the newest that sends ACTION).")
+@click.option(
+    "--release", type=ReleaseChoice(RELEASES, taken_as), help="OpenNebula release (the newest that sends ACTION)."
+)
 @click.option("--lcm-state", metavar="N|NAME", help="The VM's LCM_STATE (the most frequent one for ACTION).")
 @click.option("--deploy-id", default="", metavar="ID", help="The cloud's id of the instance (empty).")
 @click.option("--name", default="", metavar="NAME", help="The VM's name (NAME in the template, else one-N).")
@@ -76,6 +81,8 @@ def command(
     if word in CONTROLS:
         click.echo(wire_line(word), nl=False)
         return
+    if word not in VERBS and vm is None and vm_id is None:
+        raise click.UsageError(f"no release of OpenNebula sends {word}. {_actions(word)}")
     number = _vm_id(word, vm, vm_id)
     whose = release or latest_release(word)
     details: Details = {
@@ -155,9 +162,15 @@ def _operand(operands: Sequence[str], snapshot_id: int | None, hypervisor_id: st
 def _note_oddities(action: str, release: Release) -> None:
     verb = VERBS.get(action)
     if verb is None:
-        _note(f"no release of OpenNebula sends {action}")
+        _note(f"no release of OpenNebula sends {action}. {_actions(action)}")
     elif release not in verb.releases:
         _note(f"{action} is not sent by OpenNebula {release}, only by {' and '.join(verb.releases) or '4.14'}")
+
+
+def _actions(action: str) -> str:
+    """Return the action most like a mistyped one as a question, and the names of all actions."""
+    close = difflib.get_close_matches(action, (*CONTROLS, *VERBS), n=1)
+    return (f"Did you mean {close[0]}? " if close else "") + _ACTIONS
 
 
 def _note(sentence: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -56,6 +57,17 @@ class _Program(click.Group):
             return command
         further = _further_commands().get(cmd_name)
         return super().get_command(ctx, cmd_name) if further is None else further.load()
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if not (ctx.resilient_parsing or name.startswith("-") or self.get_command(ctx, name)):
+            # click looks for similar commands among the imported ones, and there are none yet.
+            similar = get_close_matches(name, self.list_commands(ctx), n=1)
+            hint = f"Did you mean {similar[0]!r}?" if similar else f"{ctx.command_path} --help lists them."
+            raise click.UsageError(f"No such command {name!r}. {hint}", ctx)
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -16,12 +16,15 @@ from textwrap import dedent, wrap
 import click
 
 from one_provider_mad.cli.names import check_name
+from one_provider_mad.cli.releases import Numbers, ReleaseChoice, numbers
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import MadError
 from one_provider_mad.providers.registry import resizes_live
 from one_provider_mad.settings import Places, load
 
-RELEASES = ("7.4", "6.10", "5.10", "4.14")
+RELEASES = ("7.4", "6.10", "5.12", "5.10", "5.8", "4.14")
+"""Releases with an output of their own, the latest first; each output also serves the releases before it, down to the
+next one here."""
 
 MONITORD = (5, 12)
 """First release in which monitord starts the information drivers."""
@@ -55,9 +58,15 @@ class Block(Value, frozen=True, kw_only=True):
     text: str = ""
 
 
+def taken_as(release: Numbers) -> str:
+    """Return the one of RELEASES with the output for a release: the same, else the next later one, else the latest."""
+    later = [each for each in RELEASES if numbers(each) >= release[:2]]
+    return later[-1] if later else RELEASES[0]
+
+
 @click.command("oned-conf", short_help="Print the sections for oned.conf and monitord.conf.")
 @click.argument("name")
-@click.option("--release", type=click.Choice(RELEASES), required=True, help="OpenNebula's, or the next older one.")
+@click.option("--release", type=ReleaseChoice(RELEASES, taken_as), required=True, help="OpenNebula's.")
 @click.option("--json", "is_json", is_flag=True, help="One JSON array.")
 def command(name: str, release: str, is_json: bool) -> None:
     """Print the configuration and commands that make NAME a host of OpenNebula.
@@ -108,7 +117,7 @@ def blocks_of(name: str, *, kind: str, hypervisor: str, release: str, resizes_li
         release: one of RELEASES.
         resizes_live: True if the cloud can resize running VMs; else OpenNebula may resize a VM only while it is off.
     """
-    number = tuple(map(int, release.split(".")))
+    number = numbers(release)
     is_7 = number >= (7, 0)
     yield Block(what="The action driver", where="oned.conf", text=_vm_mad(name, number, resizes_live=resizes_live))
     where = "monitord.conf" if number >= MONITORD else "oned.conf"
@@ -137,7 +146,7 @@ def blocks_of(name: str, *, kind: str, hypervisor: str, release: str, resizes_li
     )
 
 
-def _vm_mad(name: str, release: tuple[int, ...], *, resizes_live: bool) -> str:
+def _vm_mad(name: str, release: Numbers, *, resizes_live: bool) -> str:
     pairs = {
         **_named(name, release),
         "EXECUTABLE": '"one_vmm_provider"',
@@ -157,7 +166,7 @@ def _vm_mad(name: str, release: tuple[int, ...], *, resizes_live: bool) -> str:
     return _vector("VM_MAD", pairs)
 
 
-def _im_mad(name: str, release: tuple[int, ...]) -> str:
+def _im_mad(name: str, release: Numbers) -> str:
     pairs = {
         **_named(name, release),
         "EXECUTABLE": '"one_im_provider"',
@@ -168,7 +177,7 @@ def _im_mad(name: str, release: tuple[int, ...]) -> str:
     return _vector("IM_MAD", pairs)
 
 
-def _named(name: str, release: tuple[int, ...]) -> dict[str, str]:
+def _named(name: str, release: Numbers) -> dict[str, str]:
     """Return the key NAME of a driver section, and from 5.0 on SUNSTONE_NAME."""
     return {"NAME": f'"{name}"', **({"SUNSTONE_NAME": f'"{name}"'} if release >= (5, 0) else {})}
 
@@ -224,7 +233,7 @@ def _place_of_7(name: str) -> Iterator[Block]:
     )
 
 
-def _kept_back(name: str, release: tuple[int, ...]) -> Block:
+def _kept_back(name: str, release: Numbers) -> Block:
     """Yield the steps that forbid users actions that oned sends to transfer drivers only (src/tm/TransferManager.cc).
 
     Groups have operations of their own from 5.10 on (Group::get_vm_auth_op).

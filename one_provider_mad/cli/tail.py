@@ -17,7 +17,7 @@ import click
 from one_provider_mad.cli.decode import printable
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import SettingsError
-from one_provider_mad.settings import Places
+from one_provider_mad.settings import Places, did_you_mean
 
 PROGRAMS = ("one_vmm_provider", "one_im_provider")
 
@@ -93,10 +93,12 @@ def log_of(name: str, program: str, environ: Mapping[str, str]) -> Path:
     Raises:
         SettingsError: the log does not exist.
     """
-    path = Places.from_environment(environ).log / f"{program}_{name}.log"
+    places = Places.from_environment(environ)
+    path = places.log / f"{program}_{name}.log"
     if not path.is_file():
         raise SettingsError(
             f"there is no log of {program} for {name} yet: the running driver writes it, on its machine ({path})"
+            f"{did_you_mean(name, places)}"
         )
     return path
 

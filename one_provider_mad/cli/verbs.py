@@ -135,6 +135,11 @@ ERAS: Mapping[Release, Era] = {
 }
 
 
+def taken_as(release: tuple[int, ...]) -> Release:
+    """Return the one of RELEASES whose form of the document a release sends."""
+    return "4.4" if release < (5,) else "5.10" if release < (6,) else "7.4"
+
+
 def default_lcm_state(action: str, release: Release) -> int:
     """Return the most frequent LCM_STATE of an action; RUNNING for an unknown action."""
     if action == "CANCEL":

@@ -5,12 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 from click.testing import CliRunner
 
 from one_provider_mad.cli.main import main
-from one_provider_mad.cli.verbs import LCM_NUMBERS, RELEASES, VERBS, Release
+from one_provider_mad.cli.verbs import CONTROLS, LCM_NUMBERS, RELEASES, VERBS, Release
 from one_provider_mad.template_text.strict_reader import read_template
 from tests import oned_lines
 from tests.waiting import HANG
@@ -58,6 +59,8 @@ def test_encode_reads_a_template_from_stdin() -> None:
     assert done.stdout == oned_lines.line("DEPLOY", 7, template=read_template(TEMPLATE))
 
 
+ACTIONS = f"The actions are {', '.join((*CONTROLS, *VERBS))}."
+
 # The following run in this process, which is faster.
 
 
@@ -65,6 +68,15 @@ def ran(*arguments: str, stdin: str | bytes = "") -> tuple[int, bytes, str]:
     """Exit code, stdout and stderr of `encode`."""
     result = CliRunner().invoke(main, ["encode", *arguments], input=stdin)
     return result.exit_code, result.stdout_bytes, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("release", "nearest"), [("4.14", "4.4"), ("5.0.2", "5.10"), ("5.12", "5.10"), ("6.10", "7.4"), ("8.0", "7.4")]
+)
+def test_encode_takes_any_release_as_the_one_of_the_same_form_and_says_so(release: str, nearest: str) -> None:
+    expected = oned_lines.line("DEPLOY", 7, release=cast("Release", nearest))
+    note = f"note: {release} is taken as {nearest}, the nearest release with an output of its own\n"
+    assert ran("DEPLOY", "7", "--release", release) == (0, expected, note)
 
 
 @pytest.mark.parametrize("release", RELEASES)
@@ -107,7 +119,8 @@ def test_encode_accepts_every_lcm_state_by_name() -> None:
 @pytest.mark.parametrize(
     ("arguments", "note"),
     [
-        (["FROBNICATE", "3"], "note: no release of OpenNebula sends FROBNICATE\n"),
+        (["FROBNICATE", "3"], f"note: no release of OpenNebula sends FROBNICATE. {ACTIONS}\n"),
+        (["DEPLOI", "3"], f"note: no release of OpenNebula sends DEPLOI. Did you mean DEPLOY? {ACTIONS}\n"),
         (["POLL", "3", "--release", "7.4"], "note: POLL is not sent by OpenNebula 7.4, only by 4.4 and 5.10\n"),
         (["DISKSNAPSHOTREVERT", "3"], "note: DISKSNAPSHOTREVERT is not sent by OpenNebula 7.4, only by 4.14\n"),
         (["DEPLOY", "3", "--lcm-state", "999"], "note: no release has an LCM_STATE 999\n"),
@@ -124,6 +137,7 @@ def test_encode_prints_a_line_that_no_release_sends_with_a_note(arguments: list[
     [
         ([], "Missing argument 'ACTION'."),
         (["DEPLOY"], "DEPLOY needs a VM: name it with --vm-id N"),
+        (["foo"], f"no release of OpenNebula sends FOO. {ACTIONS}"),
         (["DEPLOY", "3", "--vm-id", "4"], "two VMs are named, 3 and 4"),
         (["DEPLOY", "x"], "Invalid value for '[VM_ID]': 'x' is not a valid integer."),
         (["DEPLOY", "--vm-id=-1"], "the VM's id is a number from 0 to 2147483647, not -1"),

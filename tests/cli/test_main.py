@@ -47,7 +47,9 @@ def test_every_command_has_a_help_page(name: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["nothing"], "one-provider: No such command 'nothing'."),
+        (["nothing"], "one-provider: No such command 'nothing'. one-provider --help lists them."),
+        (["instals"], "one-provider: No such command 'instals'. Did you mean 'install'?"),
+        (["dmeo"], "one-provider: No such command 'dmeo'. Did you mean 'demo'?"),
         (["--nothing"], "one-provider: No such option '--nothing'."),
         (["decode", "--nothing"], "one-provider decode: No such option '--nothing'."),
     ],

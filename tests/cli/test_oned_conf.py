@@ -31,6 +31,34 @@ def test_oned_conf_prints_the_expected_text_for_each_release(place: Place, relea
     assert output_of(place.root, "oned-conf", "aws", "--release", release) == (GOLDEN / f"{release}.txt").read_text()
 
 
+@pytest.mark.parametrize(
+    ("release", "nearest"),
+    [
+        pytest.param("7.2", "7.4", id="7.x"),
+        pytest.param("7.0.1", "7.4", id="7.x-with-a-third-number"),
+        pytest.param("6.0", "6.10", id="6.x"),
+        pytest.param("5.12.0.4", "5.12", id="monitord-is-new"),
+        pytest.param("5.4", "5.8", id="5.x"),
+        pytest.param("4.4", "4.14", id="4.x"),
+        pytest.param("8.0", "7.4", id="later-than-all"),
+    ],
+)
+def test_oned_conf_takes_the_nearest_release_and_says_so(place: Place, release: str, nearest: str) -> None:
+    place.configure(EC2, name="aws")
+    note = f"note: {release} is taken as {nearest}, the nearest release with an output of its own\n"
+    golden = (GOLDEN / f"{nearest}.txt").read_text()
+    assert ran(place.root, "oned-conf", "aws", "--release", release) == (0, golden, note)
+
+
+@pytest.mark.parametrize("release", ["4.2", "7", "latest", "7.2-rc1"])
+def test_oned_conf_refuses_a_release_that_it_does_not_know(place: Place, release: str) -> None:
+    code, printed, errors = ran(place.root, "oned-conf", "aws", "--release", release)
+    assert (code, printed) == (2, "")
+    assert errors.startswith(
+        f"one-provider oned-conf: Invalid value for '--release': {release!r} is not one of '7.4', "
+    )
+
+
 def test_oned_conf_works_without_a_configuration_file(place: Place) -> None:
     code, printed, errors = ran(place.root, "oned-conf", "simulated", "--release", "7.4")
     assert (code, errors) == (0, "")

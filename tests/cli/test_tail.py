@@ -52,6 +52,15 @@ def test_tail_prints_entries_as_readable_lines(place: Place, log: Path) -> None:
     assert "sent" in lines[4]
 
 
+def test_tail_answers_a_mistyped_name_with_the_one_that_is_known(place: Place, log: Path) -> None:
+    place.configure('provider = "simulated"\nowner = "o"\n', name="cloud")
+    missing = place.var / "one_vmm_provider_clod.log"
+    assert output_of(place.root, "tail", "clod", code=1) == (
+        "one-provider tail: there is no log of one_vmm_provider for clod yet: the running driver writes it, on its"
+        f" machine ({missing}); did you mean cloud?\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "events"),
     [
