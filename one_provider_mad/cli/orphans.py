@@ -50,8 +50,9 @@ def collect(name: str, environ: Mapping[str, str]) -> Mapping[str, Any]:
         `looked_at` (time of the last search, seconds since the epoch, None for never), `policy`, `interval` (seconds),
         `is_running` (a driver of this journal runs on this machine), `trouble` (time and reason of the latest failed
         search, and the seconds until the next; None if a later search succeeded), and `orphans`: one entry
-        an instance, with its verdict, the evidence, the number of searches in a row that found the instance, and
-        whether it is being terminated (`is_owed`); `parts`: volumes, snapshots and addresses that no instance uses;
+        an instance, with its verdict, the evidence, the number of searches in a row that found the instance, whether
+        it is being terminated (`is_owed`), and whether it was not judged since an action of its VM is under way
+        (`is_busy`); `parts`: volumes, snapshots and addresses that no instance uses;
         `parts_problem`: the reason why these are unknown, "" for none.
 
     Raises:
@@ -71,7 +72,10 @@ def collect(name: str, environ: Mapping[str, str]) -> Mapping[str, Any]:
         "looked_at": found["at"],
         "policy": configuration.settings.orphans.policy,
         "interval": configuration.settings.orphans.interval,
-        "orphans": [{**entry, "is_owed": entry["deploy_id"] in owed} for entry in found["orphans"]],
+        "orphans": [
+            {**entry, "is_owed": entry["deploy_id"] in owed, "is_busy": entry.get("is_busy", False)}
+            for entry in found["orphans"]
+        ],
         "parts": found["parts"],
         "parts_problem": found.get("parts_problem", ""),
         "is_running": any(writer.process.is_alive() for writer in read_writers(path)),
@@ -80,7 +84,9 @@ def collect(name: str, environ: Mapping[str, str]) -> Mapping[str, Any]:
 
 
 def _show(found: Mapping[str, Any]) -> None:
-    looked_at, entries = found["looked_at"], found["orphans"]
+    looked_at = found["looked_at"]
+    entries = [each for each in found["orphans"] if not each["is_busy"]]
+    busy = sorted({each["vm_id"] for each in found["orphans"] if each["is_busy"]})
     if looked_at is None:
         click.echo(printable(f"The driver has not searched yet. Next search: {_outlook(found)}"))
         return
@@ -97,6 +103,8 @@ def _show(found: Mapping[str, Any]) -> None:
     count = some if entries else "Every instance belongs to a VM"
     ago = max(0, round(time.time() - looked_at))
     click.echo(f"{count}, as of {ago} s ago; policy: {found['policy']}.")
+    if busy:
+        click.echo(f"Not judged, since an action is under way: VM {', '.join(map(str, busy))}.")
     click.echo(printable(f"Next search: {_outlook(found)}"))
 
 

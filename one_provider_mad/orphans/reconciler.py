@@ -337,7 +337,11 @@ class Reconciler:
                 Severity.WARNING, f"unused volumes, snapshots or addresses of this OpenNebula: {len(parts)}"
             )
         self._parts_reported = len(parts)
-        settled = {id_: each.finding for id_, each in self._sightings.items() if each.count > 1}
+        settled = {
+            id_: each.finding
+            for id_, each in self._sightings.items()
+            if each.count > 1 and not each.finding.is_busy  # a slow action is no anomaly
+        }
         for deploy_id, finding in settled.items():
             if self._reported.get(deploy_id) is finding.verdict:
                 continue
@@ -459,6 +463,7 @@ def _entry(sighting: Sighting) -> dict[str, object]:
         "host_id": finding.identity.host_id,
         "verdict": finding.verdict.value,
         "evidence": finding.evidence,
+        "is_busy": finding.is_busy,
         "since": sighting.since,
         "looks": sighting.count,
         "created_at": finding.created_at or None,

@@ -107,6 +107,7 @@ class Finding(Value, frozen=True, kw_only=True):
         identity: from its tags.
         verdict: the relation.
         evidence: reason for the verdict, as a sentence for the log.
+        is_busy: an action of its VM is under way, so that no relation was looked for.
         is_alone: no other live instance carries the same identity.
         named: DEPLOY_ID of the VM, "" for none or where OpenNebula was not asked.
         ended_at: when its VM became DONE, seconds since the epoch; 0 for other verdicts.
@@ -117,6 +118,7 @@ class Finding(Value, frozen=True, kw_only=True):
     identity: Identity
     verdict: Verdict
     evidence: str
+    is_busy: bool = False
     is_alone: bool = True
     named: DeployId = DeployId("")
     ended_at: float = 0.0
@@ -151,7 +153,7 @@ def judge(
         if each.identity is not None and each.identity.owner == owner and not each.state.is_gone:
             ours.setdefault(each.identity.vm_id, []).append(each)
     return [
-        _found(each, some, *_verdict(each, some, documents, busy), document=documents.get(vm_id))
+        _found(each, some, *_verdict(each, some, documents, busy), document=documents.get(vm_id), busy=busy)
         for vm_id, some in ours.items()
         for each in some
     ]
@@ -227,7 +229,13 @@ def _is_named_by(vm: VmDocument | None, instance: Instance) -> bool:
 
 
 def _found(
-    instance: Instance, siblings: list[Instance], verdict: Verdict, evidence: str, *, document: VmDocument | None
+    instance: Instance,
+    siblings: list[Instance],
+    verdict: Verdict,
+    evidence: str,
+    *,
+    document: VmDocument | None,
+    busy: Collection[VmId],
 ) -> Finding:
     who = instance.identity
     assert who is not None  # noqa: S101 - only tagged instances get here
@@ -235,6 +243,7 @@ def _found(
     return Finding(
         deploy_id=instance.deploy_id,
         identity=who,
+        is_busy=who.vm_id in busy,
         is_alone=len(alike) == 1,
         verdict=verdict,
         evidence=evidence,

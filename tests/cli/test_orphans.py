@@ -50,6 +50,11 @@ def output_lines(place: Place, *arguments: str) -> list[str]:
     return result.output.splitlines()
 
 
+def json_lines(place: Place) -> Any:
+    """The parsed output of a run with --json in this process."""
+    return json.loads("\n".join(output_lines(place, "orphans", NAME, "--json")))
+
+
 def journaled(place: Place, *writings: Callable[[Journal], Awaitable[None]]) -> None:
     """Write to the journal, as the driver does."""
 
@@ -107,7 +112,7 @@ def test_orphans_prints_the_orphans_that_the_driver_found_and_changes_nothing(pl
     assert shown.pop("created_at") <= printed["looked_at"]
     assert shown.pop("evidence").startswith("VM 7 (STIME 1760000000) is DONE since ")
     expected = {"deploy_id": deploy_id, "vm_id": 7, "stime": 1_760_000_000, "seq": 0, "host_id": 0, "verdict": "done"}
-    assert shown == {**expected, "is_owed": False}
+    assert shown == {**expected, "is_owed": False, "is_busy": False}
     assert [each["deploy_id"] for each in place.instances()] == [deploy_id]
 
 
@@ -128,6 +133,23 @@ def test_orphans_prints_pending_terminations_and_unused_volumes_and_addresses(pl
     assert "\x1b" not in parts[0]
     assert parts[1] == "address eip-1 is not in use: 198.18.0.1"
     assert count.startswith("2 possible orphans, as of 9")
+
+
+def test_an_instance_whose_vm_has_an_action_under_way_is_not_counted_as_an_orphan(place: Place) -> None:
+    place.configure('provider = "simulated"\nowner = "mine"\n[simulated]\nboot_time = 3600\n[orphans]\ninterval = 1\n')
+    with LocalOned() as oned, Driver(place, environ=oned.environ(place.root)) as driver:
+        driver.send(wire.deploy(7))
+        until(lambda: place.instances() != [])
+        oned.know(place.instances()[0], deploy_id="")
+        until(lambda: json_lines(place)["orphans"] != [])
+        (shown,) = json_lines(place)["orphans"]
+        assert (shown["verdict"], shown["is_busy"]) == ("unknown", True)
+        assert shown["evidence"] == "an action of VM 7 is under way"
+        count, busy, _ = output_lines(place, "orphans", NAME)
+        assert re.fullmatch(r"Every instance belongs to a VM, as of \d+ s ago; policy: report\.", count)
+        assert busy == "Not judged, since an action is under way: VM 7."
+        until(lambda: json_lines(place)["orphans"][0]["looks"] > 3)
+    assert "instance anomaly" not in place.log()
 
 
 def test_orphans_reports_that_every_instance_belongs_to_a_vm(place: Place) -> None:
