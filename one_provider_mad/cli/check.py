@@ -22,6 +22,7 @@ from one_provider_mad.cli.decode import printable
 from one_provider_mad.cli.progress import progress
 from one_provider_mad.cli.quiet import no_logs
 from one_provider_mad.cli.system_datastores import check_system_datastores
+from one_provider_mad.cli.wrapping import wrapped
 from one_provider_mad.errors import AuthenticationRefused, MadError, PermissionDenied, SettingsError
 from one_provider_mad.journal.reader import read_debts, read_fact, read_open_requests
 from one_provider_mad.journal.upkeep import try_to_write
@@ -77,9 +78,10 @@ async def _shown(name: str, environ: Mapping[str, str], *, is_json: bool) -> lis
 
 def _show(result: CheckResult) -> None:
     mark, colour = {True: ("✓", "green"), False: ("✗", "red"), None: ("!", "yellow")}[result.is_well]
-    click.echo(f"{click.style(mark, fg=colour)} {printable(f'{result.what}: {result.found}')}")
+    text = wrapped(printable(f"{mark} {result.what}: {result.found}"), further=2)
+    click.echo(click.style(mark, fg=colour) + text.removeprefix(mark))
     if result.remedy:
-        click.echo(f"    {printable(result.remedy)}")
+        click.echo(wrapped(printable(result.remedy), first="    ", further=4))
 
 
 def _entry(result: CheckResult) -> Mapping[str, object]:

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 import click
 
 from one_provider_mad.cli.decode import printable
+from one_provider_mad.cli.wrapping import wrapped
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import SettingsError
 from one_provider_mad.settings import Places, did_you_mean
@@ -24,6 +25,9 @@ PROGRAMS = ("one_vmm_provider", "one_im_provider")
 _COLOURS = {"warning": "yellow", "error": "red", "critical": "red"}
 _LEVELS = ("debug", "info", "warning", "error")
 _CHECK_SECONDS = 0.2
+
+_TO_VM = 16
+"""Characters before the VM in a line; the further lines of a wrapped entry begin there."""
 
 _FIRST = ("event", "level", "timestamp", "vm")
 """Keys with a fixed place in a line; the others follow as `key=value`."""
@@ -104,11 +108,12 @@ def log_of(name: str, program: str, environ: Mapping[str, str]) -> Path:
 
 
 def written(entry: Mapping[str, Any]) -> str:
-    """Return an entry as one line: time, VM, event, and everything else as `key=value`."""
+    """Return an entry as one line: time, VM, event, and everything else as `key=value`; wrapped on a terminal."""
     level = str(entry.get("level", ""))
     rest = " ".join(f"{key}={_short(value)}" for key, value in entry.items() if key not in _FIRST)
     vm = f"VM {entry['vm']}" if entry.get("vm") is not None else "-"
     text = printable(f"{_clock(str(entry.get('timestamp', '')))}  {vm:<8} {entry.get('event', '')}  {rest}".rstrip())
+    text = wrapped(text, further=_TO_VM)
     return click.style(text, fg=_COLOURS[level]) if level in _COLOURS else text
 
 

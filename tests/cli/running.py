@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -66,3 +67,12 @@ def on_a_terminal(root: Path, *arguments: str, columns: int = 100) -> tuple[int,
             pass  # on Linux a read fails once the other end is closed
         os.close(ours)
     return process.returncode, written.decode()
+
+
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\r")
+"""Colours and movements of the cursor."""
+
+
+def lines_on_a_terminal(root: Path, *arguments: str, columns: int) -> list[str]:
+    """The lines of the output to a terminal of this width, without colours."""
+    return _CONTROL.sub("", on_a_terminal(root, *arguments, columns=columns)[1]).splitlines()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shlex
 import socket
 import sqlite3
@@ -23,7 +24,7 @@ from one_provider_mad.domain import DeployId, Identity, VmId
 from one_provider_mad.journal.records import Debt
 from one_provider_mad.journal.writer import Journal
 from one_provider_mad.orphans.reconciler import MACHINE
-from tests.cli.running import COMMAND, json_of, on_a_terminal, output_of, ran, surroundings
+from tests.cli.running import COMMAND, json_of, lines_on_a_terminal, on_a_terminal, output_of, ran, surroundings
 from tests.end_to_end.oned import OWNER, Place, aside
 from tests.waiting import HANG
 from tests.xmlrpc.partner import Partner
@@ -140,6 +141,18 @@ def test_check_succeeds_with_warnings_only(ready: Place) -> None:
     assert (code, "\x1b[32m✓" in coloured, "\x1b[33m!" in coloured) == (0, True, True)
     assert "checking simulated" in coloured  # progress is shown on a terminal only
     assert "checking" not in printed
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_check_wraps_its_lines_between_words_on_a_terminal(ready: Place, columns: int) -> None:
+    whole = [line for line in output_of(ready.root, "check", "simulated").splitlines() if "answered in" not in line]
+    lines = [
+        re.sub("^. checking simulated", "", line)  # the progress
+        for line in lines_on_a_terminal(ready.root, "check", "simulated", columns=columns)
+    ]
+    assert [line for line in lines if len(line) > columns and len(line.split()) > 1] == []
+    shown = " ".join(" ".join(lines).split())
+    assert [line for line in whole if " ".join(line.split()) not in shown] == []
 
 
 @pytest.mark.parametrize(

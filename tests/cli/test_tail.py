@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.running import COMMAND, on_a_terminal, output_of, surroundings
+from tests.cli.running import COMMAND, lines_on_a_terminal, on_a_terminal, output_of, surroundings
 from tests.end_to_end.oned import Place
 from tests.waiting import HANG, until
 
@@ -96,6 +96,16 @@ def test_tail_colours_warnings_on_a_terminal(place: Place, log: Path) -> None:
     assert code == 0
     assert "\x1b[33m" in next(line for line in printed.splitlines() if "no room" in line)
     assert "\x1b" not in next(line for line in printed.splitlines() if "deployed" in line)
+
+
+def test_tail_wraps_long_entries_between_words_on_a_terminal(place: Place, log: Path) -> None:
+    append(log, entry("reply sent", vm=7, reason="the cloud did not answer within the time", path="/x" * 50))
+    lines = lines_on_a_terminal(place.root, "tail", "cloud", "-n", "1", columns=80)
+    assert [line[14:] for line in lines] == [
+        '  VM 7     reply sent  reason="the cloud did not answer within the',
+        '  time"',
+        f"  path={'/x' * 50}",
+    ]
 
 
 class Followed:
