@@ -75,7 +75,7 @@ def command(
     wanted = Wanted(vm_id=vm_id, level=level)
     show = json.dumps if is_json else written
     with ExitStack() as stack:
-        file = stack.enter_context(_opened(path))
+        file = stack.enter_context(_opened(path if path.exists() else _latest_rotated(path)))
         last: deque[Mapping[str, Any]] = deque(maxlen=count)
         begun = ""
         for line in file:
@@ -92,19 +92,28 @@ def command(
 
 
 def log_of(name: str, program: str, environ: Mapping[str, str]) -> Path:
-    """Return the path of a driver's log.
+    """Return the path of a driver's log; after a rotation the driver creates it with its next entry.
 
     Raises:
-        SettingsError: the log does not exist.
+        SettingsError: the driver has never written a log here.
     """
     places = Places.from_environment(environ)
     path = places.log / f"{program}_{name}.log"
-    if not path.is_file():
+    if not path.is_file() and not _rotated(path):
         raise SettingsError(
             f"there is no log of {program} for {name} yet: the running driver writes it, on its machine ({path})"
             f"{did_you_mean(name, places)}"
         )
     return path
+
+
+def _rotated(path: Path) -> list[Path]:
+    """Return the rotated files of a log that are not compressed: logrotate leaves the latest one as it is."""
+    return [each for each in path.parent.glob(f"{path.name}[-.]*") if each.suffix != ".gz"]
+
+
+def _latest_rotated(path: Path) -> Path:
+    return max(_rotated(path), key=lambda each: each.stat().st_mtime)
 
 
 def written(entry: Mapping[str, Any]) -> str:

@@ -98,6 +98,19 @@ def test_tail_colours_warnings_on_a_terminal(place: Place, log: Path) -> None:
     assert "\x1b" not in next(line for line in printed.splitlines() if "deployed" in line)
 
 
+def test_tail_reads_the_latest_rotated_log_until_the_driver_writes_a_new_one(place: Place, log: Path) -> None:
+    for number, name in enumerate(("-20260301-1", "-20260308-2", "-20260215-0.gz")):
+        rotated = log.with_name(log.name + name)
+        rotated.write_text(entry(f"week {number}"))
+        os.utime(rotated, (number, number))
+    log.unlink()
+    assert output_of(place.root, "tail", "cloud").split()[-2:] == ["week", "1"]
+    with following(place) as followed:
+        assert followed.saw("week 1")
+        log.write_text(entry("new week"))
+        assert followed.saw("week 1", "new week")
+
+
 def test_tail_wraps_long_entries_between_words_on_a_terminal(place: Place, log: Path) -> None:
     append(log, entry("reply sent", vm=7, reason="the cloud did not answer within the time", path="/x" * 50))
     lines = lines_on_a_terminal(place.root, "tail", "cloud", "-n", "1", columns=80)
