@@ -312,9 +312,23 @@ def _parse(name: str, path: Path, status: os.stat_result, content: bytes) -> Con
         data = tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path.name} is not TOML: {error} ({path})") from error
-    _keep_secrets(data)
     if status.st_mode & stat.S_IROTH and (key := next(_secrets(data), None)):
         raise SettingsError(f"{path.name} holds the secret {key} and can be read by all users: run chmod 640 {path}")
+    return checked(name, path, data)
+
+
+def checked(name: str, path: Path, data: dict[str, Any]) -> Configuration:
+    """Check the content of a configuration file.
+
+    Args:
+        name: NAME, the positional argument.
+        path: the file, for the messages.
+        data: its tables, as TOML has them; the provider's own table is taken out of them.
+
+    Raises:
+        SettingsError: an unknown key, a missing key, or a value of the wrong kind.
+    """
+    _keep_secrets(data)
     kind = data.get("provider")
     table = data.pop(kind, {}) if isinstance(kind, str) and kind not in Settings.__struct_fields__ else {}
     if not isinstance(table, dict):

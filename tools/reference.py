@@ -30,6 +30,12 @@ Each NAME has one file, `<NAME>.toml`, in `$ONE_PROVIDER_MAD_CONF`, else `$ONE_L
 as a comment; `one-provider config NAME` shows the settings in force and the source of each value; `one-provider check
 NAME` tests them.
 
+`--set` gives settings of a new file a value: `one-provider install aws --provider ec2 --set ec2.region=eu-west-1
+--set orphans.interval=600`. A value is TOML, or else a text; a text that looks like a number needs TOML's own quotes,
+`--set 'simulated.account="42"'`. The file is written only if the drivers could use it. An existing file is never
+changed: the command succeeds if the file has these values, and else names those that differ. Other users of the
+machine can read a command line, so write secrets into the file instead.
+
 An edit takes effect without a restart: from the next action on, and within five seconds for periodic work
 (monitoring, orphans, metrics). After an edit the driver asks the cloud for the account of the credentials; if that
 takes longer than five seconds, actions go on with the previous settings until the cloud has answered. A wrong edit

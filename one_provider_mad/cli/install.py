@@ -6,19 +6,22 @@ import json
 import os
 import secrets
 import sys
+import tomllib
 from collections.abc import Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 
 import click
 
+from one_provider_mad.cli.assignments import Tree, merged, single, tree_of, written
 from one_provider_mad.cli.names import check_name
 from one_provider_mad.cli.reference import Key, commented, keys_of, tables
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import SettingsError
 from one_provider_mad.file_owner import make_directory, make_link, open_file
-from one_provider_mad.providers.registry import BUILT_IN, settings_type_of
-from one_provider_mad.settings import Configuration, Places, Settings
+from one_provider_mad.monitor.settings import read_tables
+from one_provider_mad.providers.registry import BUILT_IN, build, settings_type_of
+from one_provider_mad.settings import Configuration, Places, Settings, checked
 
 PROGRAMS = ("one_vmm_provider", "one_im_provider")
 
@@ -49,16 +52,22 @@ class Step(Value, frozen=True, kw_only=True):
 @click.command("install", short_help="Link the drivers, and write a configuration.")
 @click.argument("name")
 @click.option("--provider", "kind", type=click.Choice(_KINDS), default="simulated", show_default=True)
+@click.option(
+    "--set", "texts", multiple=True, metavar="KEY=VALUE", help="A setting of the new configuration; may be repeated."
+)
 @click.option("--mads", type=click.Path(path_type=Path), help="OpenNebula's drivers folder.")
 @click.option("--dry-run", "is_dry", is_flag=True, help="Show the steps, and do nothing.")
 @click.option("--json", "is_json", is_flag=True, help="One JSON array.")
-def command(name: str, kind: str, mads: Path | None, is_dry: bool, is_json: bool) -> None:
+def command(name: str, kind: str, texts: tuple[str, ...], mads: Path | None, is_dry: bool, is_json: bool) -> None:
     """Link both drivers into OpenNebula's drivers folder, and write a commented configuration for NAME.
 
     Existing files are not changed. The configuration gets a unique owner, which every instance carries as a tag.
+
+    With --set it also gets these settings, if the drivers can use the file then: --set ec2.region=eu-west-1
+    --set orphans.interval=600. VALUE is TOML, or else a text.
     """
     places = Places.from_environment(os.environ)
-    steps = list(plan(name, kind, mads, os.environ))
+    steps = list(plan(name, kind, mads, os.environ, given=tree_of(texts)))
     if not is_dry:
         for step in steps:
             carry_out(step, places.var)
@@ -75,11 +84,19 @@ def command(name: str, kind: str, mads: Path | None, is_dry: bool, is_json: bool
     click.echo(f"next: one-provider check {name}, then one-provider oned-conf {name} --release ...")
 
 
-def plan(name: str, kind: str, mads: Path | None, environ: Mapping[str, str]) -> Iterator[Step]:
+def plan(name: str, kind: str, mads: Path | None, environ: Mapping[str, str], *, given: Tree) -> Iterator[Step]:
     """Yield the steps of an installation.
 
+    Args:
+        name: NAME of the drivers.
+        kind: the provider.
+        mads: OpenNebula's drivers folder, None for the usual one.
+        environ: environment variables, for OpenNebula's directories.
+        given: settings of the configuration.
+
     Raises:
-        SettingsError: the programs or the drivers folder are missing, or another file has a link's name.
+        SettingsError: the programs or the drivers folder are missing, another file has a link's name, or the drivers
+            could not use the configuration with the given settings.
     """
     check_name(name)
     places = Places.from_environment(environ)
@@ -90,7 +107,43 @@ def plan(name: str, kind: str, mads: Path | None, environ: Mapping[str, str]) ->
     for program in PROGRAMS:
         yield _link(folder / program, _program(program))
     path = places.conf / f"{name}.toml"
-    yield Step(path=path, is_there=path.exists() or path.is_symlink(), text=configuration_of(name, kind))
+    if path.exists() or path.is_symlink():
+        if given:
+            _compare(path, given)
+        yield Step(path=path, is_there=True)
+        return
+    text = configuration_of(name, kind, given=given)
+    if given:
+        _check(name, text, given, places)
+    yield Step(path=path, text=text)
+
+
+def _compare(path: Path, given: Tree) -> None:
+    """Raise SettingsError unless an existing file has the given settings already."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path} exists and cannot be read: {error}") from error
+    if others := [key for key, alone in single(given) if merged(data, alone) != data]:
+        raise SettingsError(
+            f"{path} exists with other values of {', '.join(others)}, and install changes no existing file: edit it"
+        )
+
+
+def _check(name: str, text: str, given: Tree, places: Places) -> None:
+    """Raise SettingsError unless the drivers could use a new file with this text and the given settings."""
+    path = places.conf / f"{name}.toml"
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"the settings of --set cannot be written as TOML: {error}") from error
+    whole = merged(data, given)
+    # Keys that no line of the text is for are not in it, and are refused here.
+    configuration = checked(name, path, dict(whole))
+    read_tables(configuration)
+    build(configuration, places, lambda sentence: click.echo(f"note: {sentence}", err=True))
+    if whole != data:
+        raise SettingsError(f"--set cannot write all these settings: write {path} without it, and edit that file")
 
 
 def _program(name: str) -> Path:
@@ -109,22 +162,33 @@ def _link(path: Path, program: Path) -> Step:
     return Step(path=path, target=str(program))
 
 
-def configuration_of(name: str, kind: str) -> str:
-    """Return a configuration file that sets only the required keys; comments explain these and all others."""
-    given = {
-        "provider": json.dumps(kind),
-        "owner": json.dumps(f"one-{secrets.token_hex(4)}"),
-    }
+def configuration_of(name: str, kind: str, *, given: Tree) -> str:
+    """Return a configuration file that sets the required keys and the given ones; comments explain all keys.
+
+    Raises:
+        SettingsError: the given settings name another provider.
+    """
+    if given.get("provider", json.dumps(kind)) != json.dumps(kind):
+        raise SettingsError("name the provider with --provider")
+    values: Tree = {"owner": json.dumps(f"one-{secrets.token_hex(4)}"), **given, "provider": json.dumps(kind)}
     settings = Settings(provider=kind)
     configuration = Configuration(name=name, path=None, settings=settings, table={})
     plain = (key for key in keys_of(Settings) if not key.table and key.name not in tables())
     typed = {kind: settings_type_of(configuration), **tables()}
     lines = [f"# The drivers of {name}; see docs/configuration.md. An edit takes effect without a restart.", ""]
-    lines += commented(plain, given=given)
+    lines += commented(plain, given=_in_table(values, ""))
     for name, settings_type in typed.items():
         for table, some in groupby(keys_of(settings_type, table=name), key=_table):
-            lines += [f"[{table}]", *commented(some, given={})]
+            lines += [f"[{table}]", *commented(some, given=_in_table(values, table))]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _in_table(values: Tree, table: str) -> dict[str, str]:
+    """Return the values of one table as TOML writes them, by key."""
+    found: str | Tree = values
+    for part in table.split(".") if table else ():
+        found = found.get(part, {}) if isinstance(found, dict) else {}
+    return {key: written(value) for key, value in found.items()} if isinstance(found, dict) else {}
 
 
 def _table(key: Key) -> str:

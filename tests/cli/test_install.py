@@ -8,6 +8,7 @@ import stat
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -104,8 +105,8 @@ def test_install_fails_and_changes_nothing_if_a_driver_file_exists(one: Path, tm
             "one-provider install: '../x' is no NAME: use up to 64 letters, digits and `_.-`, and do not begin with",
         ),
         (
-            ("x", "--mads", "/nowhere"),
-            "one-provider install: /nowhere does not exist: name OpenNebula's drivers folder",
+            ("x", "--mads", "/nowhere/mads"),
+            "one-provider install: /nowhere/mads does not exist: name OpenNebula's drivers folder",
         ),
     ],
 )
@@ -119,9 +120,125 @@ def test_invalid_arguments_of_install_give_one_sentence_and_change_nothing(
     assert everything(one) == before
 
 
+def sets(*assignments: str) -> list[str]:
+    return [argument for text in assignments for argument in ("--set", text)]
+
+
+def content(path: Path) -> dict[str, Any]:
+    return tomllib.loads(path.read_text())
+
+
+def comments_of(text: str) -> list[str]:
+    """The explanations in a written configuration; a setting that has a value is not called required any more."""
+    found = [line.removesuffix(" Required.") for line in text.splitlines() if re.match("# [A-Z]", line)]
+    assert len(found) > 50
+    return found[1:]
+
+
+def test_set_writes_settings_into_the_new_configuration_between_the_comments(one: Path) -> None:
+    path = one / "etc" / "one_provider_mad" / "aws.toml"
+    output_of(one, "install", "plain", "--provider", "ec2")
+    plain = path.with_name("plain.toml").read_text()
+    output_of(
+        *(one, "install", "aws", "--provider", "ec2"),
+        *sets("ec2.region=eu-west-1", "owner=one-prod", "orphans.interval=600", "ec2.defaults.INSTANCETYPE=t3.small"),
+        *sets("ec2.defaults.TAGS=a=b", 'policy.forbidden_attributes=["USERDATA"]', 'call_timeout = 30 # "slow"'),
+    )
+    assert content(path) == {
+        "provider": "ec2",
+        "owner": "one-prod",
+        "call_timeout": 30,
+        "ec2": {"region": "eu-west-1", "defaults": {"INSTANCETYPE": "t3.small", "TAGS": "a=b"}},
+        "capacity": {},
+        "monitor": {},
+        "policy": {"forbidden_attributes": ["USERDATA"]},
+        "orphans": {"interval": 600},
+        "metrics": {},
+    }
+    assert comments_of(path.read_text()) == comments_of(plain)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "plain",
+        "with blanks and 'quotes' and \"double\" ones",
+        "back\\slash",
+        "DEL \x7f, tab \t, line\nfeed",
+        "größer 🙂",
+        "# no comment",
+        'x"\nowner = "other',
+    ],
+)
+def test_a_text_of_set_arrives_character_by_character(one: Path, text: str) -> None:
+    output_of(one, "install", "cloud", *sets(f"simulated.api_key={text}"))
+    assert content(one / "etc" / "one_provider_mad" / "cloud.toml")["simulated"] == {"api_key": text, "faults": {}}
+
+
+def test_set_writes_nested_tables_and_quoted_keys(one: Path) -> None:
+    output_of(
+        *(one, "install", "cloud"),
+        *sets('simulated.instance_types."t 1".cpu=1', 'simulated.instance_types."t 1".memory=64'),
+        *sets("simulated.faults.transient.rate=0.5", "simulated.faults.outage=true"),
+    )
+    assert content(one / "etc" / "one_provider_mad" / "cloud.toml")["simulated"] == {
+        "instance_types": {"t 1": {"cpu": 1, "memory": 64}},
+        "faults": {"transient": {"rate": 0.5}, "outage": True},
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (sets("simulated.latensy=1"), "cloud.toml: simulated.latensy is no setting; check the spelling ({path})"),
+        (sets("simulated.latency=soon"), "cloud.toml: simulated.latency: expected `float`, got `str` ({path})"),
+        (sets("orphans.interval=-1"), "cloud.toml: orphans.interval: expected `float` >= 1.0 ({path})"),
+        (
+            sets("capacity.instance_types=1"),
+            "cloud.toml: capacity.instance_types: expected `object`, got `int` ({path})",
+        ),
+        (sets("owner=a b"), "cloud.toml: owner: expected up to 64 letters, digits, `_.:@-`, got 'a b'"),
+        (["--provider", "ec2", *sets("call_timeout=9")], "cloud.toml: ec2.region is missing ({path})"),
+        (sets("latency"), "--set expects KEY=VALUE with a key such as ec2.region, got 'latency'"),
+        (sets("=1"), "--set expects KEY=VALUE with a key such as ec2.region, got '=1'"),
+        (sets("a b=1"), "--set expects KEY=VALUE with a key such as ec2.region, got 'a b=1'"),
+        (sets("owner=a", "owner=b"), "--set gives owner two values"),
+        (sets("simulated=1", "simulated.latency=1"), "--set gives simulated.latency two values"),
+        (sets("provider=ec2"), "name the provider with --provider"),
+        (
+            sets("simulated.faults={outage=true}"),
+            "--set cannot write all these settings: write {path} without it, and edit that file",
+        ),
+    ],
+)
+def test_settings_that_the_drivers_could_not_use_are_refused_and_nothing_is_installed(
+    one: Path, arguments: list[str], sentence: str
+) -> None:
+    before = everything(one)
+    path = one / "etc" / "one_provider_mad" / "cloud.toml"
+    expected = f"one-provider install: {sentence.format(path=path)}\n"
+    assert output_of(one, "install", "cloud", *arguments, code=1) == expected
+    assert everything(one) == before
+
+
+def test_set_accepts_an_existing_file_with_these_settings_and_refuses_any_other(one: Path) -> None:
+    path = one / "etc" / "one_provider_mad" / "cloud.toml"
+    output_of(one, "install", "cloud", *sets("simulated.latency=0.5", "owner=mine"))
+    before = path.read_text()
+    assert f"exists: {path}" in output_of(one, "install", "cloud", *sets("simulated.latency=0.5", "owner=mine"))
+    sentence = output_of(one, "install", "cloud", *sets("simulated.latency=1", "owner=mine", "call_timeout=9"), code=1)
+    assert sentence == (
+        f"one-provider install: {path} exists with other values of simulated.latency, call_timeout, and install changes"
+        " no existing file: edit it\n"
+    )
+    assert path.read_text() == before
+    path.write_text("no TOML")
+    assert f"{path} exists and cannot be read: " in output_of(one, "install", "cloud", *sets("owner=mine"), code=1)
+
+
 @pytest.mark.parametrize("kind", [kind for kind in BUILT_IN if kind != "scripts"])
 def test_installed_configuration_is_valid_once_required_settings_are_set(kind: str, tmp_path: Path) -> None:
-    text = configuration_of("cloud", kind)
+    text = configuration_of("cloud", kind, given={})
     assert text.count("# # ") == 0
     assert max(map(len, text.splitlines())) < 200
     places = Places(conf=tmp_path, var=tmp_path, log=tmp_path)
