@@ -161,8 +161,13 @@ class Places(Value, frozen=True, kw_only=True):
     is_temporary: bool = False
 
     @classmethod
-    def from_environment(cls, environ: Mapping[str, str]) -> Places:
-        """Return the directories: under ONE_LOCATION, else system-wide, else the user's own state directory."""
+    def from_environment(cls, environ: Mapping[str, str], *, may_create: bool = True) -> Places:
+        """Return the directories: under ONE_LOCATION, else system-wide, else the user's own state directory.
+
+        Args:
+            environ: environment variables.
+            may_create: create the user's own state directory if it is needed and missing.
+        """
         location = environ.get("ONE_LOCATION")
         root = Path(location) if location else None
         conf = environ.get("ONE_PROVIDER_MAD_CONF")
@@ -173,9 +178,11 @@ class Places(Value, frozen=True, kw_only=True):
         var, log = Path("/var/lib/one"), Path("/var/log/one")
         if os.access(var, os.W_OK | os.X_OK):
             return cls(conf=conf_path, var=var, log=log)
-        own = _own_state_directory(environ)
+        own = _own_state_directory(environ, may_create=may_create)
         if own is not None:
             return cls(conf=conf_path, var=own, log=log, is_stand_in=True)
+        if not may_create:
+            return cls(conf=conf_path, var=var, log=log)
         return cls(conf=conf_path, var=_temporary_directory(), log=log, is_stand_in=True, is_temporary=True)
 
     def journal(self, configuration: Configuration) -> Path:
@@ -206,14 +213,15 @@ class Places(Value, frozen=True, kw_only=True):
         return any(path.is_dir() for path in (self.scripts(name), probes / f"{name}.d", probes / f"{name}-probes.d"))
 
 
-def _own_state_directory(environ: Mapping[str, str]) -> Path | None:
+def _own_state_directory(environ: Mapping[str, str], *, may_create: bool) -> Path | None:
     home = environ.get("HOME")
     state = environ.get("XDG_STATE_HOME") or (f"{home}/.local/state" if home else "")
     if not state.startswith("/"):
         return None
     path = Path(state) / "one_provider_mad"
     try:
-        make_directory(path, 0o700)
+        if may_create:
+            make_directory(path, 0o700)
     except OSError:
         return None
     return path if os.access(path, os.W_OK | os.X_OK) else None

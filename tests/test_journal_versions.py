@@ -26,6 +26,7 @@ from one_provider_mad.journal.reader import (
     read_fact,
     read_open_requests,
     read_outline,
+    read_vm_ids,
     read_writers,
 )
 from one_provider_mad.journal.records import Answered, Attempt, AttemptState, Debt, OpenRequest, Writer
@@ -347,6 +348,7 @@ def test_an_earlier_journal_is_read_without_being_changed(path: Path, version: i
     assert read_debts(path) == [DEBT]
     requests = expected_requests(version, 91, 17) if version < 4 else expected_requests(version, 17, 91)
     assert sorted(read_open_requests(path), key=lambda each: each.vm_id) == requests
+    assert read_vm_ids(path) == [7, 8, 9, 11]
     assert read_writers(path) == [Writer(process=WRITER, parent=PARENT, seen_at=NOW)]
     assert read_fact(path, "account") == "harbour/west"
     outline = read_outline(path, since=NOW + 15)
@@ -375,7 +377,7 @@ def test_a_journal_of_a_later_release_is_refused_and_left_as_it_is(path: Path) -
     with closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA user_version = 11")
     before = path.read_bytes()
-    reads = (read_attempts, read_debts, read_open_requests, read_writers, partial(read_outline, since=0))
+    reads = (read_attempts, read_debts, read_open_requests, read_writers, read_vm_ids, partial(read_outline, since=0))
     facts = (partial(read_fact, name="account"), partial(forget_fact, name="account"))
     for use in (*reads, *facts, try_to_write, open_and_close):
         with pytest.raises(

@@ -19,6 +19,7 @@ import click
 import msgspec
 
 from one_provider_mad.cli.decode import printable
+from one_provider_mad.cli.names import complete_name
 from one_provider_mad.cli.progress import progress
 from one_provider_mad.cli.quiet import no_logs
 from one_provider_mad.cli.system_datastores import check_system_datastores
@@ -50,7 +51,7 @@ _SCRIPTS = ("deploy", "shutdown", "cancel")
 
 
 @click.command("check", short_help="Check configuration, credentials, rights and limits.")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_name)
 @click.option("--json", "is_json", is_flag=True, help="One JSON array.")
 def command(name: str, is_json: bool) -> None:
     """Check whether the drivers of NAME work here: files, credentials, the cloud, the journal, OpenNebula.

@@ -12,6 +12,7 @@ from typing import Any
 import click
 import msgspec
 
+from one_provider_mad.cli.names import complete_name
 from one_provider_mad.cli.tables import show_table
 from one_provider_mad.monitor.settings import read_tables
 from one_provider_mad.providers.registry import costs_money, settings_of
@@ -26,7 +27,7 @@ Entry = Mapping[str, Any]
 
 
 @click.command("config", short_help="Show every setting, and where it comes from.")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_name)
 @click.option("--json", "is_json", is_flag=True, help="One JSON array.")
 def command(name: str, is_json: bool) -> None:
     """Show every setting of NAME as it is in force: the values of its file, else the defaults.

@@ -34,7 +34,7 @@ Decode lines between oned or monitord and a driver, from FILEs or stdin (-), as 
 
 
 @click.command("decode", help=_HELP, short_help="Decode lines between OpenNebula and a driver.")
-@click.argument("files", nargs=-1, metavar="[FILE]...")
+@click.argument("files", nargs=-1, type=click.Path(), metavar="[FILE]...")
 @click.option("--xml", "is_xml", is_flag=True, help="Print the document of each request as well.")
 @click.option("--json", "is_json", is_flag=True, help="One JSON object a line.")
 def command(files: tuple[str, ...], is_xml: bool, is_json: bool) -> None:

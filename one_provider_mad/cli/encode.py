@@ -19,6 +19,7 @@ from one_provider_mad.cli.driver_message import (
     default_template,
     wire_line,
 )
+from one_provider_mad.cli.names import complete_name, vm_ids_of
 from one_provider_mad.cli.releases import ReleaseChoice
 from one_provider_mad.cli.verbs import CONTROLS, LCM_NUMBERS, RELEASES, VERBS, Release, latest_release, taken_as
 from one_provider_mad.domain import Template
@@ -39,16 +40,45 @@ Write the line that oned sends for ACTION, ready to be piped into a driver.
 _ACTIONS = f"The actions are {', '.join((*CONTROLS, *VERBS))}."
 
 
+def _complete_action(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    return [action for action in (*CONTROLS, *VERBS) if action.startswith(incomplete.upper())]
+
+
+def _complete_lcm_state(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    return [state for state in LCM_NUMBERS if state.startswith(incomplete.upper())]
+
+
+def _complete_vm_id(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    return vm_ids_of(ctx.params.get("cloud") or DEFAULT_TYPE, incomplete)
+
+
 @click.command("encode", help=_HELP + _ACTIONS, short_help="Write one line as oned sends it.")
-@click.argument("action")
-@click.argument("vm", type=int, required=False, metavar="[VM_ID]")
-@click.option("--vm-id", type=int, metavar="N", help="The VM's number.")
-@click.option("--template", "file", metavar="FILE", help="The VM's template, in OpenNebula's syntax; - reads stdin.")
-@click.option("--type", "cloud", metavar="NAME", help=f"TYPE in the built-in template ({DEFAULT_TYPE}).")
+@click.argument("action", shell_complete=_complete_action)
+@click.argument("vm", type=int, required=False, metavar="[VM_ID]", shell_complete=_complete_vm_id)
+@click.option("--vm-id", type=int, metavar="N", shell_complete=_complete_vm_id, help="The VM's number.")
+@click.option(
+    "--template",
+    "file",
+    type=click.Path(),
+    metavar="FILE",
+    help="The VM's template, in OpenNebula's syntax; - reads stdin.",
+)
+@click.option(
+    "--type",
+    "cloud",
+    metavar="NAME",
+    shell_complete=complete_name,
+    help=f"TYPE in the built-in template ({DEFAULT_TYPE}).",
+)
 @click.option(
     "--release", type=ReleaseChoice(RELEASES, taken_as), help="OpenNebula release (the newest that sends ACTION)."
 )
-@click.option("--lcm-state", metavar="N|NAME", help="The VM's LCM_STATE (the most frequent one for ACTION).")
+@click.option(
+    "--lcm-state",
+    metavar="N|NAME",
+    shell_complete=_complete_lcm_state,
+    help="The VM's LCM_STATE (the most frequent one for ACTION).",
+)
 @click.option("--deploy-id", default="", metavar="ID", help="The cloud's id of the instance (empty).")
 @click.option("--name", default="", metavar="NAME", help="The VM's name (NAME in the template, else one-N).")
 @click.option("--host", default=DEFAULT_HOST, metavar="NAME", show_default=True, help="The OpenNebula host.")

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from one_provider_mad.cli.assignments import Tree, merged, single, tree_of, written
-from one_provider_mad.cli.names import check_name
+from one_provider_mad.cli.names import check_name, complete_name
 from one_provider_mad.cli.reference import Key, commented, keys_of, tables
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import SettingsError
@@ -50,7 +50,7 @@ class Step(Value, frozen=True, kw_only=True):
 
 
 @click.command("install", short_help="Link the drivers, and write a configuration.")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_name)
 @click.option("--provider", "kind", type=click.Choice(_KINDS), default="simulated", show_default=True)
 @click.option(
     "--set", "texts", multiple=True, metavar="KEY=VALUE", help="A setting of the new configuration; may be repeated."

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from one_provider_mad.cli.decode import printable
+from one_provider_mad.cli.names import complete_name
 from one_provider_mad.cli.progress import progress
 from one_provider_mad.cli.quiet import no_logs
 from one_provider_mad.cli.tables import show_table
@@ -31,7 +32,7 @@ _FOREIGN_COLUMNS = {**_COLUMNS, "OWNER": "owner"}
 
 
 @click.command("instances", short_help="List this owner's instances, and debts.")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_name)
 @click.option("--json", "is_json", is_flag=True, help="One JSON array.")
 @click.option("--all", "is_all", is_flag=True, help="Include other owners' and terminated instances.")
 def command(name: str, is_json: bool, is_all: bool) -> None:

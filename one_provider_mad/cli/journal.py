@@ -7,8 +7,10 @@ import os
 from collections.abc import Iterator, Mapping
 
 import click
+from click.shell_completion import CompletionItem
 
 from one_provider_mad.cli import journal_show
+from one_provider_mad.cli.names import complete_name, known_names
 from one_provider_mad.journal.upkeep import forget_fact
 from one_provider_mad.orphans.reconciler import MACHINE
 from one_provider_mad.settings import Places, load
@@ -21,6 +23,9 @@ class _NameOrCommand(click.Group):
         is_name = bool(args) and not args[0].startswith("-") and args[0] not in self.commands
         return super().parse_args(ctx, ["show", *args] if is_name else args)
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        return [*map(CompletionItem, known_names(incomplete)), *super().shell_complete(ctx, incomplete)]
+
 
 @click.group("journal", cls=_NameOrCommand, short_help="Show a driver's journal, or accept another account.")
 def command() -> None:
@@ -28,7 +33,7 @@ def command() -> None:
 
 
 @command.command("show", short_help="Show open requests, debts and attempts.")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_name)
 @click.option("--json", "is_json", is_flag=True, help="One JSON object.")
 def show(name: str, is_json: bool) -> None:
     """Show unanswered requests, debts, and attempts to create."""
@@ -40,7 +45,7 @@ def show(name: str, is_json: bool) -> None:
 
 
 @command.command("accept", short_help="Accept another account or region, or this machine.")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_name)
 @click.option("--json", "is_json", is_flag=True, help="One JSON array of sentences.")
 def accept(name: str, is_json: bool) -> None:
     """Accept the account and region of NAME's current credentials, and this machine.

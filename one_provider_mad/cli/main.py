@@ -29,6 +29,7 @@ Exit codes: 0 success; 1 failure; 2 wrong usage; 3 a check failed (check); 130 i
 
 COMMANDS: Mapping[str, str] = {
     "check": "one_provider_mad.cli.check",
+    "completion": "one_provider_mad.cli.completion",
     "config": "one_provider_mad.cli.config",
     "decode": "one_provider_mad.cli.decode",
     "encode": "one_provider_mad.cli.encode",

@@ -15,7 +15,7 @@ from textwrap import dedent, wrap
 
 import click
 
-from one_provider_mad.cli.names import check_name
+from one_provider_mad.cli.names import check_name, complete_name
 from one_provider_mad.cli.releases import Numbers, ReleaseChoice, numbers
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import MadError
@@ -65,7 +65,7 @@ def taken_as(release: Numbers) -> str:
 
 
 @click.command("oned-conf", short_help="Print the sections for oned.conf and monitord.conf.")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_name)
 @click.option("--release", type=ReleaseChoice(RELEASES, taken_as), required=True, help="OpenNebula's.")
 @click.option("--json", "is_json", is_flag=True, help="One JSON array.")
 def command(name: str, release: str, is_json: bool) -> None:

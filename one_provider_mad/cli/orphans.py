@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from one_provider_mad.cli.decode import printable
+from one_provider_mad.cli.names import complete_name
 from one_provider_mad.cli.tables import show_table
 from one_provider_mad.errors import SettingsError
 from one_provider_mad.journal.reader import read_debts, read_fact, read_writers
@@ -28,7 +29,7 @@ _MINUTE = 60
 
 
 @click.command("orphans", short_help="List orphans: instances that no VM needs any more.")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_name)
 @click.option("--json", "is_json", is_flag=True, help="One JSON object.")
 def command(name: str, is_json: bool) -> None:
     """List the orphans that the action driver of NAME has found: instances that cost money and belong to no VM.

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 import click
 
 from one_provider_mad.cli.decode import printable
+from one_provider_mad.cli.names import complete_name, complete_vm_id
 from one_provider_mad.cli.wrapping import wrapped
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import SettingsError
@@ -52,8 +53,8 @@ class Wanted(Value, frozen=True, kw_only=True):
 
 
 @click.command("tail", short_help="Show a driver's log as text.")
-@click.argument("name")
-@click.option("--vm", "vm_id", type=int, help="Entries of this VM only.")
+@click.argument("name", shell_complete=complete_name)
+@click.option("--vm", "vm_id", type=int, shell_complete=complete_vm_id, help="Entries of this VM only.")
 @click.option(
     "--level",
     type=click.Choice(_LEVELS),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from one_provider_mad.database import connect
+from one_provider_mad.domain import VmId
 from one_provider_mad.errors import JournalError
 from one_provider_mad.journal.records import Attempt, Debt, OpenRequest, Outline, Writer
 from one_provider_mad.journal.schema import show_as_latest
@@ -17,6 +18,7 @@ from one_provider_mad.journal.statements import (
     select_debts,
     select_open_requests,
     select_outline,
+    select_vm_ids,
     select_writers,
 )
 
@@ -70,6 +72,15 @@ def read_attempts(path: Path) -> list[Attempt]:
         JournalError: there is a journal and it cannot be read.
     """
     return _read_all(path, lambda db: select_attempts(db, "1 = 1", {}))
+
+
+def read_vm_ids(path: Path) -> list[VmId]:
+    """Return the VMs that have a record, in order, opening the journal for this read only; none without a journal.
+
+    Raises:
+        JournalError: there is a journal and it cannot be read.
+    """
+    return _read_all(path, select_vm_ids)
 
 
 def _read_all(path: Path, query: Callable[[sqlite3.Connection], list[_Result]]) -> list[_Result]:

@@ -327,6 +327,13 @@ def save_attempt(db: sqlite3.Connection, attempt: Attempt) -> None:
         db.execute("INSERT OR REPLACE INTO asked VALUES (?, 1, ?)", (attempt.token, attempt.asked))
 
 
+def select_vm_ids(db: sqlite3.Connection) -> list[VmId]:
+    """Return the VMs of all requests, attempts, debts, and parked and imported instances, in order."""
+    tables = ("requests", "attempts", "debts", "parked", "imported")
+    union = " UNION ".join(f"SELECT vm_id FROM {table}" for table in tables)  # noqa: S608
+    return [VmId(vm_id) for (vm_id,) in db.execute(f"{union} ORDER BY vm_id")]
+
+
 def select_debts(db: sqlite3.Connection) -> list[Debt]:
     """Return every open debt, oldest first."""
     rows = db.execute(
