@@ -5,12 +5,13 @@ BIN = .venv/bin
 unexport PYTHONDONTWRITEBYTECODE # each of the four that run the tests would compile them all, every time
 SOAK = -m soak -o addopts="--strict-markers --strict-config --import-mode=importlib" -o timeout=1800
 
-.PHONY: help setup demo demo-ec2 picture test test-most test-oned lint compile soak bench clean distclean
+.PHONY: help setup demo demo-ec2 picture man test test-most test-oned lint compile soak bench clean distclean
 
 help:
 	@echo 'make demo       an operator’s day with an embedded cloud, in a minute'
 	@echo 'make demo-ec2   the same with the provider ec2, on an EC2 endpoint of its own'
 	@echo 'make picture    docs/demo.svg, drawn from a run of the demonstration'
+	@echo 'make man        the man pages, in build/man'
 	@echo 'make test       everything a change has to pass: lint, types, tests, coverage'
 	@echo 'make test-most  all tests but end to end: for another Python, make test-most PYTHON=python3.12'
 	@echo 'make test-oned  whole lives under an installed OpenNebula: make test-oned ONE=/opt/one-7.4.0'
@@ -37,6 +38,9 @@ demo-ec2: setup
 
 picture: setup
 	$(BIN)/python tools/picture.py
+
+man: setup
+	$(BIN)/python tools/manual.py build/man
 
 lint: setup
 	$(BIN)/ruff check
