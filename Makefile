@@ -8,7 +8,7 @@ SOAK = -m soak -o addopts="--strict-markers --strict-config --import-mode=import
 .PHONY: help setup demo demo-ec2 picture man test test-most test-oned lint compile soak bench clean distclean
 
 help:
-	@echo 'make demo       an operator’s day with an embedded cloud, in a minute'
+	@echo 'make demo       an operator’s day with an embedded cloud, under a minute the first time'
 	@echo 'make demo-ec2   the same with the provider ec2, on an EC2 endpoint of its own'
 	@echo 'make picture    docs/demo.svg, drawn from a run of the demonstration'
 	@echo 'make man        the man pages, in build/man'

@@ -186,7 +186,7 @@ def commands(page: Path) -> Iterator[str]:
 def shell_commands(line: str) -> Iterator[str]:
     """The commands of a line, without comments, and without sudo."""
     for part in re.split(r" \| | && ", line.strip()):
-        words = shlex.split(re.sub(r"^sudo -u \w+ ", "", part).replace("…", "x"), comments=True)
+        words = shlex.split(re.sub(r"^sudo -u \w+ (-E -H )?", "", part).replace("…", "x"), comments=True)
         if words:
             yield shlex.join(words)
 

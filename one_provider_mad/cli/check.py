@@ -103,7 +103,12 @@ async def run_checks(name: str, environ: Mapping[str, str]) -> AsyncIterator[Che
     kind = configuration.settings.provider
     yield CheckResult(what="configuration", is_well=True, found=f"{configuration.path or 'no file'}, provider {kind}")
     metrics = _metrics(configuration.settings.metrics.textfile_directory, places.var)
-    for result in (*_permissions(configuration, places), *_folders(places), *metrics, *_programs(environ, places.var)):
+    for result in (
+        *_permissions(configuration, places),
+        *_folders(name, places, environ),
+        *metrics,
+        *_programs(environ, places.var),
+    ):
         yield result
     if isinstance(provider, VerbatimDriver):
         yield _scripts(places.scripts(name))
@@ -159,12 +164,16 @@ def _is_for(user: os.stat_result, file: os.stat_result, *, is_journal: bool) -> 
     return not is_journal and (is_group or bool(file.st_mode & stat.S_IROTH))
 
 
-def _folders(places: Places) -> Iterator[CheckResult]:
+def _folders(name: str, places: Places, environ: Mapping[str, str]) -> Iterator[CheckResult]:
     for what, path, is_needed in (("state", places.var, True), ("logs", places.log, False)):
         if os.access(path, os.W_OK | os.X_OK):
             yield CheckResult(what=what, is_well=True, found=f"{path} can be written")
             continue
-        remedy = "create the directory, or run this command as OpenNebula's user: sudo -u oneadmin one-provider check"
+        handing_on = "-E -H " if "ONE_LOCATION" in environ else ""  # that variable, and not the caller's HOME
+        remedy = (
+            "create the directory, or run this command as OpenNebula's user:"
+            f" sudo -u oneadmin {handing_on}one-provider check {name}"
+        )
         lost = "" if is_needed else ": the driver works without a log"
         is_well = False if is_needed else None
         yield CheckResult(what=what, is_well=is_well, found=f"{path} cannot be written{lost}", remedy=remedy)

@@ -143,6 +143,12 @@ def test_check_succeeds_with_warnings_only(ready: Place) -> None:
     assert "checking" not in printed
 
 
+def test_check_says_how_to_run_it_as_opennebulas_user_with_its_variables(ready: Place) -> None:
+    ready.var.rename(ready.root / "elsewhere")
+    remedy = points(ready, code=NOT_WELL)["state"]["remedy"]
+    assert remedy.endswith(": sudo -u oneadmin -E -H one-provider check simulated")
+
+
 @pytest.mark.parametrize("columns", [40, 80, 200])
 def test_check_wraps_its_lines_between_words_on_a_terminal(ready: Place, columns: int) -> None:
     whole = [line for line in output_of(ready.root, "check", "simulated").splitlines() if "answered in" not in line]
