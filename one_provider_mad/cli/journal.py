@@ -20,7 +20,9 @@ class _NameOrCommand(click.Group):
     """A command group that runs `journal NAME` as `journal show NAME`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        is_name = bool(args) and not args[0].startswith("-") and args[0] not in self.commands
+        # Before a second word the first is a command, perhaps a mistyped one, for which click suggests another.
+        words = [each for each in args if not each.startswith("-")]
+        is_name = len(words) == 1 and words[0] == args[0] and words[0] not in self.commands
         return super().parse_args(ctx, ["show", *args] if is_name else args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:

@@ -95,3 +95,9 @@ def test_unreadable_journal_gives_one_sentence(place: Place) -> None:
         assert complaint.startswith("one-provider journal: the journal ")
         assert complaint.count("\n") == 1
     assert output_of(place.root, "journal", "-h").startswith("Usage: one-provider journal ")
+
+
+def test_a_mistyped_command_before_a_name_is_no_name(place: Place) -> None:
+    code, printed, errors = ran(place.root, "journal", "accpet", "simulated")
+    assert (code, printed) == (2, "")
+    assert errors.startswith("one-provider journal: No such command 'accpet'.")
