@@ -75,6 +75,11 @@ class _Daemon(Serving[Request | Malformed]):
             return asked.action is not Action.POLL
         return asked.word != Action.POLL.value
 
+    def _short(self, asked: Request | Malformed) -> str:
+        word = asked.action.value if isinstance(asked, Request) else asked.word
+        blank = " " if asked.dialect.has_status_field else ""
+        return "" if asked.vm_id is None else f"{word} {blank}{asked.vm_id}"
+
     def _accept(self, asked: Request | Malformed) -> None:
         if self._dispatcher is None:
             raise AssertionError("a request was accepted before the set-up")
@@ -84,7 +89,7 @@ class _Daemon(Serving[Request | Malformed]):
 
     async def _set_up(self) -> None:
         """Import the modules and open cloud and journal; requests wait until this returns."""
-        modules = await asyncio.to_thread(_Modules)
+        modules = await self._imported(PROGRAM, Modules)
         places = modules.Places.from_environment(os.environ)
         problem = self._begin_log(PROGRAM, modules, places)
         self._engines = modules.Engines(self._options, places, warn=self._warn)
@@ -215,7 +220,7 @@ class _Daemon(Serving[Request | Malformed]):
         elif debt.since < self._begun_at:
             await self._revalidation.refuse_needed(debt, instance.deploy_id)
 
-    async def _open_journal(self, modules: _Modules, engines: Engines, dispatcher: Dispatcher) -> None:
+    async def _open_journal(self, modules: Modules, engines: Engines, dispatcher: Dispatcher) -> None:
         """Open the journal and read its debts before requests are accepted, in at most _JOURNAL_SECONDS."""
         opening = asyncio.create_task(engines.open_journal(), name="open the journal")
         self._keep(opening)
@@ -229,7 +234,7 @@ class _Daemon(Serving[Request | Malformed]):
         if engines.journal is not None:
             await ready.wait()
 
-    async def _recover(self, modules: _Modules, engines: Engines, dispatcher: Dispatcher, ready: asyncio.Event) -> None:
+    async def _recover(self, modules: Modules, engines: Engines, dispatcher: Dispatcher, ready: asyncio.Event) -> None:
         """Answer requests that earlier processes left unanswered (actions/recovery.py), once the journal is open."""
         await engines.is_journal_open.wait()
         if engines.journal is None:
@@ -277,8 +282,8 @@ class _Daemon(Serving[Request | Malformed]):
                 pass
 
 
-class _Modules(CommonModules):
-    """The modules that are imported after INIT."""
+class Modules(CommonModules):
+    """The modules that are imported after INIT. Raises ImportError, or OSError for a file that cannot be read."""
 
     def __init__(self) -> None:
         super().__init__()

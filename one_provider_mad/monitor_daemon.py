@@ -84,7 +84,7 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
 
     async def _set_up(self) -> None:
         begun_at = asyncio.get_running_loop().time()
-        modules = await asyncio.to_thread(_Modules)
+        modules = await self._imported(PROGRAM, Modules)
         places = modules.Places.from_environment(os.environ)
         problem = self._begin_log(PROGRAM, modules, places)
         self._cloud = cloud = modules.MonitoredCloud(self._options, places, warn=self._warn)
@@ -244,7 +244,7 @@ class _Keeper:
 
     def __init__(
         self,
-        modules: _Modules,
+        modules: Modules,
         file: StateFile,
         *,
         handler: RequestHandler,
@@ -306,8 +306,8 @@ class _Keeper:
         )
 
 
-class _Modules(CommonModules):
-    """The modules that are imported after INIT."""
+class Modules(CommonModules):
+    """The modules that are imported after INIT. Raises ImportError, or OSError for a file that cannot be read."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ import select
 import signal
 import sys
 from contextlib import suppress
+from types import ModuleType
 
 from one_provider_mad import __version__
 from one_provider_mad.protocol.handshake import INIT, INIT_SUCCESS
@@ -61,7 +62,7 @@ def _run(program: str, usage: str) -> int:
     """Prepare the process, serve, and return the exit code; no traceback is shown for any error."""
     try:
         has_stderr = prepare_process()
-        if text := _text_for_a_person(sys.argv[1:], usage):
+        if text := _text_for_a_person(program, sys.argv[1:], usage):
             os.write(STDOUT, text.encode())
             return 0
         # SIGTERM may come right after INIT was answered: it is blocked until the daemon handles it.
@@ -83,14 +84,27 @@ def _serve(program: str, argv: list[str], *, has_stderr: bool, begun: bytes) -> 
         # oned waits for INIT's answer, and the imports below take longer than everything before.
         with suppress(OSError):  # oned may be gone: the daemon notices that, and ends in order
             os.write(STDOUT, INIT_SUCCESS)
-    if program == "one_im_provider":
-        from one_provider_mad.monitor_daemon import run
-    else:
-        from one_provider_mad.daemon import run
-    from one_provider_mad.options import parse_arguments
+    try:
+        daemon = _import_daemon(program)
+        from one_provider_mad.options import parse_arguments
+    except (ImportError, OSError) as error:  # OSError: a file that this user may not read
+        from one_provider_mad.cannot_start import answer_instead
 
+        answer_instead(program, error, is_initialised=is_initialised)
     options = parse_arguments(argv)
-    return run(options, has_stderr=has_stderr, is_initialised=is_initialised, begun=b"" if is_initialised else begun)
+    begun = b"" if is_initialised else begun
+    code: int = daemon.run(options, has_stderr=has_stderr, is_initialised=is_initialised, begun=begun)
+    return code
+
+
+def _import_daemon(program: str) -> ModuleType:
+    if program == "one_im_provider":
+        from one_provider_mad import monitor_daemon
+
+        return monitor_daemon
+    from one_provider_mad import daemon
+
+    return daemon
 
 
 def _read_begun() -> bytes:
@@ -150,11 +164,20 @@ def _close_leaked() -> None:
             os.closerange(descriptor, descriptor + 1)  # unlike close, it ignores closed descriptors
 
 
-def _text_for_a_person(argv: list[str], usage: str) -> str:
-    """Return the text for a sole `--help` or `--version`; "" otherwise."""
+def _text_for_a_person(program: str, argv: list[str], usage: str) -> str:
+    """Return the text for a sole `--help` or `--version`; "" otherwise.
+
+    A version proves that the program can start: all that it imports at its start is imported first.
+    """
     if argv in (["-h"], ["--help"]):
         return usage
     if argv == ["--version"]:
+        try:
+            _import_daemon(program).Modules()
+        except (ImportError, OSError) as error:
+            from one_provider_mad.cannot_start import answer_instead
+
+            answer_instead(program, error, is_initialised=False)
         return f"one-provider-mad {__version__}\n"
     return ""
 

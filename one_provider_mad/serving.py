@@ -17,6 +17,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from one_provider_mad.cannot_start import answer_instead
 from one_provider_mad.core_up import CoreUp
 from one_provider_mad.errors import internal_error
 from one_provider_mad.masking import keep_url_secret
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from one_provider_mad.metrics import Recorder
     from one_provider_mad.metrics_file import MetricsFile
     from one_provider_mad.settings import Places
+
+ModulesT = TypeVar("ModulesT")
 
 RequestT = TypeVar("RequestT")
 """The parsed form of a line other than INIT and FINALIZE."""
@@ -111,6 +114,10 @@ class Serving(ABC, Generic[RequestT]):
     async def _let_go(self) -> None:
         """Stop and close everything in less than a second, also during the set-up."""
 
+    def _short(self, asked: RequestT) -> str:  # noqa: ARG002 - the information driver's requests wait for no answer
+        """Return the line of a request that has to be answered, cut after the VM's id; "" for any other."""
+        return ""
+
     # The beginning and the end
 
     async def serve(self, begun: bytes) -> int:
@@ -167,6 +174,14 @@ class Serving(ABC, Generic[RequestT]):
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
+
+    async def _imported(self, program: str, modules: Callable[[], ModulesT]) -> ModulesT:
+        """Import the program's modules in a thread; if they cannot be, another process answers in place of this one."""
+        try:
+            return await asyncio.to_thread(modules)
+        except (ImportError, OSError) as error:
+            requests = [short for asked in self._early or () if (short := self._short(asked))]
+            answer_instead(program, error, is_initialised=self._is_initialised, requests=requests)
 
     async def _set_up_unless_over(self) -> None:
         """Run `_set_up`, but cancel it when oned has ended: a locked journal may take long to open."""

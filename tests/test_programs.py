@@ -98,6 +98,7 @@ daemon = types.ModuleType("one_provider_mad.daemon")
 def run(options, *, has_stderr, is_initialised, begun):
     {body}
 daemon.run = run
+daemon.Modules = lambda: None
 sys.modules["one_provider_mad.daemon"] = daemon
 from one_provider_mad.programs import one_vmm_provider
 one_vmm_provider()
