@@ -5,23 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import pwd
 import stat
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 import click
 import msgspec
 
+from one_provider_mad.cli.core_user import CoreUser
 from one_provider_mad.cli.decode import printable
 from one_provider_mad.cli.names import complete_name
 from one_provider_mad.cli.progress import progress
 from one_provider_mad.cli.quiet import no_logs
+from one_provider_mad.cli.startable import Obstacle, obstacle_in_files, obstacle_to
 from one_provider_mad.cli.system_datastores import check_system_datastores
 from one_provider_mad.cli.wrapping import wrapped
 from one_provider_mad.errors import AuthenticationRefused, MadError, PermissionDenied, SettingsError
@@ -102,13 +101,13 @@ async def run_checks(name: str, environ: Mapping[str, str]) -> AsyncIterator[Che
         return
     kind = configuration.settings.provider
     yield CheckResult(what="configuration", is_well=True, found=f"{configuration.path or 'no file'}, provider {kind}")
-    metrics = _metrics(configuration.settings.metrics.textfile_directory, places.var)
-    for result in (
-        *_permissions(configuration, places),
-        *_folders(name, places, environ),
-        *metrics,
-        *_programs(environ, places.var),
-    ):
+    user = CoreUser.of(environ)
+    if user is None or not user.can_be_tried():
+        yield _untried(user)
+        user = None
+    metrics = _metrics(configuration.settings.metrics.textfile_directory, user)
+    files = (*_permissions(configuration, places, user), *_folders(places, user), *metrics)
+    for result in (*files, *_programs(environ, user)):
         yield result
     if isinstance(provider, VerbatimDriver):
         yield _scripts(places.scripts(name))
@@ -126,18 +125,28 @@ async def run_checks(name: str, environ: Mapping[str, str]) -> AsyncIterator[Che
             yield result
 
 
-def _permissions(configuration: Configuration, places: Places) -> Iterator[CheckResult]:
-    """Yield a fault for each file that others may change, or that OpenNebula's user (the owner of `var`) cannot use."""
+def _untried(user: CoreUser | None) -> CheckResult:
+    """Return a warning that nothing was tried as OpenNebula's user."""
+    name = "oneadmin" if user is None else user.name
+    found = "there is no OpenNebula here; a self-contained one needs ONE_LOCATION"
+    if user is not None:
+        found = f"what OpenNebula's user, {name}, may read, write and run was not tested"
+    remedy = f"run this as root, or as that user: sudo -u {name} -E one-provider check"
+    return CheckResult(what="user", is_well=None, found=found, remedy=remedy)
+
+
+def _permissions(configuration: Configuration, places: Places, user: CoreUser | None) -> Iterator[CheckResult]:
+    """Yield a fault for each file that others may change, or that OpenNebula's user cannot use."""
     journal = places.journal(configuration)
     files = [path for path in (configuration.path, journal) if path is not None and path.exists()]
-    wrong = [result for path in files for result in _wrong_file(path, places.var, is_journal=path == journal)]
+    wrong = [result for path in files for result in _wrong_file(path, places.var, user, is_journal=path == journal)]
     if files and not wrong:
         modes = ", ".join(f"{path.name} {stat.filemode(path.stat().st_mode)}" for path in files)
         yield CheckResult(what="permissions", is_well=True, found=modes)
     yield from wrong
 
 
-def _wrong_file(path: Path, var: Path, *, is_journal: bool) -> Iterator[CheckResult]:
+def _wrong_file(path: Path, var: Path, user: CoreUser | None, *, is_journal: bool) -> Iterator[CheckResult]:
     status = path.stat()
     mode = stat.filemode(status.st_mode)
     if is_journal and status.st_mode & 0o077:
@@ -145,41 +154,34 @@ def _wrong_file(path: Path, var: Path, *, is_journal: bool) -> Iterator[CheckRes
     if not is_journal and status.st_mode & 0o022:
         found = f"{path} is {mode}: others may change it"
         yield CheckResult(what="permissions", is_well=False, found=found, remedy=f"chmod go-w {path}")
-    owner = var.stat() if var.exists() else None
-    if is_journal and owner is not None and status.st_uid == owner.st_uid and not status.st_mode & stat.S_IWUSR:
-        found = f"{path} is {mode}: OpenNebula's user, {owner.st_uid}, cannot write it"
+    if user is None:
+        return
+    closed = user.first_closed(path, "-w" if is_journal else "-r")
+    if closed is not None and closed != path.resolve():
+        found = f"{closed} is closed to OpenNebula's user, {user.name}, and {path} is in it"
+        remedy = f"chgrp {user.gid} {closed} && chmod g+x {closed}"
+        yield CheckResult(what="permissions", is_well=False, found=found, remedy=remedy)
+    elif is_journal and status.st_uid == user.uid and not status.st_mode & stat.S_IWUSR:
+        found = f"{path} is {mode}: OpenNebula's user, {user.name}, cannot write it"
         yield CheckResult(what="permissions", is_well=False, found=found, remedy=f"chmod 600 {path}")
-    if owner is not None and not _is_for(owner, status, is_journal=is_journal):
-        found = (
-            f"{path} is {mode} and belongs to user {status.st_uid}: OpenNebula's user, {owner.st_uid}, cannot use it"
-        )
+    elif closed is not None or (is_journal and user.uid not in (status.st_uid, 0)):
+        found = f"{path} is {mode} and belongs to user {status.st_uid}: OpenNebula's user, {user.name}, cannot use it"
         yield CheckResult(what="permissions", is_well=False, found=found, remedy=f"chown --reference={var} {path}")
 
 
-def _is_for(user: os.stat_result, file: os.stat_result, *, is_journal: bool) -> bool:
-    """Return True if the user or its group can read the file, and for the journal if the user owns it."""
-    if user.st_uid in (file.st_uid, 0):
-        return True
-    is_group = user.st_gid == file.st_gid and bool(file.st_mode & stat.S_IRGRP)
-    return not is_journal and (is_group or bool(file.st_mode & stat.S_IROTH))
-
-
-def _folders(name: str, places: Places, environ: Mapping[str, str]) -> Iterator[CheckResult]:
+def _folders(places: Places, user: CoreUser | None) -> Iterator[CheckResult]:
     for what, path, is_needed in (("state", places.var, True), ("logs", places.log, False)):
-        if os.access(path, os.W_OK | os.X_OK):
+        if _may_write(path, user):
             yield CheckResult(what=what, is_well=True, found=f"{path} can be written")
             continue
-        handing_on = "-E -H " if "ONE_LOCATION" in environ else ""  # that variable, and not the caller's HOME
-        remedy = (
-            "create the directory, or run this command as OpenNebula's user:"
-            f" sudo -u oneadmin {handing_on}one-provider check {name}"
-        )
+        owner = "oneadmin" if user is None else user.name
+        remedy = f"create the directory, and let OpenNebula's user write there: chown {owner} {path}"
         lost = "" if is_needed else ": the driver works without a log"
         is_well = False if is_needed else None
         yield CheckResult(what=what, is_well=is_well, found=f"{path} cannot be written{lost}", remedy=remedy)
 
 
-def _metrics(name: str, var: Path) -> Iterator[CheckResult]:
+def _metrics(name: str, user: CoreUser | None) -> Iterator[CheckResult]:
     """Check the table [metrics] if it is set; a fault is only a warning, since the drivers work without metrics."""
     if not name:
         return
@@ -187,7 +189,7 @@ def _metrics(name: str, var: Path) -> Iterator[CheckResult]:
     if find_spec("prometheus_client") is None:
         found = f"prometheus-client is not installed for {sys.executable}"
         remedy = "pip install 'one-provider-mad[metrics]', or remove [metrics] from the configuration"
-    elif not directory.is_dir() or not _may_write(directory, var):
+    elif not directory.is_dir() or not _may_write(directory, user):
         found = f"{directory} cannot be written: the driver works without metrics"
         remedy = "create the directory, and let OpenNebula's user write there"
     elif ~(mode := directory.stat().st_mode) & (stat.S_IROTH | stat.S_IXOTH):
@@ -198,27 +200,11 @@ def _metrics(name: str, var: Path) -> Iterator[CheckResult]:
     yield CheckResult(what="metrics", is_well=None if remedy else True, found=found, remedy=remedy)
 
 
-def _may_write(directory: Path, var: Path) -> bool:
-    """Return whether OpenNebula's user (the owner of `var`) may create files in a directory.
-
-    Only root can test that; any other caller is taken for OpenNebula's user.
-    """
-    if os.geteuid() != 0 or not var.exists():
+def _may_write(directory: Path, user: CoreUser | None) -> bool:
+    """Return whether OpenNebula's user may create files in a directory; with None whether this process may."""
+    if user is None:
         return os.access(directory, os.W_OK | os.X_OK)
-    return _tried_by(var.stat(), "-w", directory) and _tried_by(var.stat(), "-x", directory)
-
-
-def _tried_by(user: os.stat_result, operator: str, path: Path) -> bool:
-    """Return the result of test(1) on a path, run as that user; True if root cannot become the user."""
-    groups: list[int] = []
-    with suppress(KeyError):
-        groups = os.getgrouplist(pwd.getpwuid(user.st_uid).pw_name, user.st_gid)
-    trial = ["test", operator, os.fspath(path)]
-    try:
-        tried = subprocess.run(trial, user=user.st_uid, group=user.st_gid, extra_groups=groups, check=False)  # noqa: S603 - a program of every system
-    except (OSError, subprocess.SubprocessError):
-        return True
-    return tried.returncode == 0
+    return user.first_closed(directory, "-w") is None and user.first_closed(directory, "-x") is None
 
 
 def _scripts(folder: Path) -> CheckResult:
@@ -231,45 +217,27 @@ def _scripts(folder: Path) -> CheckResult:
     )
 
 
-def _programs(environ: Mapping[str, str], var: Path) -> Iterator[CheckResult]:
+def _programs(environ: Mapping[str, str], user: CoreUser | None) -> Iterator[CheckResult]:
+    """Start both drivers as OpenNebula's user, and look for files of the package that it may not read."""
     location = environ.get("ONE_LOCATION")
     folder = Path(location) / "lib" / "mads" if location else Path("/usr/lib/one/mads")
     for program in (folder / "one_vmm_provider", folder / "one_im_provider"):
-        if not os.access(program, os.X_OK):
+        if not os.path.lexists(program):
             remedy = "run one-provider install, unless EXECUTABLE names another path"
             yield CheckResult(what=program.name, is_well=None, found=f"is not in {folder}", remedy=remedy)
-        elif (barred := _barred(program, var)) is not None:
-            found = f"OpenNebula's user, {var.stat().st_uid}, cannot run {barred}"
-            remedy = (
-                "let that user into the folders above the file,"
-                " or install one-provider-mad where all users may read, as in /opt"
-            )
-            yield CheckResult(what=program.name, is_well=False, found=found, remedy=remedy)
+        elif user is None:
+            yield CheckResult(what=program.name, is_well=None, found=f"{program} was not started")
         else:
-            yield CheckResult(what=program.name, is_well=True, found=f"{program}")
+            yield _result(program.name, obstacle_to(program, user, environ), good=f"{program}")
+    if user is not None:
+        yield _result("package", obstacle_in_files(user), good=f"{user.name} can read all files")
 
 
-def _barred(program: Path, var: Path) -> Path | None:
-    """Return the program or its interpreter if OpenNebula's user (the owner of `var`) may not run that file, else None.
-
-    Links are followed. Only root can test as another user; any other caller is taken for OpenNebula's user.
-    """
-    if os.geteuid() != 0 or not var.exists():
-        return None
-    target = program.resolve()
-    try:
-        with target.open("rb") as file:
-            shebang = file.readline(256).split()
-    except OSError:
-        return target  # a network file system may deny root what it allows oneadmin
-    interpreter = (
-        [Path(os.fsdecode(shebang[0].removeprefix(b"#!")))] if shebang[:1] and shebang[0][:3] == b"#!/" else []
-    )
-    user = var.stat()
-    for path in (target, *interpreter):
-        if not _tried_by(user, "-x", path):
-            return path
-    return None
+def _result(what: str, obstacle: Obstacle | None, *, good: str) -> CheckResult:
+    if obstacle is None:
+        return CheckResult(what=what, is_well=True, found=good)
+    is_well = False if obstacle.is_fatal else None
+    return CheckResult(what=what, is_well=is_well, found=obstacle.found, remedy=obstacle.remedy)
 
 
 async def _cloud(provider: Provider, configuration: Configuration, places: Places) -> AsyncIterator[CheckResult]:

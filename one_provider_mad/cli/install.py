@@ -13,9 +13,12 @@ from pathlib import Path
 
 import click
 
+import one_provider_mad
 from one_provider_mad.cli.assignments import Tree, merged, single, tree_of, written
+from one_provider_mad.cli.core_user import CoreUser
 from one_provider_mad.cli.names import check_name, complete_name
 from one_provider_mad.cli.reference import Key, commented, keys_of, tables
+from one_provider_mad.cli.startable import obstacle_in_files, obstacle_to
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import SettingsError
 from one_provider_mad.file_owner import make_directory, make_link, open_file
@@ -61,13 +64,16 @@ class Step(Value, frozen=True, kw_only=True):
 def command(name: str, kind: str, texts: tuple[str, ...], mads: Path | None, is_dry: bool, is_json: bool) -> None:
     """Link both drivers into OpenNebula's drivers folder, and write a commented configuration for NAME.
 
-    Existing files are not changed. The configuration gets a unique owner, which every instance carries as a tag.
+    Existing files are not changed, except for links that lead nowhere. Nothing is done if OpenNebula's user cannot
+    start the drivers, as when their Python is in a folder that is closed to it.
 
-    With --set it also gets these settings, if the drivers can use the file then: --set ec2.region=eu-west-1
-    --set orphans.interval=600. VALUE is TOML, or else a text.
+    The configuration gets a unique owner, which every instance carries as a tag. With --set it also gets these
+    settings, if the drivers can use the file then: --set ec2.region=eu-west-1 --set orphans.interval=600. VALUE is
+    TOML, or else a text.
     """
     places = Places.from_environment(os.environ)
     steps = list(plan(name, kind, mads, os.environ, given=tree_of(texts)))
+    is_tried = _refuse_what_cannot_start(os.environ)
     if not is_dry:
         for step in steps:
             carry_out(step, places.var)
@@ -81,6 +87,8 @@ def command(name: str, kind: str, texts: tuple[str, ...], mads: Path | None, is_
         return
     for step in steps:
         click.echo(("would be " if is_dry and not step.is_there else "") + step.sentence())
+    if not is_tried:
+        click.echo("not tested: whether OpenNebula's user can start the drivers; run one-provider check as root")
     click.echo(f"next: one-provider check {name}, then one-provider oned-conf {name} --release ...")
 
 
@@ -146,9 +154,26 @@ def _check(name: str, text: str, given: Tree, places: Places) -> None:
         raise SettingsError(f"--set cannot write all these settings: write {path} without it, and edit that file")
 
 
+def _refuse_what_cannot_start(environ: Mapping[str, str]) -> bool:
+    """Start both drivers as OpenNebula's user; return False if this process can try nothing as that user.
+
+    Raises:
+        SettingsError: a driver does not start.
+    """
+    user = CoreUser.of(environ)
+    if user is None or not user.can_be_tried():
+        return False
+    obstacles = [obstacle_to(_program(program), user, environ) for program in PROGRAMS]
+    for obstacle in (*obstacles, obstacle_in_files(user)):
+        if obstacle is not None and obstacle.is_fatal:
+            raise SettingsError(f"OpenNebula's user cannot start the drivers: {obstacle.found}: {obstacle.remedy}")
+    return True
+
+
 def _program(name: str) -> Path:
-    """Return the path of a program in the folder of the running one."""
-    for folder in (Path(sys.argv[0]).resolve().parent, Path(sys.executable).parent):
+    """Return the path of a program: in the checkout, else in the folder of the running one."""
+    checkout = Path(one_provider_mad.__file__).resolve().parent.parent / "bin"
+    for folder in (checkout, Path(sys.argv[0]).resolve().parent, Path(sys.executable).parent):
         if (folder / name).is_file():
             return folder / name
     raise SettingsError(f"{name} is not beside {sys.argv[0]}: install one-provider-mad with pip first")
@@ -157,7 +182,7 @@ def _program(name: str) -> Path:
 def _link(path: Path, program: Path) -> Step:
     if path.is_symlink() and path.resolve() == program.resolve():
         return Step(path=path, target=str(program), is_there=True)
-    if path.exists() or path.is_symlink():
+    if os.path.lexists(path.resolve()):
         raise SettingsError(f"{path} exists and is no link to this driver: move it away, or use --mads")
     return Step(path=path, target=str(program))
 
@@ -208,6 +233,8 @@ def carry_out(step: Step, var: Path) -> None:
         return
     try:
         if step.target:
+            if step.path.is_symlink():  # it leads nowhere: plan() refuses any other
+                step.path.unlink()
             make_link(step.path, step.target)
             return
         make_directory(step.path.parent, 0o750, owner_of=var)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pwd
 import re
 import shlex
 import socket
 import sqlite3
 import subprocess
+import sysconfig
+import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +22,10 @@ from typing import Any
 
 import pytest
 
+import one_provider_mad
+from one_provider_mad import __version__
 from one_provider_mad.cli.check import NOT_WELL
+from one_provider_mad.cli.core_user import CoreUser
 from one_provider_mad.domain import DeployId, Identity, VmId
 from one_provider_mad.journal.records import Debt
 from one_provider_mad.journal.writer import Journal
@@ -31,16 +37,39 @@ from tests.xmlrpc.partner import Partner
 
 Point = dict[str, Any]
 
+PROGRAMS = ("one_vmm_provider", "one_im_provider")
+USER, GROUP = 4711, 4712
+
+
+def complete(place: Place) -> Place:
+    """Make an installation complete but for a running OpenNebula, with programs that start quickly."""
+    mads = place.root / "lib" / "mads"
+    mads.mkdir(parents=True)
+    for program in PROGRAMS:
+        (mads / program).write_text(f"#!/bin/sh\necho one-provider-mad {__version__}\n")
+        (mads / program).chmod(0o755)
+    place.simulate(max_instances=2)
+    return place
+
 
 @pytest.fixture
 def ready(place: Place) -> Place:
-    """An installation that is complete but for a running OpenNebula."""
-    mads = place.root / "lib" / "mads"
-    mads.mkdir(parents=True)
-    for program in ("one_vmm_provider", "one_im_provider"):
-        (mads / program).symlink_to("/bin/true")
-    place.simulate(max_instances=2)
-    return place
+    """An installation of the user that runs the tests."""
+    return complete(place)
+
+
+@pytest.fixture
+def theirs() -> Iterator[Place]:
+    """An installation of another user, in a directory that all users may enter."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files away, and become another user")
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        place = complete(Place(Path(folder)))
+        configuration = place.conf / "simulated.toml"
+        for path in (place.var, place.conf, configuration):
+            os.chown(path, USER, GROUP)
+        yield place
 
 
 def points(place: Place, *, code: int = 0) -> dict[str, Point]:
@@ -53,6 +82,16 @@ def by_name(entries: list[Point]) -> dict[str, Point]:
 
 def crosses(found: dict[str, Point]) -> set[str]:
     return {what for what, point in found.items() if point["is_well"] is False}
+
+
+def is_private() -> bool:
+    """True if this checkout or its environment is in a directory that other users may not enter."""
+    folders = {Path(one_provider_mad.__file__), Path(sysconfig.get_path("purelib"))}
+    return not all(each.stat().st_mode & 0o001 for folder in folders for each in folder.parents)
+
+
+WELL = NOT_WELL if is_private() else 0
+"""Exit code of a check that finds nothing wrong with another user's installation."""
 
 
 def journaled(place: Place, *writings: Callable[[Journal], Awaitable[None]]) -> Path:
@@ -83,8 +122,8 @@ def test_check_ticks_every_point_of_a_good_installation(ready: Place, tmp_path: 
     assert [point["remedy"] for point in found.values() if point["remedy"]] == []
     assert [line[2:].partition(":")[0] for line in printed.splitlines()] == list(found)
     assert list(found) == [
-        "configuration", "permissions", "state", "logs", "one_vmm_provider", "one_im_provider", "credentials",
-        "listing", "database", "instances", "journal", "OpenNebula", "system datastore",
+        "configuration", "permissions", "state", "logs", "one_vmm_provider", "one_im_provider", "package",
+        "credentials", "listing", "database", "instances", "journal", "OpenNebula", "system datastore",
     ]  # fmt: skip
     assert found["credentials"]["found"].startswith("account simulated/embedded, answered in ")
     assert found["listing"]["found"] == "0 instances, 0 of them ours"
@@ -201,35 +240,84 @@ def test_check_fails_if_others_can_change_or_read_private_files(ready: Place) ->
     assert points(ready)["permissions"]["is_well"] is True
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_check_fails_if_opennebulas_user_cannot_use_a_file(ready: Place) -> None:
-    journal = journaled(ready)
-    configuration = ready.conf / "simulated.toml"
-    os.chown(ready.var, 4711, 4712)
-    printed = output_of(ready.root, "check", "simulated", code=NOT_WELL)
+def test_check_fails_if_opennebulas_user_cannot_use_a_file(theirs: Place) -> None:
+    journal = journaled(theirs)
+    configuration = theirs.conf / "simulated.toml"
+    for path in (configuration, journal):
+        os.chown(path, 0, 0)
+    printed = output_of(theirs.root, "check", "simulated", code=NOT_WELL)
     for path in (configuration, journal):
         assert (
             f"✗ permissions: {path} is -rw------- and belongs to user 0: OpenNebula's user, 4711, cannot use it\n"
             in printed
         )
-        assert f"    chown --reference={ready.var} {path}\n" in printed
-    os.chown(journal, 4711, 4712)
-    os.chown(configuration, 0, 4712)
+        assert f"    chown --reference={theirs.var} {path}\n" in printed
+    os.chown(journal, USER, GROUP)
+    os.chown(configuration, 0, GROUP)
     configuration.chmod(0o640)
-    assert points(ready)["permissions"]["is_well"] is True
+    assert crosses(points(theirs, code=WELL)) <= {"package"}
+
+
+def test_check_names_the_one_folder_that_is_closed_to_opennebulas_user(theirs: Place) -> None:
+    os.chown(theirs.conf, 0, 0)
+    theirs.conf.chmod(0o700)
+    printed = output_of(theirs.root, "check", "simulated", code=NOT_WELL)
+    file = theirs.conf / "simulated.toml"
+    assert f"✗ permissions: {theirs.conf} is closed to OpenNebula's user, 4711, and {file} is in it\n" in printed
+    assert f"    chgrp 4712 {theirs.conf} && chmod g+x {theirs.conf}\n" in printed
+    theirs.conf.chmod(0o755)
+    theirs.var.chmod(0o500)
+    assert crosses(points(theirs, code=NOT_WELL)) - {"package"} == {"state"}
+
+
+def test_check_starts_the_drivers_as_opennebulas_user(theirs: Place) -> None:
+    program = theirs.root / "lib" / "mads" / "one_im_provider"
+    closed = theirs.root / "home"
+    closed.mkdir(mode=0o700)
+    program.rename(closed / program.name)
+    program.symlink_to(closed / program.name)
+    assert points(theirs, code=NOT_WELL)["one_im_provider"] == {
+        "is_well": False,
+        "found": f"{closed} is closed to 4711, and {program} leads there",
+        "remedy": "let that user into it, or install one-provider-mad where all users may read, as in /opt",
+    }
+    closed.chmod(0o711)
+    (closed / program.name).write_text("#!/bin/sh\necho 'one_im_provider: a cause: make it' >&2\nexit 1\n")
+    found = points(theirs, code=NOT_WELL)["one_im_provider"]
+    assert (found["is_well"], found["found"], found["remedy"]) == (False, "a cause", "make it")
+    (closed / program.name).write_text("#!/removed/python3.11\n")
+    found = points(theirs, code=NOT_WELL)["one_im_provider"]
+    assert found["found"] == f"/removed/python3.11, which {program} needs, does not exist"
+    (closed / program.name).write_text('#!/bin/sh\n[ "$(id -u)-$1" = 4711---version ] && echo one-provider-mad 0.0.9\n')
+    found = points(theirs, code=WELL)["one_im_provider"]
+    assert (found["is_well"], found["found"]) == (
+        None,
+        f"{program} is one-provider-mad 0.0.9, and this command is of {__version__}",
+    )
+
+
+def test_check_names_a_link_to_a_deleted_directory(ready: Place) -> None:
     program = ready.root / "lib" / "mads" / "one_im_provider"
     program.unlink()
-    (ready.root / "here").mkdir(mode=0o700)
-    target = ready.root / "here" / "one_im_provider"
-    target.write_text("#!/bin/sh\n")
-    target.chmod(0o755)
-    program.symlink_to(target)
-    found = points(ready, code=NOT_WELL)
-    assert crosses(found) == {"one_im_provider"}
-    assert found["one_im_provider"]["found"] == f"OpenNebula's user, 4711, cannot run {target}"
-    with pytest.MonkeyPatch.context() as patch:  # as in a container, where root cannot become another user
-        patch.setenv("PATH", "/nowhere")
-        assert points(ready)["one_im_provider"]["is_well"] is True
+    program.symlink_to("/opt/removed/bin/one_im_provider")
+    assert points(ready, code=NOT_WELL)["one_im_provider"] == {
+        "is_well": False,
+        "found": f"{program} leads to /opt/removed, which does not exist",
+        "remedy": "run one-provider install, which makes the link anew",
+    }
+
+
+def test_check_says_what_it_cannot_see_as_another_user(ready: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container, where root cannot become another user."""
+    monkeypatch.setattr(CoreUser, "can_be_tried", lambda _: False)
+    found = points(ready)
+    name = pwd.getpwuid(os.geteuid()).pw_name
+    assert found["user"] == {
+        "is_well": None,
+        "found": f"what OpenNebula's user, {name}, may read, write and run was not tested",
+        "remedy": f"run this as root, or as that user: sudo -u {name} -E one-provider check",
+    }
+    assert found["one_im_provider"]["found"].endswith("/lib/mads/one_im_provider was not started")
 
 
 def test_check_warns_of_a_metrics_directory_that_cannot_be_written_or_read(ready: Place) -> None:
@@ -246,9 +334,13 @@ def test_check_warns_of_a_metrics_directory_that_cannot_be_written_or_read(ready
     directory.chmod(0o750)
     printed = output_of(ready.root, "check", "simulated")
     assert f"! metrics: {directory} is drwxr-x---: node_exporter can read it only as a member of its group\n" in printed
-    if os.geteuid() == 0:  # root checks for OpenNebula's user
-        os.chown(ready.var, 4711, 4712)
-        assert points(ready, code=NOT_WELL)["metrics"]["found"].startswith(f"{directory} cannot be written: ")
+
+
+def test_check_warns_of_a_metrics_directory_that_opennebulas_user_cannot_write(theirs: Place) -> None:
+    path, directory = theirs.conf / "simulated.toml", theirs.root / "textfiles"
+    path.write_text(f'{path.read_text()}[metrics]\ntextfile_directory = "{directory}"\n')
+    directory.mkdir(mode=0o755)
+    assert points(theirs, code=WELL)["metrics"]["found"].startswith(f"{directory} cannot be written: ")
 
 
 def test_check_fails_at_wrong_credentials_an_unanswered_call_and_another_account(ready: Place) -> None:
@@ -336,15 +428,15 @@ def test_check_fails_if_the_free_space_is_reserved_for_root(ready: Place, monkey
     assert found["found"].startswith("the journal cannot be written: [Errno 28] the free space is reserved for root")
 
 
-def test_check_fails_if_the_journal_is_read_only(ready: Place) -> None:
-    path = journaled(ready)
+def test_check_fails_if_the_journal_is_read_only(request: pytest.FixtureRequest) -> None:
+    # Root can write to it anyway, so that only a check as OpenNebula's user shows it.
+    place = request.getfixturevalue("theirs" if os.geteuid() == 0 else "ready")
+    path = journaled(place)
     path.chmod(0o400)
-    if os.geteuid() == 0:  # root can write anyway, and checks for OpenNebula's user
-        os.chown(ready.var, 4711, 4712)
-        os.chown(path, 4711, 4712)
-    user = ready.var.stat().st_uid
-    printed = output_of(ready.root, "check", "simulated", code=NOT_WELL)
-    found = f"✗ permissions: {path} is -r--------: OpenNebula's user, {user}, cannot write it\n    chmod 600 {path}\n"
+    user = place.var.stat().st_uid
+    name = user if os.geteuid() == 0 else pwd.getpwuid(user).pw_name
+    printed = output_of(place.root, "check", "simulated", code=NOT_WELL)
+    found = f"✗ permissions: {path} is -r--------: OpenNebula's user, {name}, cannot write it\n    chmod 600 {path}\n"
     assert found in printed
 
 

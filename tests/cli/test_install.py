@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
-import sys
+import subprocess
+import tempfile
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import one_provider_mad
 from one_provider_mad.cli.install import configuration_of
 from one_provider_mad.providers.registry import BUILT_IN, build
 from one_provider_mad.settings import Places, load
-from tests.cli.running import json_of, output_of, ran
+from tests.cli.running import json_of, output_of, ran, surroundings
+from tests.waiting import HANG
 
 PROGRAMS = ("one_vmm_provider", "one_im_provider")
-BIN = Path(sys.executable).parent
+BIN = Path(one_provider_mad.__file__).resolve().parent.parent / "bin"
+USER, GROUP = 4711, 4712
 
 
 @pytest.fixture
@@ -51,9 +57,6 @@ def test_install_dry_run_lists_every_step_and_changes_nothing(one: Path) -> None
 
 
 def test_install_links_the_drivers_and_writes_a_private_configuration(one: Path) -> None:
-    if os.geteuid() == 0:
-        os.chown(one / "etc", 0, 4712)  # as OpenNebula's packages create it
-        os.chown(one / "var", 4711, 4712)
     code, printed, errors = ran(one, "install", "cloud")
     assert (code, errors) == (0, "")
     assert printed.splitlines()[-2] == f"written: {one / 'etc' / 'one_provider_mad' / 'cloud.toml'}"
@@ -61,9 +64,77 @@ def test_install_links_the_drivers_and_writes_a_private_configuration(one: Path)
         assert (one / "lib" / "mads" / program).resolve() == (BIN / program).resolve()
     path = one / "etc" / "one_provider_mad" / "cloud.toml"
     assert (mode(path), mode(path.parent)) == (0o600, 0o750)
-    if os.geteuid() == 0:
-        owners = {(each.stat().st_uid, each.stat().st_gid) for each in (path, path.parent)}
-        assert owners == {(4711, 4712)}
+
+
+@pytest.fixture
+def checkout() -> Iterator[Path]:
+    """A copy of this checkout, with an OpenNebula of another user in it; all users may enter it."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files away, and become another user")
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder).resolve()
+        root.chmod(0o755)
+        shutil.copytree(BIN, root / "bin")
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(BIN.parent / "one_provider_mad", root / "one_provider_mad", ignore=ignored)
+        (root / ".venv").symlink_to(BIN.parent / ".venv")
+        for name in ("lib/mads", "etc", "var"):
+            (root / "one" / name).mkdir(parents=True)
+        os.chown(root / "one" / "etc", 0, GROUP)  # as OpenNebula's packages create it
+        os.chown(root / "one" / "var", USER, GROUP)
+        yield root
+
+
+def install_from(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the copy's `install cloud` as root."""
+    command = [str(checkout / "bin" / "one-provider"), "install", "cloud", *arguments]
+    environ = surroundings(checkout / "one")
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=HANG)
+
+
+def test_install_changes_nothing_if_opennebulas_user_cannot_start_the_drivers(checkout: Path) -> None:
+    """The interpreter is in a private home, as one of pyenv's in /root."""
+    one, closed = checkout / "one", checkout / "home"
+    closed.mkdir(mode=0o700)
+    (closed / "python").symlink_to(BIN.parent / ".venv" / "bin" / "python")
+    (checkout / ".venv").unlink()
+    shutil.copytree(BIN.parent / ".venv", checkout / ".venv", symlinks=True, ignore=lambda _, names: {*names} & {"lib"})
+    (checkout / ".venv" / "lib").symlink_to(BIN.parent / ".venv" / "lib")
+    python = checkout / ".venv" / "bin" / "python"
+    python.unlink()
+    python.symlink_to(closed / "python")
+    before = everything(one)
+    for arguments in ([], ["--dry-run"], ["--json"]):
+        done = install_from(checkout, *arguments)
+        assert (done.returncode, done.stdout) == (1, "")
+        sentence = f"{closed} is closed to 4711, and {python} leads there: "
+        assert done.stderr.startswith(f"one-provider install: OpenNebula's user cannot start the drivers: {sentence}")
+        assert everything(one) == before
+
+
+def test_install_gives_its_files_to_opennebulas_user(checkout: Path) -> None:
+    for program in PROGRAMS:  # the real ones need an interpreter that this user may run
+        (checkout / "bin" / program).write_text(f"#!/bin/sh\necho one-provider-mad {one_provider_mad.__version__}\n")
+    done = install_from(checkout)
+    if done.returncode:
+        assert str(BIN.parent / ".venv") in done.stderr
+        pytest.skip("this checkout's environment is closed to other users")
+    path = checkout / "one" / "etc" / "one_provider_mad" / "cloud.toml"
+    assert {(each.stat().st_uid, each.stat().st_gid) for each in (path, path.parent)} == {(USER, GROUP)}
+
+
+def test_install_replaces_links_that_lead_nowhere(one: Path) -> None:
+    for program in PROGRAMS:
+        (one / "lib" / "mads" / program).symlink_to(f"/opt/removed/bin/{program}")
+    assert [step["is_there"] for step in json_of(one, "install", "cloud")] == [False, False, False]
+    for program in PROGRAMS:
+        assert (one / "lib" / "mads" / program).resolve() == BIN / program
+
+
+def test_install_says_if_it_could_not_try_the_drivers(one: Path) -> None:
+    (one / "var").rmdir()
+    *_, note, _ = output_of(one, "install", "cloud", "--dry-run").splitlines()
+    assert note == "not tested: whether OpenNebula's user can start the drivers; run one-provider check as root"
 
 
 def test_second_install_changes_nothing_and_each_name_gets_its_own_owner(one: Path) -> None:
