@@ -91,6 +91,12 @@ def _entry(result: CheckResult) -> Mapping[str, object]:
 async def run_checks(name: str, environ: Mapping[str, str]) -> AsyncIterator[CheckResult]:
     """Run the checks one after the other, and yield their results; a check that depends on a failed one is left out."""
     places, warnings = Places.from_environment(environ), list[str]()
+    user = CoreUser.of(environ)
+    if user is None or not user.can_be_tried():
+        yield _untried(user)
+        user = None
+    else:
+        environ = {**environ, "HOME": user.home}
     try:
         configuration = load(name, places)
         read_tables(configuration)
@@ -101,10 +107,6 @@ async def run_checks(name: str, environ: Mapping[str, str]) -> AsyncIterator[Che
         return
     kind = configuration.settings.provider
     yield CheckResult(what="configuration", is_well=True, found=f"{configuration.path or 'no file'}, provider {kind}")
-    user = CoreUser.of(environ)
-    if user is None or not user.can_be_tried():
-        yield _untried(user)
-        user = None
     metrics = _metrics(configuration.settings.metrics.textfile_directory, user)
     files = (*_permissions(configuration, places, user), *_folders(places, user), *metrics)
     for result in (*files, *_programs(environ, user)):

@@ -34,12 +34,14 @@ class CoreUser(Value, frozen=True, kw_only=True):
         uid: its number.
         gid: its group.
         name: its name; the number where it has none.
+        home: its home; HOME of this process where it has none.
         groups: all its groups.
     """
 
     uid: int
     gid: int
     name: str
+    home: str
     groups: tuple[int, ...]
 
     @classmethod
@@ -50,11 +52,12 @@ class CoreUser(Value, frozen=True, kw_only=True):
             status = (Path(location) / "var" if location else Path("/var/lib/one")).stat()
         except OSError:
             return None
-        name, groups = str(status.st_uid), [status.st_gid]
+        name, home, groups = str(status.st_uid), environ.get("HOME", "/"), [status.st_gid]
         with suppress(KeyError):
-            name = pwd.getpwuid(status.st_uid).pw_name
-            groups = os.getgrouplist(name, status.st_gid)
-        return cls(uid=status.st_uid, gid=status.st_gid, name=name, groups=tuple(groups))
+            entry = pwd.getpwuid(status.st_uid)
+            name, groups = entry.pw_name, os.getgrouplist(entry.pw_name, status.st_gid)
+            home = home if status.st_uid == os.geteuid() else entry.pw_dir
+        return cls(uid=status.st_uid, gid=status.st_gid, name=name, home=home, groups=tuple(groups))
 
     def can_be_tried(self) -> bool:
         """Return True if this process is that user, or root that can become it."""
