@@ -61,12 +61,20 @@ class Zone:
         folder: where the copy goes.
         clouds: kind of provider by NAME of the drivers; each is served by this checkout's.
         environ: added to the environment of oned, and so of the drivers.
+        checkout: the folder whose drivers are linked.
     """
 
     def __init__(
-        self, installed: Path, folder: Path, *, clouds: Mapping[str, str], environ: Mapping[str, str] | None = None
+        self,
+        installed: Path,
+        folder: Path,
+        *,
+        clouds: Mapping[str, str],
+        environ: Mapping[str, str] | None = None,
+        checkout: Path = ROOT,
     ) -> None:
         self.folder = folder
+        self._checkout = checkout
         _copy(installed, folder)
         self.place = Place(folder)
         self.release = _release_of(folder)
@@ -101,7 +109,7 @@ class Zone:
         for program in OURS:
             link = self.folder / "lib" / "mads" / program
             link.unlink(missing_ok=True)
-            link.symlink_to(ROOT / "bin" / program)
+            link.symlink_to(self._checkout / "bin" / program)
         grpc, monitord, publish, subscribe = self._other_ports
         oned = _plain(self._shipped("oned.conf"), *_REPLACED.split())
         oned += f'PORT = {self._port}\nLISTEN_ADDRESS = "127.0.0.1"\n'
