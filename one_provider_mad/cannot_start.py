@@ -20,7 +20,9 @@ def answer_instead(program: str, error: Exception, *, is_initialised: bool, requ
         requests: line of each request that was read and has no answer, cut after the VM's id.
     """
     script = os.path.join(os.path.dirname(__file__), _SCRIPT)
-    path = os.path.join(os.path.dirname(os.path.realpath(sys.argv[0])), program)
+    path = os.path.realpath(sys.argv[0])
+    if os.path.basename(path) != program:  # a package's program runs `python -c`
+        path = os.path.join(os.path.dirname(sys.executable), program)
     if isinstance(error, ModuleNotFoundError):
         reason = f"{error}; is it installed for {sys.executable}?"
     else:

@@ -19,7 +19,7 @@ unset ONE_PROVIDER_MAD_REASON # of the program's wrapper, which is called below
 name=${program##*/}
 root=${program%/*/*}
 python=$root/.venv/bin/python
-if [ -e "${program%/*}/python" ]; then python=${program%/*}/python; fi
+if [ -L "${program%/*}/python" ] || [ -e "${program%/*}/python" ]; then python=${program%/*}/python; fi
 [ -e "/proc/$$/fd/2" ] || exec 2>/dev/null # closed by oned
 exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-    # leaked by oned
 set -f
@@ -46,12 +46,13 @@ follow() {
     if [ ! -x "$at" ]; then closed=$at; fi
 }
 
-# Print the command that builds an environment which this user can run.
+# Print the command that builds an environment which this user can run; $1 is enough if there is none yet.
 remedy() {
     if [ ! -e "$root/Makefile" ]; then
         echo 'install one-provider-mad again, with a Python that all users can run'
         return
     fi
+    if [ -n "$1" ]; then echo "make -C $root $1" && return; fi
     for other in /usr/bin/python3 /usr/bin/python3.13 /usr/bin/python3.12 /usr/bin/python3.11 \
         /usr/local/bin/python3.13 /usr/local/bin/python3.12 /usr/local/bin/python3.11 /usr/local/bin/python3; do
         if "$other" -I -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
@@ -65,7 +66,7 @@ remedy() {
 if [ -z "$reason" ]; then
     follow "$python"
     if [ "$missing" = "$root/.venv" ]; then
-        reason="$missing does not exist: make -C $root setup"
+        reason="$missing does not exist: $(remedy setup)"
     elif [ -n "$missing" ]; then
         reason="$missing does not exist, and $python leads there: $(remedy)"
     elif [ -n "$closed" ]; then

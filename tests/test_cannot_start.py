@@ -9,6 +9,7 @@ import pwd
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -16,9 +17,11 @@ from pathlib import Path
 
 import pytest
 
+from one_provider_mad import __version__
 from tests.waiting import HANG
 
 ROOT = Path(__file__).parent.parent
+VERSION = f"one-provider-mad {__version__}\n"
 USER = 4711
 """A user without a name, who owns nothing."""
 
@@ -196,3 +199,39 @@ def test_a_module_that_cannot_be_imported_is_named_and_fails_each_action(checkou
     )
     assert (done.returncode, done.stdout) == (1, ""), "a version proves that the program can start"
     assert "No module named 'library_of_tomorrow'" in done.stderr
+
+
+def test_a_package_runs_the_environment_whose_folder_it_is_in(checkout: Path) -> None:
+    """As in a package: release/bin/one_vmm_provider beside release/bin/python, reached by a link."""
+    release = checkout / "release"
+    libraries = release / "lib" / f"python3.{sys.version_info.minor}" / "site-packages"
+    libraries.parent.mkdir(parents=True)
+    libraries.mkdir()
+    for library in Path(sysconfig.get_path("purelib")).iterdir():
+        if library.suffix != ".pth":
+            (libraries / library.name).symlink_to(library)
+    (checkout / "bin").rename(release / "bin")
+    (checkout / "one_provider_mad").rename(libraries / "one_provider_mad")
+    shutil.copy(ROOT / ".venv" / "pyvenv.cfg", release)
+    python = release / "bin" / "python"
+    python.symlink_to(os.path.realpath(sys.executable))
+    (checkout / "mads").mkdir()
+    for program in ("one_vmm_provider", "one_im_provider"):
+        (checkout / "mads" / program).symlink_to(f"../release/bin/{program}")
+        done = subprocess.run([checkout / "mads" / program, "--version"], capture_output=True, text=True, timeout=HANG)
+        assert (done.stdout, done.stderr) == (VERSION, "")
+    python.unlink()
+    python.symlink_to("/usr/removed/python3.11")
+    done = subprocess.run([checkout / "mads" / program, "--version"], capture_output=True, text=True, timeout=HANG)
+    remedy = "install one-provider-mad again, with a Python that all users can run"
+    assert done.stderr == f"{program}: /usr/removed does not exist, and {python} leads there: {remedy}\n"
+
+
+def test_no_python_of_the_system_runs_a_copied_program(checkout: Path) -> None:
+    """A program copied to /usr/bin finds /usr/bin/python beside it."""
+    (checkout / "bin" / "python").symlink_to(os.path.realpath(sys.executable))
+    done = subprocess.run(
+        [checkout / "bin" / "one-provider", "--version"], capture_output=True, text=True, timeout=HANG
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f", not in {checkout}/.venv: is pyvenv.cfg there?\n" in done.stderr
