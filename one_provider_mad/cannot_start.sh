@@ -76,7 +76,8 @@ if [ -z "$reason" ]; then
         reason="$python cannot be run: $(remedy)"
     fi
 fi
-sentence=$(printf 'the driver cannot start: %s' "$reason" | tr -d '[:cntrl:]')
+reason=$(printf %s "$reason" | tr -d '[:cntrl:]')
+sentence="the driver cannot start: $reason"
 
 case $name$* in
     one-provider* | "$name--version" | "$name--help" | "$name-h")

@@ -367,8 +367,9 @@ AMAZONS = "You are not authorized to perform this operation"
 
 @cache
 def sentences() -> str:
-    """All string literals of the package but docstrings, with … in place of values."""
-    found: list[str] = []
+    """All string literals of the package but docstrings, and its shell scripts, with … in place of values."""
+    scripts = [ROOT / "one_provider_mad" / "cannot_start.sh", *sorted((ROOT / "bin").iterdir())]
+    found = [re.sub(r"\$\(.*?\)|\$\w+|%s|\{\}", "…", script.read_text()) for script in scripts]
     for path in sorted((ROOT / "one_provider_mad").rglob("*.py")):
         tree = ast.parse(path.read_text())
         explained = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
