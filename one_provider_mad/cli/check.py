@@ -93,7 +93,7 @@ async def run_checks(name: str, environ: Mapping[str, str]) -> AsyncIterator[Che
     places, warnings = Places.from_environment(environ), list[str]()
     user = CoreUser.of(environ)
     if user is None or not user.can_be_tried():
-        yield _untried(user)
+        yield _untried(name, user, environ)
         user = None
     else:
         environ = {**environ, "HOME": user.home}
@@ -127,13 +127,14 @@ async def run_checks(name: str, environ: Mapping[str, str]) -> AsyncIterator[Che
             yield result
 
 
-def _untried(user: CoreUser | None) -> CheckResult:
+def _untried(name: str, user: CoreUser | None, environ: Mapping[str, str]) -> CheckResult:
     """Return a warning that nothing was tried as OpenNebula's user."""
-    name = "oneadmin" if user is None else user.name
+    owner = "oneadmin" if user is None else user.name
     found = "there is no OpenNebula here; a self-contained one needs ONE_LOCATION"
     if user is not None:
-        found = f"what OpenNebula's user, {name}, may read, write and run was not tested"
-    remedy = f"run this as root, or as that user: sudo -u {name} -E one-provider check"
+        found = f"what OpenNebula's user, {owner}, may read, write and run was not tested"
+    handing_on = "-E -H " if "ONE_LOCATION" in environ else ""  # that variable, and not the caller's HOME
+    remedy = f"run this as root, or as that user: sudo -u {owner} {handing_on}one-provider check {name}"
     return CheckResult(what="user", is_well=None, found=found, remedy=remedy)
 
 
