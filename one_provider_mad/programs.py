@@ -62,6 +62,7 @@ def _run(program: str, usage: str) -> int:
     """Prepare the process, serve, and return the exit code; no traceback is shown for any error."""
     try:
         has_stderr = prepare_process()
+        stay_in_release()
         if text := _text_for_a_person(program, sys.argv[1:], usage):
             os.write(STDOUT, text.encode())
             return 0
@@ -114,6 +115,18 @@ def _read_begun() -> bytes:
         return os.read(STDIN, len(INIT)) if is_there else b""
     except OSError:
         return b""
+
+
+def stay_in_release() -> None:
+    """Let all later imports come from this process's own release, also once a link in their path leads to the next one.
+
+    Packages keep each release in a folder of its own, which stays while a process runs from it; a wrapper may start the
+    program through a link to the newest one.
+    """
+    sys.path[:] = [os.path.realpath(entry) if entry else entry for entry in sys.path]
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == __package__ and hasattr(module, "__path__"):
+            module.__path__ = [os.path.realpath(entry) for entry in module.__path__]
 
 
 def prepare_process() -> bool:

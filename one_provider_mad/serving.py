@@ -17,6 +17,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from one_provider_mad import __version__
 from one_provider_mad.cannot_start import answer_instead
 from one_provider_mad.core_up import CoreUp
 from one_provider_mad.errors import internal_error
@@ -307,7 +308,12 @@ class Serving(ABC, Generic[RequestT]):
         )
         log = modules.get_logger()
         log.info(
-            "started", pid=os.getpid(), parent=os.getppid(), name=self._options.name, threads=self._options.threads
+            "started",
+            pid=os.getpid(),
+            parent=os.getppid(),
+            name=self._options.name,
+            threads=self._options.threads,
+            release=__version__,
         )
         for warning in self._options.warnings:
             log.warning("invalid arguments", warning=warning)

@@ -70,7 +70,7 @@ class Monitored:
     def __init__(self, place: Place, *, is_legacy: bool = False, **options: Any) -> None:
         self.place = place
         self._read = read_legacy if is_legacy else read_modern
-        self.driver = Driver(place, "simulated", program=PROGRAM, **options)
+        self.driver = Driver(place, "simulated", **{"program": PROGRAM, **options})
         self.lines: list[Line] = []
 
     def send(self, line: bytes) -> None:

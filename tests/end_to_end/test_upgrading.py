@@ -1,0 +1,211 @@
+"""Another release is installed under running drivers: requests in flight, and modules that are imported late.
+
+Each release has a folder of its own, as the packages keep it, and a link leads to the installed one.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartDriver
+from tests.end_to_end import wire
+from tests.end_to_end.information_driver import Console, Monitored, configure
+from tests.end_to_end.oned import ROOT, Driver, Place, replies
+from tests.waiting import until
+
+VMS = range(1, 9)
+
+THROUGH_A_LINK = """#!{python} -I
+import sys
+sys.path.insert(0, {link!r})
+from one_provider_mad.programs import {program}
+{program}()
+"""
+
+
+class Releases:
+    """The folders of several releases, and the link to the installed one."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.current = root / "current"
+
+    def unpack(self, release: str) -> Path:
+        """Make the folder of a release: this code with another version."""
+        folder = self._root / release
+        package = folder / "one_provider_mad"
+        shutil.copytree(ROOT / "one_provider_mad", package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / "bin", folder / "bin")
+        (folder / ".venv").symlink_to(ROOT / ".venv")
+        (package / "__init__.py").write_text(f'"""A release."""\n\n__version__ = "{release}"\n')
+        return folder
+
+    def unpack_incompatible(self, release: str) -> Path:
+        """Make the folder of a release in which no module fits those of another: none can be imported."""
+        folder = self.unpack(release)
+        for module in folder.rglob("one_provider_mad/**/*.py"):
+            module.write_text(f"raise ImportError('a module of {release}')\n")
+        return folder
+
+    def install(self, release: str) -> None:
+        """Lead the link to another release, at once, as dpkg and ln -sfn with a rename do."""
+        fresh = self._root / "fresh"
+        fresh.symlink_to(release)
+        fresh.replace(self.current)
+
+    def program(self, name: str) -> Path:
+        """The program of the installed release."""
+        return self.current / "bin" / name
+
+    def wrapper(self, name: str) -> Path:
+        """A wrapper that finds the modules through the link."""
+        path = self._root / f"wrapper_{name}"
+        python = ROOT / ".venv" / "bin" / "python"
+        path.write_text(THROUGH_A_LINK.format(python=python, link=str(self.current), program=name))
+        path.chmod(0o755)
+        return path
+
+
+@pytest.fixture
+def releases(tmp_path: Path) -> Releases:
+    return Releases(tmp_path)
+
+
+def started_releases(place: Place) -> list[str]:
+    """The releases that the action drivers' log says were started, in order."""
+    return [event["release"] for event in place.events() if event["event"] == "started"]
+
+
+def in_flight(driver: Driver, place: Place) -> None:
+    """Send a DEPLOY for each VM, and return while all of them are unanswered and in the journal."""
+    for vm_id in VMS:
+        driver.send(wire.deploy(vm_id))
+    until(lambda: len(place.unanswered()) == len(VMS))
+    until(lambda: place.has_attempts(len(VMS)))
+
+
+def assert_each_is_answered_once(before: Driver, after: Driver, place: Place) -> None:
+    for _ in range(len(VMS) - len(replies(before.lines))):
+        after.wait_for(lambda line: line.startswith("DEPLOY "))
+    until(lambda: not place.unanswered())
+    assert after.is_quiet()  # nothing else was written
+    answers = [line.split(" ", 3) for line in [*replies(before.lines), *replies(after.lines)][:-1]]
+    assert Counter((action, result, int(vm_id)) for action, result, vm_id, _ in answers) == Counter(
+        ("DEPLOY", "SUCCESS", vm_id) for vm_id in VMS
+    )
+    assert {each["deploy_id"] for each in place.instances()} == {answer[3] for answer in answers}
+    assert len(place.instances()) == len(VMS)
+
+
+# Requests in flight
+
+
+@pytest.mark.parametrize("end", ["kill -9", "reload"])
+def test_next_release_answers_each_request_in_flight_once(
+    place: Place, driver: StartDriver, releases: Releases, end: str
+) -> None:
+    for release in ("0.1.0", "0.2.0"):
+        releases.unpack(release)
+    releases.install("0.1.0")
+    place.simulate(boot_time=1.0, latency=0.05)
+    before = driver(program=releases.program("one_vmm_provider"))
+    in_flight(before, place)
+    releases.install("0.2.0")
+    if end == "kill -9":
+        before.kill()
+        before.rest()
+    else:
+        before.drop()  # oned closes the pipes of a driver that it reloads, and kills it a second later
+    after = driver(program=releases.program("one_vmm_provider"))
+    assert_each_is_answered_once(before, after, place)
+    assert started_releases(place) == ["0.1.0", "0.2.0"]
+
+
+def test_requests_are_answered_once_when_the_earlier_release_still_runs_as_the_next_one_starts(
+    place: Place, driver: StartDriver, releases: Releases
+) -> None:
+    """Up to 5.12 oned does not kill a driver that it reloads: both run for a while."""
+    for release in ("0.1.0", "0.2.0"):
+        releases.unpack(release)
+    releases.install("0.1.0")
+    place.simulate(boot_time=1.0, latency=0.05)
+    before = driver(program=releases.program("one_vmm_provider"))
+    in_flight(before, place)
+    releases.install("0.2.0")
+    after = driver(program=releases.program("one_vmm_provider"))
+    until(lambda: started_releases(place) == ["0.1.0", "0.2.0"])
+    before.finalize()
+    before.rest()
+    assert_each_is_answered_once(before, after, place)
+
+
+# Modules that are imported late
+
+
+@pytest.mark.parametrize("is_wrapped", [False, True], ids=["program", "wrapper-through-the-link"])
+def test_running_driver_stays_in_its_release_after_the_next_one_is_installed(
+    place: Place, driver: StartDriver, releases: Releases, *, is_wrapped: bool
+) -> None:
+    releases.unpack("0.1.0")
+    releases.unpack_incompatible("0.2.0")
+    releases.install("0.1.0")
+    place.configure("nonsense")
+    program = releases.wrapper("one_vmm_provider") if is_wrapped else releases.program("one_vmm_provider")
+    one = driver("-t 15 -r 2 simulated", program=program)
+    assert one.ask(wire.deploy(1)).startswith("FAILURE simulated.toml is not TOML")
+    releases.install("0.2.0")
+    # The provider's modules were not imported until now, nor what a retry, an outage and a debt need.
+    place.simulate('transient = { calls = ["create"], times = 1 }', 'permanent = { calls = ["destroy"], times = 1 }')
+    deploy_id = one.created(wire.deploy(2))
+    assert one.ask(wire.reboot(2, deploy_id)) == "SUCCESS -"
+    assert one.ask(wire.poll(2, deploy_id)).startswith("SUCCESS STATE=")
+    assert one.ask(wire.cleanup(2, deploy_id)).startswith("FAILURE ")
+    until(lambda: not place.instances())  # the debt was paid
+    assert started_releases(place) == ["0.1.0"]
+
+
+def test_never_configured_driver_imports_another_kind_of_cloud_from_its_own_release(
+    place: Place, driver: StartDriver, releases: Releases
+) -> None:
+    releases.unpack("0.1.0")
+    releases.unpack_incompatible("0.2.0")
+    releases.install("0.1.0")
+    one = driver("-t 15 -r 0 -w 1 partner", program=releases.wrapper("one_vmm_provider"))
+    assert one.ask(wire.deploy(1)).startswith("FAILURE partner.toml does not exist")
+    releases.install("0.2.0")
+    (place.root / "auth").write_text("user:password")
+    place.configure(
+        'provider = "opennebula"\nowner = "one-test"\n[opennebula]\nendpoints = ["http://127.0.0.1:9/RPC2"]\n'
+        f'credentials_file = "{place.root}/auth"\n',
+        name="partner",
+    )
+    (place.root / "auth").chmod(0o600)
+    assert "127.0.0.1:9" in one.ask(wire.deploy(2))
+    assert "a module of" not in place.log("partner")
+
+
+def test_running_information_driver_stays_in_its_release_after_the_next_one_is_installed(
+    place: Place, releases: Releases
+) -> None:
+    releases.unpack("0.1.0")
+    releases.unpack_incompatible("0.2.0")
+    releases.install("0.1.0")
+    path = configure(place)
+    text = path.read_text()
+    path.write_text("nonsense")
+    one = Monitored(place, program=releases.wrapper("one_im_provider"))
+    try:
+        one.start()
+        until(lambda: "PROVIDER_ERROR" in one.system())
+        releases.install("0.2.0")
+        path.write_text(text)
+        console = Console(place)
+        console.run(vm_id=7)
+        one.sync(vm7="RUNNING")
+    finally:
+        one.driver.leave()
+    assert "a module of" not in one.log()
