@@ -69,7 +69,7 @@ class Database:
         path: the file; when it is missing it is created with its directories, readable by its owner only.
         pragmas: pragmas such as `journal_mode = WAL`.
         prepare: creates or upgrades the schema, and may refuse the file; runs in a transaction of its own.
-        adapt: called before `prepare`, outside a transaction; may refuse the file, too.
+        adapt: called before the pragmas and `prepare`, outside a transaction; may refuse the file, too.
         unusable: returns the exception to raise for an error of SQLite or the file system.
         on_moved: called, with a text that continues a sentence after the file's name, when the file was removed or
             replaced and has been opened again; None to keep using a moved file.
@@ -281,9 +281,9 @@ class Database:
         try:
             if before is not None:
                 before.backup(connection)
+            self._adapt(connection)  # before the pragmas: setting a journal mode changes the file
             for pragma in self._pragmas:
                 connection.execute(f"PRAGMA {pragma}")
-            self._adapt(connection)
             connection.execute("BEGIN IMMEDIATE")
             self._prepare(connection)
             connection.execute("COMMIT")

@@ -13,7 +13,7 @@ import structlog
 from one_provider_mad.actions.engine import Engine, PollSource
 from one_provider_mad.calls.cloud import SharedCloud
 from one_provider_mad.calls.knowledge import Knowledge
-from one_provider_mad.errors import JournalError, MadError
+from one_provider_mad.errors import JournalError, MadError, SettingsError
 from one_provider_mad.journal.writer import Journal
 from one_provider_mad.live_provider import ACCOUNT, LiveProvider
 from one_provider_mad.options import Options
@@ -110,11 +110,18 @@ class Engines(LiveProvider[PollSource, Engine]):
         """Return the engine in force; after an edit of the configuration make a new one.
 
         Raises:
-            SettingsError: the configuration cannot be used, and no earlier one is in force.
+            SettingsError: the configuration cannot be used, and no earlier one is in force; or it has unknown keys.
             JournalError: the journal cannot be opened.
             WrongAccount: the credentials belong to another account than before.
             ProviderError: the cloud does not say which account the credentials belong to.
         """
+        engine = await self._current()
+        if engine.configuration.caution:
+            raise SettingsError(engine.configuration.caution)
+        return engine
+
+    async def _current(self) -> Engine:
+        """Return the engine in force, also one that is good for POLLs only. Raises as `current`."""
         engine = self._up_to_date()
         if engine is not None:
             return engine
@@ -138,7 +145,7 @@ class Engines(LiveProvider[PollSource, Engine]):
                 await asyncio.wait([making], timeout=_PATIENCE_FOR_JOURNAL)
                 if not making.done() and self._unconfirmed is not None and self.journal is None:
                     return self._unconfirmed[1]
-            engine = await self.current()
+            engine = await self._current()
         except JournalError as error:
             if self._unconfirmed is None:
                 raise
@@ -146,7 +153,8 @@ class Engines(LiveProvider[PollSource, Engine]):
                 self._told = str(error)
                 self._log_and_warn(f"{error}; POLLs are answered meanwhile, all other actions fail")
             return self._unconfirmed[1]
-        return PollSource(cloud=engine.cloud, verbatim=engine.verbatim)
+        is_certain = not engine.configuration.caution
+        return PollSource(cloud=engine.cloud, verbatim=engine.verbatim, is_certain=is_certain)
 
     # Making and closing
 
@@ -179,7 +187,9 @@ class Engines(LiveProvider[PollSource, Engine]):
         if opened.cloud is None:
             engine = Engine(configuration=configuration, journal=journal, verbatim=opened.verbatim)
         else:
-            await self._confirm_account(configuration, opened.cloud.provider, partial(_recorded, journal))
+            # An unknown key may be the misspelt one that names the account: it is recorded without such keys only.
+            recorded = partial(_recorded, journal, may_record=not configuration.caution)
+            await self._confirm_account(configuration, opened.cloud.provider, recorded)
             engine = Engine(
                 configuration=configuration,
                 journal=journal,
@@ -212,9 +222,9 @@ class Engines(LiveProvider[PollSource, Engine]):
         await self._stopped()
 
 
-async def _recorded(journal: Journal, account: str) -> str | None:
-    """Return the account that the journal has; where it has none, record the given one."""
+async def _recorded(journal: Journal, account: str, *, may_record: bool) -> str | None:
+    """Return the account that the journal has; where it has none, record the given one if that is allowed."""
     recorded = await journal.fact(ACCOUNT)
-    if recorded is None:
+    if recorded is None and may_record:
         await journal.set_fact(ACCOUNT, account)
     return recorded

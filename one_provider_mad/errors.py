@@ -2,6 +2,7 @@
 
 MadError
 ├── SettingsError             the configuration cannot be used
+│   └── UnknownSetting        it has a key that this release does not know
 ├── JournalError              the journal cannot be read or written
 ├── RequestRefused            the request itself is wrong: nothing was done
 ├── DeadlineExceeded          the action ran out of time while waiting
@@ -44,6 +45,19 @@ class MadError(Exception):
 
 class SettingsError(MadError):
     """The configuration cannot be used; the message names the file, the key and the expected value."""
+
+
+class UnknownSetting(SettingsError):
+    """The configuration has keys that this release does not know: misspelt, or of a later release.
+
+    Args:
+        sentence: the message, which names the first key.
+        paths: the keys that lead to each of them from the top of the file.
+    """
+
+    def __init__(self, sentence: str, paths: tuple[tuple[str | int, ...], ...] = ()) -> None:
+        super().__init__(sentence)
+        self.paths = paths
 
 
 class JournalError(MadError):

@@ -142,6 +142,8 @@ class LiveProvider(ABC, Generic[Opened, Made]):
             self._retire(before.opened)
         self._live = live
         self._source.put_in_force(configuration)
+        if configuration.caution:
+            self._log_and_warn(f"{configuration.caution}; until then VMs are reported, and all actions but POLLs fail")
         gc.freeze()  # a provider's imports stay forever, so garbage collections need not scan them
         return live.made
 

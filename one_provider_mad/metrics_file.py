@@ -24,7 +24,7 @@ from time import monotonic
 import structlog
 
 from one_provider_mad import __version__, metrics
-from one_provider_mad.errors import SettingsError
+from one_provider_mad.errors import SettingsError, UnknownSetting
 from one_provider_mad.file_owner import open_file, replace_file
 from one_provider_mad.settings import MetricsSettings, Places, load
 
@@ -167,7 +167,13 @@ class MetricsFile:
         if seen != self._seen:
             self._seen = seen
             with suppress(SettingsError):
-                self._settings = load(self._name, self._places).settings.metrics
+                self._settings = self._load()
+
+    def _load(self) -> MetricsSettings:
+        try:
+            return load(self._name, self._places).settings.metrics
+        except UnknownSetting as error:  # the drivers report, and so count, with such a file (decision 32)
+            return load(self._name, self._places, left_out=error.paths).settings.metrics
 
     def _complain(self, reason: str) -> bool:
         """Warn the operator, unless the last warning was the same; return True for a new one."""

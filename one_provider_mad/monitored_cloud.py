@@ -105,6 +105,7 @@ class MonitoredCloud(LiveProvider[OpenCloud, OpenCloud]):
             owner=configuration.settings.owner,
             call_timeout=configuration.settings.call_timeout,
             journal=self._places.journal(configuration),
+            caution=configuration.caution,
         )
 
     async def _confirm(self, configuration: Configuration, opened: OpenCloud) -> OpenCloud:

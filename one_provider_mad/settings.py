@@ -12,16 +12,17 @@ import re
 import stat
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
 from one_provider_mad.domain import Value
-from one_provider_mad.errors import MadError, SettingsError
+from one_provider_mad.errors import MadError, SettingsError, UnknownSetting
 from one_provider_mad.file_owner import make_directory, open_file
 from one_provider_mad.masking import keep_secret, keep_url_secret
+from one_provider_mad.unknown_keys import KeyPath, dotted, unknown_keys, without_keys
 
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
@@ -133,12 +134,15 @@ class Configuration(Value, frozen=True, kw_only=True):
         path: its file; None without a file.
         settings: the checked settings, defaults filled in.
         table: the provider's own table, not yet typed.
+        caution: a sentence about keys of the file that this release does not know, and that were left out; "" for none.
+            While there are some, VMs are reported and no action is carried out (decision 32).
     """
 
     name: str
     path: Path | None
     settings: Settings
     table: Mapping[str, Any]
+    caution: str = ""
 
 
 class Places(Value, frozen=True, kw_only=True):
@@ -242,12 +246,13 @@ def _temporary_directory() -> Path:
     return Path(tempfile.mkdtemp(prefix="one_provider_mad-"))
 
 
-def load(name: str, places: Places) -> Configuration:
+def load(name: str, places: Places, *, left_out: Sequence[KeyPath] = ()) -> Configuration:
     """Read and check the configuration of NAME.
 
     Args:
         name: NAME, the positional argument.
         places: the directories.
+        left_out: keys of the file to ignore, each by its path from the top.
 
     Raises:
         SettingsError: it is missing or cannot be used; the message names file, key and expected value.
@@ -263,7 +268,7 @@ def load(name: str, places: Places) -> Configuration:
         return _without_file(name, path, places)
     except OSError as error:
         raise SettingsError(f"{path.name} cannot be read: {error.strerror} ({path})") from error
-    return _parse(name, path, status, content)
+    return _parse(name, path, status, content, left_out)
 
 
 def _read(path: Path) -> tuple[os.stat_result, bytes]:
@@ -313,7 +318,7 @@ def did_you_mean(name: str, places: Places) -> str:
     return f"; did you mean {similar[0]}?" if similar else ""
 
 
-def _parse(name: str, path: Path, status: os.stat_result, content: bytes) -> Configuration:
+def _parse(name: str, path: Path, status: os.stat_result, content: bytes, left_out: Sequence[KeyPath]) -> Configuration:
     if status.st_mode & stat.S_IWOTH:
         raise SettingsError(f"{path.name} can be written by all users: run chmod o-rw {path}")
     try:
@@ -322,6 +327,9 @@ def _parse(name: str, path: Path, status: os.stat_result, content: bytes) -> Con
         raise SettingsError(f"{path.name} is not TOML: {error} ({path})") from error
     if status.st_mode & stat.S_IROTH and (key := next(_secrets(data), None)):
         raise SettingsError(f"{path.name} holds the secret {key} and can be read by all users: run chmod 640 {path}")
+    if left_out:
+        _keep_secrets(data)  # those that are left out, too
+        data = without_keys(data, left_out)
     return checked(name, path, data)
 
 
@@ -385,27 +393,35 @@ def convert(data: Mapping[str, Any], settings_type: type[_Struct], *, path: Path
         prefix: the table's name and a dot, for the message.
 
     Raises:
-        SettingsError: an unknown key, a missing key, or a value of the wrong kind.
+        UnknownSetting: it has unknown keys.
+        SettingsError: a missing key, or a value of the wrong kind.
     """
+    where = f"{path.name}: " if path else ""
+    whole = f" ({path})" if path else ""
     try:
         return msgspec.convert(dict(data), settings_type, strict=True)
     except msgspec.ValidationError as error:
-        where = f"{path.name}: " if path else ""
-        whole = f" ({path})" if path else ""
-        raise SettingsError(f"{where}{_explained(str(error), prefix)}{whole}") from error
+        if not (unknown := unknown_keys(data, settings_type)):
+            raise SettingsError(f"{where}{_explained(str(error), prefix)}{whole}") from error
+    table = tuple(prefix.split(".")[:-1])
+    paths = tuple((*table, *each) for each in unknown)
+    keys = ", ".join(map(dotted, paths[:_MOST_NAMED])) + (", …" if len(paths) > _MOST_NAMED else "")
+    one, several = "is no setting of this release; check the spelling", "are no settings of this release"
+    raise UnknownSetting(f"{where}{keys} {one if len(paths) == 1 else several}{whole}", paths)
 
 
-_UNKNOWN = re.compile(r"Object contains unknown field `(?P<key>[^`]*)`(?: - at `\$\.?(?P<at>[^`]*)`)?")
+_MOST_NAMED = 3
+"""Most unknown keys that a message names."""
+
 _MISSING = re.compile(r"Object missing required field `(?P<key>[^`]*)`(?: - at `\$\.?(?P<at>[^`]*)`)?")
 _WRONG = re.compile(r"(?P<what>.*?) - at `\$\.?(?P<at>[^`]*)`", re.DOTALL)
 
 
 def _explained(text: str, prefix: str) -> str:
     """Return msgspec's message with the key first: `simulated.latency: expected `float`, got `str``."""
-    for pattern, what in ((_UNKNOWN, "is no setting; check the spelling"), (_MISSING, "is missing")):
-        if match := pattern.fullmatch(text):
-            at = f"{match['at']}." if match["at"] else ""
-            return f"{prefix}{at}{match['key']} {what}"
+    if match := _MISSING.fullmatch(text):
+        at = f"{match['at']}." if match["at"] else ""
+        return f"{prefix}{at}{match['key']} is missing"
     if match := _WRONG.fullmatch(text):
         return f"{prefix}{match['at']}: {match['what'][:1].lower()}{match['what'][1:]}"
     return f"{prefix.rstrip('.')}: {text}"
@@ -461,8 +477,12 @@ class SettingsSource:
         return self._latest
 
     def put_in_force(self, configuration: Configuration) -> None:
-        """Record a configuration as working: it stays in force after a bad edit, and no edit may change its cloud."""
-        self._in_force = configuration
+        """Record a configuration as working: it stays in force after a bad edit, and no edit may change its cloud.
+
+        One with unknown keys does neither: the next edit probably corrects them.
+        """
+        if not configuration.caution:
+            self._in_force = configuration
         if configuration.path is not None:
             try:
                 mark = self._places.mark(self._name)
@@ -498,10 +518,7 @@ class SettingsSource:
 
     def _reload(self) -> None:
         try:
-            fresh = load(self._name, self._places)
-            if self._in_force is not None:
-                _refuse_other_cloud(self._in_force, fresh)
-            self._check(fresh)
+            fresh = self._fresh()
         except SettingsError as error:
             self._latest = error
             if self._in_force is not None:
@@ -509,6 +526,24 @@ class SettingsSource:
             return
         if fresh != self._latest:
             self._latest = fresh
+
+    def _fresh(self) -> Configuration:
+        """Return the file's configuration; while none is in force, without the file's unknown keys."""
+        left_out: list[KeyPath] = []
+        caution = ""
+        while True:
+            try:
+                fresh = load(self._name, self._places, left_out=left_out)
+                if self._in_force is not None:
+                    _refuse_other_cloud(self._in_force, fresh)
+                self._check(fresh)
+            except UnknownSetting as error:
+                if self._in_force is not None:
+                    raise
+                caution = caution or str(error)
+                left_out += error.paths
+            else:
+                return msgspec.structs.replace(fresh, caution=caution) if caution else fresh
 
 
 def _refuse_other_cloud(good: Configuration, fresh: Configuration) -> None:

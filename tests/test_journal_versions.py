@@ -372,19 +372,57 @@ def test_a_journal_is_read_while_it_is_being_upgraded(path: Path, version: int) 
     assert read_outline(path, since=0).answered == answers(version)
 
 
-def test_a_journal_of_a_later_release_is_refused_and_left_as_it_is(path: Path) -> None:
+LATER = r"a later release has upgraded it to version 11, .*: install that release"
+
+
+def write_later(path: Path, *changes: str) -> bytes:
+    """Make a journal of a later release, and return its content."""
+    write_earlier(path, 9)
     open_and_close(path)
     with closing(sqlite3.connect(path)) as db:
-        db.execute("PRAGMA user_version = 11")
-    before = path.read_bytes()
-    reads = (read_attempts, read_debts, read_open_requests, read_writers, read_vm_ids, partial(read_outline, since=0))
-    facts = (partial(read_fact, name="account"), partial(forget_fact, name="account"))
-    for use in (*reads, *facts, try_to_write, open_and_close):
-        with pytest.raises(
-            JournalError, match=r"a later release has upgraded it to version 11, .*: install that release"
-        ):
+        for change in (*changes, "PRAGMA user_version = 11"):
+            db.execute(change)
+        db.commit()
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("mode", ["TRUNCATE", "WAL"])
+def test_a_journal_of_a_later_release_is_not_written_and_left_as_it_is(path: Path, mode: str) -> None:
+    before = write_later(path, f"PRAGMA journal_mode = {mode}")
+    for use in (partial(forget_fact, name="account"), try_to_write, open_and_close):
+        with pytest.raises(JournalError, match=LATER):
             use(path)
     assert path.read_bytes() == before
+
+
+def test_a_journal_of_a_later_release_is_read_without_what_that_added(path: Path) -> None:
+    """Reports go on after a downgrade."""
+    more = ("CREATE TABLE more (x)", "ALTER TABLE attempts ADD COLUMN more", "ALTER TABLE debts ADD COLUMN more")
+    before = write_later(path, *more)
+    assert read_attempts(path) == expected_attempts(latest=False)
+    assert read_debts(path) == [DEBT]
+    assert read_open_requests(path) == expected_requests(9, 17, 91)
+    assert read_fact(path, "account") == "harbour/west"
+    assert read_vm_ids(path)
+    outline = read_outline(path, since=0)
+    assert (*outline.parked, *outline.owed) == ("i-3", "i-1")
+    assert re.search(LATER, outline.caution)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param("ALTER TABLE attempts RENAME TO creates", id="a-table-renamed"),
+        pytest.param("ALTER TABLE attempts DROP COLUMN detail", id="a-column-dropped"),
+        pytest.param("UPDATE attempts SET parameters = '<'", id="another-form"),
+    ],
+)
+def test_a_journal_of_a_later_release_that_cannot_be_read_is_refused(path: Path, change: str) -> None:
+    write_later(path, change)
+    for read in (read_attempts, partial(read_outline, since=0)):
+        with pytest.raises(JournalError, match=LATER):
+            read(path)
 
 
 # Beside a process of the previous release, and back to it

@@ -101,16 +101,18 @@ def test_a_provider_named_like_a_setting_does_not_take_that_setting_as_its_table
 
 # Invalid files
 
+UNKNOWN = "is no setting of this release; check the spelling"
+
 SENTENCES = [
     pytest.param('owner = "x"', "provider is missing", id="no-provider"),
     pytest.param('provider = "ec2"', 'owner is missing: add a name for this OpenNebula, owner = "…"', id="no-owner"),
     pytest.param("provider = 7", "provider: expected `str`, got `int`", id="provider-is-no-string"),
     pytest.param(GOOD + "call_timeout = 0", "call_timeout: expected `float` > 0.0", id="timeout-is-zero"),
     pytest.param(GOOD + 'call_timeout = "1"', "call_timeout: expected `float`, got `str`", id="timeout-is-no-number"),
-    pytest.param(GOOD + "callTimeout = 1", "callTimeout is no setting; check the spelling", id="unknown-key"),
+    pytest.param(GOOD + "callTimeout = 1", f"callTimeout {UNKNOWN}", id="unknown-key"),
     pytest.param(
         GOOD + "[policy]\nallow_imports = true",
-        "policy.allow_imports is no setting; check the spelling",
+        f"policy.allow_imports {UNKNOWN}",
         id="unknown-key-of-a-table",
     ),
     pytest.param(
@@ -122,7 +124,7 @@ SENTENCES = [
         id="wrong-kind-in-a-list",
     ),
     pytest.param(GOOD + "capacity = 7", "capacity: expected `object`, got `int`", id="no-table"),
-    pytest.param(GOOD + "[ec2]\nregion = 'x'", "ec2 is no setting; check the spelling", id="another-providers-table"),
+    pytest.param(GOOD + "[ec2]\nregion = 'x'", f"ec2 {UNKNOWN}", id="another-providers-table"),
     pytest.param(
         'simulated = 7\nprovider = "simulated"', "simulated: expected a table [simulated]", id="own-table-is-no-table"
     ),
@@ -310,7 +312,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ("table", "sentence"),
     [
         pytest.param({}, "ec2.region is missing", id="missing"),
-        pytest.param({"region": "n", "x": 1}, "ec2.x is no setting; check the spelling", id="unknown"),
+        pytest.param({"region": "n", "x": 1}, f"ec2.x {UNKNOWN}", id="unknown"),
         pytest.param({"region": "n", "latency": -1}, "ec2.latency: expected `float` >= 0.0", id="out-of-range"),
         pytest.param({"region": "n", "types": {"a": "b"}}, "ec2.types[...]: expected `int`, got `str`", id="deep"),
         pytest.param({"region": "nowhere"}, "ec2: there is no region nowhere", id="validation-of-the-table"),
@@ -467,6 +469,48 @@ def test_first_settings_that_never_worked_can_be_replaced_by_another_provider(pl
     edit_in_place(path, GOOD)
     assert source.current().settings.owner == "harbour-7f3a"
     assert not source.warnings
+
+
+# Keys that this release does not know
+
+
+MORE = f"{GOOD}later = 1\n[policy]\nallow_import = true\nlater = 2\n[simulated]\nlatency = 2\n"
+
+
+def test_unknown_keys_are_left_out_with_a_sentence_while_no_settings_are_in_force(places: Places) -> None:
+    path = configure(places, MORE)
+    found = Source(places).current()
+    assert found.caution == (f"provider_name.toml: later, policy.later are no settings of this release ({path})")
+    assert found.settings.policy.allow_import
+    assert found.table == {"latency": 2}
+
+
+def test_an_edit_with_an_unknown_key_keeps_the_last_good_settings(places: Places) -> None:
+    path = configure(places, GOOD)
+    source = Source(places)
+    before = source.in_force()
+    edit_in_place(path, MORE)
+    assert source.current() is before
+    assert source.warnings[0].endswith("; the settings from before stay in force")
+
+
+def test_settings_with_unknown_keys_are_no_good_ones_after_a_later_edit(places: Places) -> None:
+    """An edit that corrects a misspelt `provider` or `region` must not need a restart, nor hide its own fault."""
+    path = configure(places, MORE)
+    source = Source(places)
+    source.in_force()
+    edit_in_place(path, GOOD.replace("harbour-7f3a", "quay"))
+    assert source.current().settings.owner == "quay"
+    source = Source(places)
+    edit_in_place(path, MORE)
+    source.in_force()
+    edit_in_place(path, "provider = ")
+    assert source.fault().startswith("provider_name.toml is not TOML")
+
+
+def test_an_unknown_key_and_another_fault_are_refused(places: Places) -> None:
+    configure(places, f"{GOOD}later = 1\ncall_timeout = 0\n")
+    assert "call_timeout: expected" in Source(places).fault()
 
 
 def remove(path: Path) -> None:

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
+
 from one_provider_mad.database import connect
 from one_provider_mad.domain import VmId
 from one_provider_mad.errors import JournalError
 from one_provider_mad.journal.records import Attempt, Debt, OpenRequest, Outline, Writer
-from one_provider_mad.journal.schema import show_as_latest
+from one_provider_mad.journal.schema import later_release, show_as_latest
 from one_provider_mad.journal.statements import (
     select_attempts,
     select_debts,
@@ -101,9 +103,15 @@ def read_outline(path: Path, *, since: float) -> Outline:
         JournalError: there is a journal and it cannot be read.
     """
     try:
-        return _look(path, lambda db: select_outline(db, since)) or Outline()
+        return _look(path, lambda db: _outline(db, since)) or Outline()
     except (OSError, sqlite3.Error) as error:
         raise JournalError(f"the journal cannot be read: {error} ({path})") from error
+
+
+def _outline(db: sqlite3.Connection, since: float) -> Outline:
+    outline = select_outline(db, since)
+    sentence = later_release(db)
+    return msgspec.structs.replace(outline, caution=f"the journal: {sentence}") if sentence else outline
 
 
 def _look(path: Path, query: Callable[[sqlite3.Connection], _Result]) -> _Result | None:
@@ -120,6 +128,11 @@ def _look(path: Path, query: Callable[[sqlite3.Connection], _Result]) -> _Result
         if not show_as_latest(db):
             return None
         db.execute("PRAGMA query_only = 1")
-        return query(db)
+        try:
+            return query(db)
+        except Exception as error:  # a later release may write anything
+            if sentence := later_release(db):
+                raise sqlite3.DatabaseError(sentence) from error
+            raise
     finally:
         db.close()

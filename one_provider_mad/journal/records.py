@@ -202,6 +202,7 @@ class Outline(Value, frozen=True, kw_only=True):
         parked: instances that are stopped for an undeploy or a stop.
         owed: ids of the instances that must be terminated for debts; "" for a debt without an id.
         refusal: the latest create refused for lack of capacity or because of a limit, None for none.
+        caution: why the journal may hold more than this release reads: a later one has upgraded it; "" else.
     """
 
     unanswered: Mapping[Process, frozenset[VmId]] = {}
@@ -210,3 +211,4 @@ class Outline(Value, frozen=True, kw_only=True):
     parked: frozenset[DeployId] = frozenset()
     owed: frozenset[DeployId] = frozenset()
     refusal: Refusal | None = None
+    caution: str = ""

@@ -165,13 +165,21 @@ def check_version(db: sqlite3.Connection) -> int:
     Raises:
         sqlite3.DatabaseError: a later release has upgraded it.
     """
+    if sentence := later_release(db):
+        raise sqlite3.DatabaseError(sentence)
     version: int = db.execute("PRAGMA user_version").fetchone()[0]
-    if version > VERSION:
-        raise sqlite3.DatabaseError(
-            f"a later release has upgraded it to version {version}, and this release reads versions up to {VERSION}:"
-            ' install that release again, or see "Going back to an earlier release" in docs/troubleshooting.md'
-        )
     return _recognised(db) if version == 1 else version
+
+
+def later_release(db: sqlite3.Connection) -> str:
+    """Return a sentence that says that a later release has upgraded the file; "" if none has."""
+    version: int = db.execute("PRAGMA user_version").fetchone()[0]
+    if version <= VERSION:
+        return ""
+    return (
+        f"a later release has upgraded it to version {version}, and this release writes versions up to {VERSION}:"
+        ' install that release again, or see "Going back to an earlier release" in docs/troubleshooting.md'
+    )
 
 
 def _recognised(db: sqlite3.Connection) -> int:
@@ -206,13 +214,15 @@ def prepare(db: sqlite3.Connection) -> None:
 
 
 def show_as_latest(db: sqlite3.Connection) -> bool:
-    """Let this connection read a file of any earlier version as if it had the latest one, without changing the file.
+    """Let this connection read a file of any version as if it had the latest one, without changing the file.
+
+    A file of a later release is read as it is, since each version only adds to what the one before has; where one does
+    not, the queries fail.
 
     Return False for a file without tables, which a driver is just creating.
-
-    Raises:
-        sqlite3.DatabaseError: a later release has upgraded it.
     """
+    if later_release(db):
+        return True
     version = check_version(db)
     for step in _steps_from(version):
         db.execute(step.view)

@@ -60,9 +60,10 @@ _FILLER = "-" * 16_384
 def _write_and_forget(path: Path) -> None:
     db = connect(path, timeout=5, mode="rw")
     try:
+        version = check_version(db)  # first: a pragma may change a later release's file
         for pragma in PRAGMAS:
             db.execute(f"PRAGMA {pragma}")
-        if check_version(db):
+        if version:
             db.execute("INSERT OR REPLACE INTO facts VALUES ('tried', ?)", (_FILLER,))
             db.execute("DELETE FROM facts WHERE name = 'tried'")
     finally:

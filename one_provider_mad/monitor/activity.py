@@ -32,6 +32,7 @@ class Activity(Value, frozen=True, kw_only=True):
         parked: stopped instances whose VM is undeployed or stopped, so that it is on no host.
         with_debt: instances with a pending termination (glossary: debt).
         refusal: the latest create that was refused for lack of capacity or by a limit.
+        caution: why all this may be incomplete; "" when it is not.
     """
 
     busy: frozenset[VmId] = frozenset()
@@ -40,6 +41,7 @@ class Activity(Value, frozen=True, kw_only=True):
     parked: frozenset[DeployId] = frozenset()
     with_debt: frozenset[DeployId] = frozenset()
     refusal: Refusal | None = None
+    caution: str = ""
 
     def is_given_up(self, vm_id: VmId, deploy_id: DeployId) -> bool:
         """True when OpenNebula no longer counts this instance as the VM's.
@@ -99,6 +101,7 @@ class ActivityReader:
             parked=outline.parked,
             with_debt=outline.owed,
             refusal=outline.refusal,
+            caution=outline.caution,
         )
 
     def _without_future(self, outline: Outline) -> tuple[Mapping[VmId, Answered], tuple[Attempt, ...]]:

@@ -37,12 +37,14 @@ class OpenCloud(Value, frozen=True, kw_only=True):
         owner: the owner that the tags of our instances name.
         call_timeout: seconds one call may take.
         journal: path of the action driver's journal, which may not exist.
+        caution: why listings of this cloud may be incomplete: unknown settings; "" when they are not.
     """
 
     provider: Provider
     owner: str
     call_timeout: float
     journal: Path
+    caution: str = ""
 
 
 class ProbeSource(Protocol):

@@ -58,6 +58,8 @@ class Rules(Value, frozen=True, kw_only=True):
         unusual_share: share of all known instances that may vanish at once.
         unusual_count: smallest number of vanished instances that counts as unusual.
         unusual_hold: seconds for which VMs are held when an unusual number of instances has vanished.
+        may_miss: False while a listing or the journal may hold more than this release reads: then no VM is missing for
+            its absence from listings, and no report of all VMs is sent.
     """
 
     owner: str
@@ -67,6 +69,7 @@ class Rules(Value, frozen=True, kw_only=True):
     unusual_share: float = 0.5
     unusual_count: int = 5
     unusual_hold: float = 1800.0
+    may_miss: bool = True
 
 
 class Listing(Value, frozen=True, kw_only=True):
@@ -236,7 +239,7 @@ class _Inferrer:
         return Inference(
             memory=Memory(vms=self._known, listed_at=self._listing.began_at, held_since=held_since),
             hosts=self._hosts,
-            unsynced=frozenset(self._unsynced),
+            unsynced=frozenset(self._unsynced) if self._rules.may_miss else self._listing.hosts,
             wilds=self._attribution.wilds,
             held=held,
             anomalies=self._anomalies,
@@ -378,7 +381,8 @@ class _Inferrer:
             return
         if is_unsure or known.is_parked or self._activity.is_answered_since(vm_id, self._memory.listed_at):
             known = _without_misses(known)  # misses from before an action prove nothing about the instance after it
-        if not (is_unsure or is_held or known.deploy_id in self._listing.not_looked_up):
+        is_unsure = is_unsure or is_held or known.deploy_id in self._listing.not_looked_up
+        if self._rules.may_miss and not is_unsure:
             known = self._missed(known)
         self._known[vm_id] = known
         if known.misses >= self._rules.missing_after:

@@ -19,6 +19,7 @@ from one_provider_mad.processes import Process
 from one_provider_mad.protocol.im_messages import StartMonitor
 
 VERSION = 1
+"""Version of the file's layout. A later version only adds fields, which this release ignores."""
 
 
 class State(Value, frozen=True, kw_only=True):
@@ -61,9 +62,7 @@ class StateFile:
             return None, ""
         except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             return None, f"the saved monitoring state cannot be read: {error} ({self.path})"
-        if state.version != VERSION:
-            return None, f"the saved monitoring state is of another version: {state.version} ({self.path})"
-        return state, ""
+        return msgspec.structs.replace(state, version=VERSION), ""
 
     def save(self, state: State) -> str:
         """Write the state durably; return "", or a sentence that says why it failed (a full disk, say)."""

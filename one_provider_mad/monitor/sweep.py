@@ -211,6 +211,7 @@ class Sweeper:
             since = earliest_unlisted_create(self.memory, listing, grace=watched.provider.visibility_grace)
             activity = await self._activity.read(watched.journal, since=since)
             self._capacity.note(activity.refusal, watched)
+            self._log_caution(watched.caution or activity.caution)
             known = self._figures.known()
             sweep = await in_thread_if_large(
                 len(listing.instances), lambda: _inferred(self.memory, listing, activity, watched, settings, known)
@@ -332,6 +333,11 @@ class Sweeper:
             self._warned.add(sentence)
             log.warning("instance anomaly", what=sentence)
 
+    def _log_caution(self, caution: str) -> None:
+        if caution and caution not in self._warned:
+            self._warned.add(caution)
+            log.warning("reports are incomplete", reason=_cautious(caution))
+
 
 def _inferred(
     memory: Memory,
@@ -341,6 +347,7 @@ def _inferred(
     settings: MonitorSettings,
     known: Mapping[DeployId, Figures],
 ) -> Sweep:
+    caution = watched.caution or activity.caution
     rules = Rules(
         owner=watched.owner,
         grace=watched.provider.visibility_grace,
@@ -349,6 +356,7 @@ def _inferred(
         unusual_share=settings.unusual_share,
         unusual_count=settings.unusual_count,
         unusual_hold=settings.unusual_hold,
+        may_miss=not caution,
     )
     measured = msgspec.structs.replace(
         listing,
@@ -364,9 +372,13 @@ def _inferred(
             for host_id, vms in inference.hosts.items()
         },
         wild_load=taken_by(inference.wilds, watched.provider),
-        warning=_warning(inference, watched.provider),
+        warning=_cautious(caution) if caution else _warning(inference, watched.provider),
         states=_states(inference) if metrics.recorder is not None else {},
     )
+
+
+def _cautious(caution: str) -> str:
+    return f"{caution}; until then actions fail, and no VM is reported missing"
 
 
 def _states(inference: Inference) -> dict[str, int]:

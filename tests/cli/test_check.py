@@ -416,7 +416,7 @@ def test_check_fails_if_the_journal_cannot_be_written(ready: Place) -> None:
         assert db.execute("SELECT name FROM facts").fetchall() == []
         db.execute("PRAGMA user_version = 99")
     assert points(ready, code=NOT_WELL)["journal"]["found"].startswith(
-        "the journal cannot be read: a later release has upgraded it to version 99, and this release reads "
+        "the journal cannot be written: a later release has upgraded it to version 99, and this release writes "
     )
     assert sorted(each.name for each in ready.var.glob("*tried*")) == []
 

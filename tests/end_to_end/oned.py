@@ -66,6 +66,11 @@ class Place:
         """The entries that `one-provider instances --json` shows now."""
         return aside(lambda: collect(name, {"ONE_LOCATION": str(self.root)}, is_all=is_all))
 
+    def instances_in_cloud(self) -> list[tuple[Any, ...]]:
+        """All rows of the simulated cloud's table of instances."""
+        with closing(sqlite3.connect(self.var / "simulated.db")) as db:
+            return db.execute("SELECT * FROM instance ORDER BY number").fetchall()
+
     def has_attempts(self, count: int = 1) -> bool:
         """True once the journal has so many attempts: from then on their creates may have been sent."""
         return len(self._journaled("SELECT token FROM attempts")) >= count

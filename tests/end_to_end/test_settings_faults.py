@@ -55,10 +55,10 @@ def without_file(place: Place) -> Path:
         pytest.param("", f"{FILE}: provider is missing", id="empty"),
         pytest.param('provider = "ec2"\n', f"{FILE}: owner is missing: ", id="no-owner"),
         pytest.param('provider = "simulated"\nowner = "two words"\n', f"{FILE}: owner: expected ", id="bad-owner"),
-        pytest.param(f'{GOOD}ownr = "x"\n', f"{FILE}: ownr is no setting; check the spelling", id="unknown-key"),
+        pytest.param(f'{GOOD}ownr = "x"\n', f"{FILE}: ownr is no setting of this release; check ", id="unknown-key"),
         pytest.param(
             f"{GOOD}[simulated]\nlatncy = 1\n",
-            f"{FILE}: simulated.latncy is no setting; ",
+            f"{FILE}: simulated.latncy is no setting of ",
             id="unknown-key-of-provider",
         ),
         pytest.param(

@@ -1,4 +1,4 @@
-"""Another release is installed under running drivers: requests in flight, and modules that are imported late.
+"""Another release is installed under running drivers, and an earlier one meets files of a later one.
 
 Each release has a folder of its own, as the packages keep it, and a link leads to the installed one.
 """
@@ -6,16 +6,20 @@ Each release has a folder of its own, as the packages keep it, and a link leads 
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from one_provider_mad.journal.schema import VERSION
 from tests.conftest import StartDriver
 from tests.end_to_end import wire
-from tests.end_to_end.information_driver import Console, Monitored, configure
+from tests.end_to_end.information_driver import Console, Monitored, configure, monitored, states
 from tests.end_to_end.oned import ROOT, Driver, Place, replies
-from tests.waiting import until
+from tests.waiting import HANG, until
 
 VMS = range(1, 9)
 
@@ -209,3 +213,146 @@ def test_running_information_driver_stays_in_its_release_after_the_next_one_is_i
     finally:
         one.driver.leave()
     assert "a module of" not in one.log()
+
+
+# Files of a later release
+
+
+def journal(place: Place) -> Path:
+    return place.var / "one_provider_mad_simulated.journal"
+
+
+def note_in_journal(place: Place, *statements: str) -> None:
+    with closing(sqlite3.connect(journal(place))) as db, db:
+        for statement in statements:
+            db.execute(statement)
+
+
+def upgrade_journal(place: Place) -> str:
+    """Upgrade the journal as a later release does; returns the sentence about it."""
+    note_in_journal(
+        place, "CREATE TABLE later (x)", "ALTER TABLE requests ADD COLUMN later", f"PRAGMA user_version = {VERSION + 1}"
+    )
+    return f"a later release has upgraded it to version {VERSION + 1}, and this release writes versions up to {VERSION}"
+
+
+def add_setting(place: Place) -> str:
+    """Add a setting of a later release; returns the sentence about it."""
+    path = place.conf / "simulated.toml"
+    path.write_text(path.read_text().replace("[simulated]\n", '[simulated]\nregions = ["north"]\n'))
+    return "simulated.toml: simulated.regions is no setting of this release; check the spelling"
+
+
+later_files = pytest.mark.parametrize("meet", [upgrade_journal, add_setting], ids=["journal", "setting"])
+
+
+@later_files
+def test_earlier_release_fails_each_action_with_the_reason_and_changes_nothing(
+    place: Place, driver: StartDriver, meet: Callable[[Place], str]
+) -> None:
+    place.simulate(boot_time=0, destroy_time=0, stop_time=0)
+    later = driver()
+    deploy_id = later.created(wire.deploy(7))
+    assert later.finalize() == 0
+    sentence = meet(place)
+    before = place.instances_in_cloud()
+    one = driver("-t 15 -r 2 simulated")
+    changing = [
+        wire.deploy(8), wire.terminate(7, deploy_id), wire.power_off(7, deploy_id), wire.reboot(7, deploy_id),
+        wire.resume(7, deploy_id), wire.cleanup(7, deploy_id), wire.line("CANCEL", 7, deploy_id=deploy_id),
+    ]  # fmt: skip
+    for line in changing:
+        reply = one.ask(line)
+        assert reply.startswith("FAILURE ")
+        assert sentence in reply
+    one.send(wire.driver_cancel(7))
+    assert one.ask(wire.poll(7, deploy_id)).startswith("SUCCESS STATE=a ")
+    assert one.ask(wire.poll(9, "sim-nowhere")) == "SUCCESS STATE=-"
+    warnings = [text for text in one.lines if text.startswith("LOG W") and sentence in text]
+    assert len(warnings) == 1
+    assert place.instances_in_cloud() == before
+
+
+def test_later_release_goes_on_where_it_was_after_an_earlier_one_has_run(place: Place, driver: StartDriver) -> None:
+    place.simulate(boot_time=0, destroy_time=0)
+    later = driver()
+    deploy_id = later.created(wire.deploy(7))
+    assert later.finalize() == 0
+    upgrade_journal(place)
+    before = journal(place).read_bytes()
+    one = driver()
+    assert one.ask(wire.terminate(7, deploy_id)).startswith("FAILURE ")
+    assert one.finalize() == 0
+    assert journal(place).read_bytes() == before
+    note_in_journal(place, f"PRAGMA user_version = {VERSION}")  # the test's later release is this one
+    later = driver()
+    assert later.ask(wire.terminate(7, deploy_id)).startswith("SUCCESS")
+
+
+def test_earlier_release_goes_on_in_force_as_soon_as_the_setting_is_removed(place: Place, driver: StartDriver) -> None:
+    place.simulate(boot_time=0)
+    path = place.conf / "simulated.toml"
+    good = path.read_text()
+    add_setting(place)
+    one = driver()
+    assert one.ask(wire.deploy(7)).startswith("FAILURE ")
+    path.write_text(good)
+    one.created(wire.deploy(7))
+
+
+def test_requests_of_a_later_release_are_answered_with_the_unknown_setting(place: Place, driver: StartDriver) -> None:
+    place.simulate(boot_time=600)
+    later = driver()
+    later.send(wire.deploy(7))
+    until(place.unanswered)
+    until(place.has_attempts)
+    later.kill()
+    later.rest()
+    sentence = add_setting(place)
+    one = driver()
+    assert one.reply("DEPLOY", 7).startswith(f"FAILURE {sentence}")
+
+
+def last_states(one: Monitored) -> dict[int, str]:
+    """The latest state of each VM that was reported so far."""
+    one.catch_up()
+    return {vm_id: word for line in one.lines if line.word == "STATE_VM" for vm_id, word in states(line).items()}
+
+
+@later_files
+def test_earlier_release_goes_on_reporting(place: Place, driver: StartDriver, meet: Callable[[Place], str]) -> None:
+    configure(place, capacity={"cpu": 8, "memory": 4096})
+    actions = driver()
+    deploy_id = actions.created(wire.deploy(7, host_id=3))
+    gone = actions.created(wire.deploy(8, host_id=3))
+    assert actions.finalize() == 0
+    sentence = meet(place)
+    with monitored(place) as one:
+        one.start()
+        warned = one.wait(lambda line: line.word == "SYSTEM_HOST" and sentence in line.text)
+        assert warned.values["PROVIDER_ERROR"] == ["-"]
+        assert warned.values["TOTALCPU"] == ["800"]
+        until(lambda: last_states(one) == {7: "RUNNING", 8: "RUNNING"})
+        Console(place).stop(deploy_id)
+        until(lambda: last_states(one)[7] == "POWEROFF")
+        with closing(sqlite3.connect(place.var / "simulated.db", timeout=HANG)) as db, db:
+            db.execute("DELETE FROM instance WHERE id = ?", (gone,))
+        # Three listings without it would make it missing.
+        until(lambda: one.log().count("instances that a listing lacks were looked up") > 5)
+        assert last_states(one)[8] in ("RUNNING", "UNKNOWN")
+        assert not [line for line in one.lines if line.word == "STATE_VM" and "SYNC_STATE" in line.values]
+        assert sentence in one.log()
+
+
+def test_host_of_a_later_journal_that_cannot_be_read_shows_the_reason(place: Place, driver: StartDriver) -> None:
+    configure(place, capacity={"cpu": 8, "memory": 4096})
+    actions = driver()
+    actions.created(wire.deploy(7, host_id=3))
+    assert actions.finalize() == 0
+    sentence = upgrade_journal(place)
+    note_in_journal(place, "ALTER TABLE attempts RENAME TO creates")
+    with monitored(place) as one:
+        one.start()
+        shown = one.wait(lambda line: line.word == "SYSTEM_HOST" and sentence in line.text)
+        assert sentence in shown.values["PROVIDER_ERROR"][0]
+        assert shown.values["TOTALCPU"] == ["800"]

@@ -53,7 +53,7 @@ def test_without_a_state_file_no_state_and_no_problem_is_returned(file: StateFil
         pytest.param(b'{"version":1,', "cannot be read", id="cut"),
         pytest.param(b'{"version":1}', "cannot be read", id="something-missing"),
         pytest.param(b"\xff\xfe", "cannot be read", id="no-text"),
-        pytest.param(b'{"version":2,"parent":{"pid":1,"start":""}}', "another version: 2", id="newer-version"),
+        pytest.param(b'{"version":2,"writer":{"pid":1,"start":""}}', "cannot be read", id="unreadable-later-version"),
     ],
 )
 def test_an_unusable_state_file_is_reported_and_not_loaded(file: StateFile, content: bytes, sentence: str) -> None:
@@ -61,6 +61,14 @@ def test_an_unusable_state_file_is_reported_and_not_loaded(file: StateFile, cont
     state, problem = file.load()
     assert state is None
     assert sentence in problem
+
+
+def test_a_state_file_of_a_later_release_is_loaded_without_what_that_added(file: StateFile) -> None:
+    file.save(state_of())
+    content = file.path.read_bytes()
+    file.path.write_bytes(content.replace(b'"version":1,', b'"version":2,"added":[1],'))
+    assert file.path.read_bytes() != content
+    assert file.load() == (state_of(), "")
 
 
 def test_a_state_file_that_cannot_be_written_is_reported(tmp_path: Path) -> None:

@@ -66,7 +66,8 @@ def refusal(configuration: Configuration, places: Places) -> str:
 @pytest.mark.parametrize("kind", BUILT_IN)
 def test_each_built_in_provider_is_imported_and_refuses_unknown_settings(kind: str, places: Places) -> None:
     assert refusal(configuration(kind, {"no_such_key": 1}), places) == (
-        f"provider_name.toml: {kind}.no_such_key is no setting; check the spelling (/etc/provider_name.toml)"
+        f"provider_name.toml: {kind}.no_such_key is no setting of this release; check the spelling"
+        " (/etc/provider_name.toml)"
     )
 
 
@@ -80,7 +81,8 @@ def test_settings_are_checked_against_the_providers_own_settings_type(places: Pl
         "provider_name.toml: simulated.latency: expected `float`, got `str` (/etc/provider_name.toml)"
     )
     assert refusal(configuration("simulated", {"lattency": 1}), places) == (
-        "provider_name.toml: simulated.lattency is no setting; check the spelling (/etc/provider_name.toml)"
+        "provider_name.toml: simulated.lattency is no setting of this release; check the spelling"
+        " (/etc/provider_name.toml)"
     )
 
 

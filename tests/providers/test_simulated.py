@@ -985,7 +985,7 @@ class TestFaults:
                 "simulated.faults.broken_listings: there is no call stop, known",
             ),
             ({"hangs": {"rate": 2}}, "simulated.faults.hangs.rate: expected `float` <= 1.0"),
-            ({"hang": {}}, "simulated.faults.hang is no setting; check the spelling"),
+            ({"hang": {}}, "simulated.faults.hang is no setting of this release; check the spelling"),
             ({"permanent": {"error": "Throttled"}}, "simulated.faults.permanent.error: invalid enum value 'Throttled'"),
             ({"no_capacity": ["huge"]}, "simulated: faults.no_capacity names the instance type huge, which is not"),
             ({"outages": [{"from": "soon"}]}, "simulated.faults.outages[0].from: "),
