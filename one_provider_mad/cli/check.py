@@ -60,7 +60,7 @@ def command(name: str, is_json: bool) -> None:
     with no_logs():
         results = asyncio.run(_shown(name, os.environ, is_json=is_json))
     if is_json:
-        click.echo(json.dumps([_entry(each) for each in results], indent=2))
+        click.echo(json.dumps([result_entry(each) for each in results], indent=2))
     if any(each.is_well is False for each in results):
         raise SystemExit(NOT_WELL)
 
@@ -72,11 +72,12 @@ async def _shown(name: str, environ: Mapping[str, str], *, is_json: bool) -> lis
             shown = msgspec.structs.replace(result, found=masked(result.found))  # a cloud's error may repeat secrets
             results.append(shown)
             if not is_json:
-                _show(shown)
+                show_result(shown)
     return results
 
 
-def _show(result: CheckResult) -> None:
+def show_result(result: CheckResult) -> None:
+    """Write a result to stdout, its remedy on a line of its own."""
     mark, colour = {True: ("✓", "green"), False: ("✗", "red"), None: ("!", "yellow")}[result.is_well]
     text = wrapped(printable(f"{mark} {result.what}: {result.found}"), further=2)
     click.echo(click.style(mark, fg=colour) + text.removeprefix(mark))
@@ -84,7 +85,8 @@ def _show(result: CheckResult) -> None:
         click.echo(wrapped(printable(result.remedy), first="    ", further=4))
 
 
-def _entry(result: CheckResult) -> Mapping[str, object]:
+def result_entry(result: CheckResult) -> Mapping[str, object]:
+    """Return a result for --json."""
     return {"what": result.what, "is_well": result.is_well, "found": result.found, "remedy": result.remedy}
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
 _CODES = """\
-Exit codes: 0 success; 1 failure; 2 wrong usage; 3 a check failed (check); 130 interrupted."""
+Exit codes: 0 success; 1 failure; 2 wrong usage; 3 a check failed (check, purge, upgrade); 130 interrupted."""
 
 COMMANDS: Mapping[str, str] = {
     "check": "one_provider_mad.cli.check",
@@ -38,7 +38,9 @@ COMMANDS: Mapping[str, str] = {
     "journal": "one_provider_mad.cli.journal",
     "oned-conf": "one_provider_mad.cli.oned_conf",
     "orphans": "one_provider_mad.cli.orphans",
+    "purge": "one_provider_mad.cli.purge",
     "tail": "one_provider_mad.cli.tail",
+    "upgrade": "one_provider_mad.cli.upgrade",
 }
 """For each command, the module that defines it as `command`."""
 

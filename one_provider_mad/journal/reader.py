@@ -11,13 +11,14 @@ from typing import TypeVar
 import msgspec
 
 from one_provider_mad.database import connect
-from one_provider_mad.domain import VmId
+from one_provider_mad.domain import DeployId, VmId
 from one_provider_mad.errors import JournalError
 from one_provider_mad.journal.records import Attempt, Debt, OpenRequest, Outline, Writer
-from one_provider_mad.journal.schema import later_release, show_as_latest
+from one_provider_mad.journal.schema import later_release, show_as_latest, version_of
 from one_provider_mad.journal.statements import (
     select_attempts,
     select_debts,
+    select_live_imports,
     select_open_requests,
     select_outline,
     select_vm_ids,
@@ -40,6 +41,18 @@ def read_fact(path: Path, name: str) -> str | None:
     return None if row is None else str(row[0])
 
 
+def read_version(path: Path) -> int:
+    """Return the version of a journal, also of a later release's (journal/schema.py); 0 when there is no journal.
+
+    Raises:
+        JournalError: there is a journal and it cannot be read.
+    """
+    try:
+        return _look(path, version_of) or 0
+    except (OSError, sqlite3.Error) as error:
+        raise JournalError(f"the journal cannot be read: {error} ({path})") from error
+
+
 def read_debts(path: Path) -> list[Debt]:
     """Return every open debt, opening the journal for this read only; none when there is no journal.
 
@@ -47,6 +60,15 @@ def read_debts(path: Path) -> list[Debt]:
         JournalError: there is a journal and it cannot be read.
     """
     return _read_all(path, select_debts)
+
+
+def read_live_imports(path: Path) -> list[tuple[DeployId, VmId]]:
+    """Return imported instances that were not terminated, each with its VM; none when there is no journal.
+
+    Raises:
+        JournalError: there is a journal and it cannot be read.
+    """
+    return _read_all(path, select_live_imports)
 
 
 def read_open_requests(path: Path) -> list[OpenRequest]:

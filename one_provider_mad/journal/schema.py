@@ -155,6 +155,7 @@ _STEPS = (
         INSERT OR IGNORE INTO instances SELECT deploy_id, vm_id, 0 FROM attempts JOIN asked ON key = deploy_id
             WHERE NOT is_token ORDER BY state = 'created' DESC
         """,
+        "CREATE TEMP TABLE instances (deploy_id, vm_id, ended_at)",
     ),
 )
 
@@ -167,6 +168,11 @@ def check_version(db: sqlite3.Connection) -> int:
     """
     if sentence := later_release(db):
         raise sqlite3.DatabaseError(sentence)
+    return version_of(db)
+
+
+def version_of(db: sqlite3.Connection) -> int:
+    """Return the version of a file, also of a later release's; 0 for a new one."""
     version: int = db.execute("PRAGMA user_version").fetchone()[0]
     return _recognised(db) if version == 1 else version
 

@@ -355,6 +355,15 @@ def select_debts(db: sqlite3.Connection) -> list[Debt]:
     ]
 
 
+def select_live_imports(db: sqlite3.Connection) -> list[tuple[DeployId, VmId]]:
+    """Return imported instances that no action has terminated, each with its VM."""
+    rows = db.execute(
+        "SELECT deploy_id, vm_id FROM imported"
+        " WHERE deploy_id NOT IN (SELECT deploy_id FROM instances WHERE ended_at > 0) ORDER BY vm_id"
+    ).fetchall()
+    return [(DeployId(deploy_id), VmId(vm_id)) for deploy_id, vm_id in rows]
+
+
 def add_debt(db: sqlite3.Connection, debt: Debt) -> None:
     """Write a debt; where it exists already, its record gets the later SEQ and time of both."""
     who, reason = debt.identity, storable(debt.reason)

@@ -1,0 +1,112 @@
+"""Finds the NAMEs of this OpenNebula, and the files of the drivers of each, with the versions of their layouts."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from one_provider_mad.database import connect
+from one_provider_mad.domain import Value
+from one_provider_mad.errors import MadError
+from one_provider_mad.journal import schema
+from one_provider_mad.journal.reader import read_version
+from one_provider_mad.monitor import state
+from one_provider_mad.providers.simulated import table
+from one_provider_mad.settings import EMBEDDED, NAME, Configuration, Places
+
+_OURS = re.compile(
+    r"one_provider_mad_(?P<a>.+)\.(?:journal|configured|scripts|probes)|one_im_provider_(?P<b>.+)\.state"
+)
+
+
+class VersionedFile(Value, frozen=True, kw_only=True):
+    """A file whose layout has a version.
+
+    Attributes:
+        what: the file's content, in a few words.
+        path: the file.
+        version: its version; None if it cannot be told.
+        written: the version that this release writes.
+        trouble: why the version cannot be told, "" else.
+    """
+
+    what: str
+    path: Path
+    version: int | None
+    written: int
+    trouble: str = ""
+
+
+def known_names(places: Places) -> list[str]:
+    """Return every NAME with a configuration file or a file of its drivers."""
+    found = {path.stem for path in _listed(places.conf) if path.suffix == ".toml"}
+    for path in _listed(places.var):
+        if match := _OURS.fullmatch(path.name):
+            found.add(match["a"] or match["b"])
+    return sorted(name for name in found if NAME.fullmatch(name))
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
+
+
+def journal_of(name: str, configuration: Configuration | None, places: Places) -> Path:
+    """Return the path of a NAME's journal; the default one while the configuration cannot be read."""
+    return places.default_journal(name) if configuration is None else places.journal(configuration)
+
+
+def versioned_files(name: str, configuration: Configuration | None, places: Places) -> Iterator[VersionedFile]:
+    """Yield the existing files of a NAME whose layout has a version."""
+    journal = journal_of(name, configuration, places)
+    if journal.exists():
+        try:
+            version, trouble = read_version(journal), ""
+        except MadError as error:
+            version, trouble = None, str(error)
+        yield VersionedFile(what="journal", path=journal, version=version, written=schema.VERSION, trouble=trouble)
+    monitoring = monitoring_state(name, places)
+    if monitoring.exists():
+        version, trouble = _json_version(monitoring)
+        yield VersionedFile(
+            what="monitoring state", path=monitoring, version=version, written=state.VERSION, trouble=trouble
+        )
+    cloud = embedded_cloud(name, configuration, places)
+    if cloud is not None and cloud.exists():
+        version, trouble = _sqlite_version(cloud)
+        yield VersionedFile(
+            what="embedded cloud", path=cloud, version=version, written=table.SCHEMA_VERSION, trouble=trouble
+        )
+
+
+def monitoring_state(name: str, places: Places) -> Path:
+    """Return the path of the information driver's state file."""
+    return places.var / f"one_im_provider_{name}.state"
+
+
+def embedded_cloud(name: str, configuration: Configuration | None, places: Places) -> Path | None:
+    """Return the path of the simulated cloud's database; None for another provider."""
+    if configuration is None or configuration.settings.provider != EMBEDDED:
+        return None
+    return Path(str(configuration.table.get("database") or places.var / f"{name}.db"))
+
+
+def _json_version(path: Path) -> tuple[int | None, str]:
+    try:
+        return int(json.loads(path.read_bytes())["version"]), ""
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        return None, f"{path} cannot be read: {error}"
+
+
+def _sqlite_version(path: Path) -> tuple[int | None, str]:
+    try:
+        with closing(connect(path, timeout=5, mode="ro")) as db:
+            return int(db.execute("PRAGMA user_version").fetchone()[0]), ""
+    except (OSError, sqlite3.Error) as error:
+        return None, f"{path} cannot be read: {error}"
