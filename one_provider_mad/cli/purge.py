@@ -21,7 +21,13 @@ from one_provider_mad.cli.decode import printable
 from one_provider_mad.cli.names import check_name
 from one_provider_mad.cli.quiet import no_logs
 from one_provider_mad.cli.running_drivers import PROGRAMS, running_drivers
-from one_provider_mad.cli.state_files import embedded_cloud, journal_of, known_names, monitoring_state
+from one_provider_mad.cli.state_files import (
+    embedded_cloud,
+    is_embedded_cloud,
+    journal_of,
+    known_names,
+    monitoring_state,
+)
 from one_provider_mad.cli.unknown_settings import load_without_unknown
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import JournalError, SettingsError
@@ -75,9 +81,8 @@ class Remains(Value, frozen=True, kw_only=True):
 @click.option(
     "--check", is_flag=True, required=True, expose_value=False, help="The only thing it does: packages purge."
 )
-@click.option("--list", "is_list", is_flag=True, help="The files that may be deleted, one path a line.")
 @click.option("--json", "is_json", is_flag=True, help="One JSON object.")
-def command(names: Sequence[str], is_list: bool, is_json: bool) -> None:
+def command(names: Sequence[str], is_json: bool) -> None:
     """Check, for each NAME or for all, which files of the drivers may be deleted.
 
     Nothing is deleted. A journal that names pending terminations, or instances that may still exist, must stay, and the
@@ -91,9 +96,6 @@ def command(names: Sequence[str], is_list: bool, is_json: bool) -> None:
         everything = [remains_of(name, places, served.get(name)) for name in names or known_names(places)]
     if is_json:
         click.echo(json.dumps([_entry(each) for each in everything], indent=2))
-    elif is_list:
-        for path in (path for each in everything for path in each.removable):
-            click.echo(str(path))
     else:
         for each in everything:
             _show(each)
@@ -139,7 +141,7 @@ def _state(name: str, configuration: Configuration | None, places: Places, journ
     yield from (journal, Path(f"{journal}-journal"), places.conf / f"{name}.toml", places.mark(name))
     yield from (monitoring_state(name, places), Path(f"{monitoring_state(name, places)}.new"))
     yield from (places.var / f"one_provider_mad_{name}.{kind}" for kind in ("scripts", "probes"))
-    if cloud is not None:
+    if cloud is not None and is_embedded_cloud(cloud):
         yield from (Path(f"{cloud}{suffix}") for suffix in ("", "-wal", "-shm", ".crashes"))
 
 

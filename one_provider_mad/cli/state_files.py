@@ -97,6 +97,18 @@ def embedded_cloud(name: str, configuration: Configuration | None, places: Place
     return Path(str(configuration.table.get("database") or places.var / f"{name}.db"))
 
 
+def is_embedded_cloud(path: Path) -> bool:
+    """Return False for another program's database: OpenNebula's own, one.db, is in the same directory."""
+    if not path.exists():
+        return False
+    try:
+        with closing(connect(path, timeout=5, mode="ro")) as db:
+            tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master").fetchall()}
+    except (OSError, sqlite3.Error):
+        return False
+    return {"instance", "token"} <= tables
+
+
 def _json_version(path: Path) -> tuple[int | None, str]:
     try:
         return int(json.loads(path.read_bytes())["version"]), ""

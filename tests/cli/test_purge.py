@@ -27,8 +27,8 @@ def found(place: Place, *, code: int = 0) -> dict[str, Any]:
     return dict(one)
 
 
-def listed(place: Place, *, code: int = 0) -> list[str]:
-    return [Path(path).name for path in output_of(place.root, "purge", "--check", "--list", code=code).splitlines()]
+def removable(place: Place, *, code: int = 0) -> list[str]:
+    return [Path(path).name for path in found(place, code=code)["removable"]]
 
 
 def test_files_may_be_deleted_once_every_instance_is_terminated(place: Place, driver: StartDriver) -> None:
@@ -36,20 +36,20 @@ def test_files_may_be_deleted_once_every_instance_is_terminated(place: Place, dr
     one = driver()
     deploy_id = one.created(wire.deploy(7))
     assert "still serves it: stop OpenNebula first" in found(place, code=NOT_WELL)["fault"]
-    assert listed(place, code=NOT_WELL) == []
+    assert removable(place, code=NOT_WELL) == []
     one.finalize()
     kept = found(place, code=NOT_WELL)
     assert kept["where"] == "simulated, account simulated/embedded"
     assert [(each["what"], each["vm_id"], each["deploy_id"]) for each in kept["traces"]] == [("instance", 7, deploy_id)]
     assert str(journal(place)) in kept["kept"]
     assert str(place.conf / "simulated.toml") in kept["kept"], "its owner and credentials find the instances"
-    assert listed(place, code=NOT_WELL) == ["one_vmm_provider_simulated.log"]
+    assert removable(place, code=NOT_WELL) == ["one_vmm_provider_simulated.log"]
     one = driver()
     assert one.ask(wire.terminate(7, deploy_id)).startswith("SUCCESS")
     one.finalize()
     assert found(place)["kept"] == []
     assert {"simulated.toml", journal(place).name, "simulated.db", "one_provider_mad_simulated.configured"} <= {
-        *listed(place)
+        *removable(place)
     }
     assert journal(place).exists(), "nothing is deleted"
 
@@ -85,7 +85,7 @@ def test_a_journal_of_any_version_that_names_an_instance_stays(
         db.commit()
     one = found(place, code=NOT_WELL)
     assert [(each["what"], each["vm_id"], each["deploy_id"], each["text"]) for each in one["traces"]] == [trace]
-    assert listed(place, code=NOT_WELL) == []
+    assert removable(place, code=NOT_WELL) == []
     text = output_of(place.root, "purge", "--check", code=NOT_WELL)
     assert f"  {trace[0]}: {trace[2] or 'no id'} of VM 7" in text
     assert f"  must stay: {journal(place)}" in text
@@ -102,6 +102,15 @@ def test_a_journal_stays_without_its_configuration_and_if_it_cannot_be_read(plac
     one = found(place, code=NOT_WELL)
     assert one["fault"].startswith("the journal cannot be read: file is not a database")
     assert one["kept"] == [str(journal(place))]
+
+
+def test_a_database_of_opennebula_is_never_named(place: Place) -> None:
+    """A NAME `one` would keep its embedded cloud in one.db."""
+    place.configure('provider = "simulated"\nowner = "one-test"\n', name="one")
+    with closing(sqlite3.connect(place.var / "one.db")) as db:
+        db.execute("CREATE TABLE vm_pool (oid INTEGER PRIMARY KEY)")
+    one = found(place)
+    assert [Path(path).name for path in one["removable"]] == ["one.toml"]
 
 
 def test_without_a_name_nothing_is_found(place: Place) -> None:
