@@ -18,7 +18,7 @@ import click
 
 from one_provider_mad.cli.check import NOT_WELL
 from one_provider_mad.cli.decode import printable
-from one_provider_mad.cli.names import check_name
+from one_provider_mad.cli.names import check_name, complete_name
 from one_provider_mad.cli.quiet import no_logs
 from one_provider_mad.cli.running_drivers import PROGRAMS, running_drivers
 from one_provider_mad.cli.state_files import (
@@ -77,7 +77,7 @@ class Remains(Value, frozen=True, kw_only=True):
 
 
 @click.command("purge", short_help="Check which files may be deleted for good.")
-@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=complete_name)
 @click.option(
     "--check", is_flag=True, required=True, expose_value=False, help="The only thing it does: packages purge."
 )

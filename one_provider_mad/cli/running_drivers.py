@@ -6,7 +6,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -72,10 +72,11 @@ def _directories(entry: Path) -> list[str] | None:
 
 def _driver(entry: Path, places: Places) -> Iterator[RunningDriver]:
     words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
-    place = next((place for place, word in enumerate(words[:4]) if Path(word).name in PROGRAMS), None)
-    if place is None or "python" not in os.path.basename(os.readlink(entry / "exe")):
+    found = _program_word(words)
+    if found is None or "python" not in os.path.basename(os.readlink(entry / "exe")):
         return
-    program, since = words[place], _started(entry)
+    place, program = found
+    since = _started(entry)
     name = parse_arguments(words[place + 1 :]).name
     package = _package(Path(program), Path(words[0]))
     code = package / "__init__.py" if package is not None else None
@@ -83,8 +84,8 @@ def _driver(entry: Path, places: Places) -> Iterator[RunningDriver]:
     is_replaced = code is not None and (not is_there or code.stat().st_ctime > since + _START_SECONDS)
     release = _logged_release(places.log / f"{Path(program).name}_{name}.log", int(entry.name))
     if not release and code is not None and is_there and not is_replaced:
-        found = _VERSION.search(code.read_text())
-        release = found[1] if found else ""
+        version = _VERSION.search(code.read_text())
+        release = version[1] if version else ""
     yield RunningDriver(
         program=Path(program).name,
         name=name,
@@ -96,13 +97,24 @@ def _driver(entry: Path, places: Places) -> Iterator[RunningDriver]:
     )
 
 
+def _program_word(words: Sequence[str]) -> tuple[int, str] | None:
+    """Return the place and the program of the word that starts a driver: its path, or Python code that imports it."""
+    for place, word in enumerate(words[:4]):
+        if Path(word).name in PROGRAMS:
+            return place, word
+        if words[place - 1] == "-c" and "one_provider_mad.programs" in word:
+            return next(((place, program) for program in PROGRAMS if f"import {program}" in word), None)
+    return None
+
+
 def _package(program: Path, python: Path) -> Path | None:
     """Return the folder of the modules of a program: beside its `bin`, or where its Python has packages installed."""
-    for root in (Path(os.path.realpath(program)).parent.parent, program.parent.parent, python.parent.parent):
+    roots = [Path(os.path.realpath(program)).parent.parent, program.parent.parent] if program.is_absolute() else []
+    for root in (*roots, python.parent.parent):
         for found in (root / "one_provider_mad", *root.glob("lib/python3*/site-packages/one_provider_mad")):
             if (found / "__init__.py").exists():
                 return found
-    root = program.parent.parent
+    root = (program if program.is_absolute() else python).parent.parent
     return root / "one_provider_mad" if not root.exists() else None
 
 

@@ -17,7 +17,7 @@ from one_provider_mad import __version__
 from one_provider_mad.actions.table import CREATES_OR_DESTROYS
 from one_provider_mad.cli.check import NOT_WELL, result_entry, show_result
 from one_provider_mad.cli.driver_arguments import Section, sections
-from one_provider_mad.cli.names import check_name
+from one_provider_mad.cli.names import check_name, complete_name
 from one_provider_mad.cli.quiet import no_logs
 from one_provider_mad.cli.running_drivers import RunningDriver, running_drivers
 from one_provider_mad.cli.state_files import VersionedFile, journal_of, known_names, versioned_files
@@ -66,7 +66,7 @@ class Findings(Value, frozen=True, kw_only=True):
 
 
 @click.command("upgrade", short_help="Check what an upgrade to this release meets.")
-@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=complete_name)
 @click.option(
     "--check", is_flag=True, required=True, expose_value=False, help="The only thing it does: packages upgrade."
 )

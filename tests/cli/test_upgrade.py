@@ -16,7 +16,7 @@ from one_provider_mad.journal.schema import VERSION
 from tests.cli.running import json_of, output_of, ran
 from tests.conftest import StartDriver
 from tests.end_to_end import wire
-from tests.end_to_end.oned import ROOT, Place
+from tests.end_to_end.oned import ROOT, Driver, Place
 from tests.waiting import until
 
 VERSION_9 = ROOT / "tests" / "journal_versions" / "9.sql"
@@ -215,6 +215,22 @@ def test_a_driver_whose_files_were_replaced_has_to_be_restarted(
     (running,) = findings["drivers"]
     assert (running["is_replaced"], running["release"]) == (True, __version__)
     assert "replaced or removed since" in check(findings, "one_vmm_provider")["found"]
+
+
+def test_a_driver_that_a_package_starts_by_its_environment_is_found(place: Place, tmp_path: Path) -> None:
+    place.simulate()
+    wrapper = tmp_path / "one_vmm_provider"
+    code = "from one_provider_mad.programs import one_vmm_provider; one_vmm_provider()"
+    wrapper.write_text(f"#!/bin/sh\nexec {ROOT}/.venv/bin/python -I -c '{code}' \"$@\"\n")
+    wrapper.chmod(0o755)
+    with Driver(place, program=wrapper) as one:
+        until(place.log)
+        (running,) = found(place)["drivers"]
+    assert (running["program"], running["pid"], running["release"]) == (
+        "one_vmm_provider",
+        one.process.pid,
+        __version__,
+    )
 
 
 def test_drivers_of_another_opennebula_are_left_out(place: Place, driver: StartDriver, tmp_path: Path) -> None:
