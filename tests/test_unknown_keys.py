@@ -10,11 +10,11 @@ import pytest
 from one_provider_mad.unknown_keys import KeyPath, dotted, unknown_keys, without_keys
 
 
-class Part(msgspec.Struct, forbid_unknown_fields=True):
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     size: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
-class Whole(msgspec.Struct, forbid_unknown_fields=True, rename={"begin": "from"}):
+class Whole(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"begin": "from"}):
     part: Part = Part()
     maybe: Annotated[Part | None, msgspec.Meta(description="a part")] = None
     named: dict[str, Part] = {}
