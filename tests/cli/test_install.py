@@ -261,7 +261,10 @@ def test_set_writes_nested_tables_and_quoted_keys(one: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (sets("simulated.latensy=1"), "cloud.toml: simulated.latensy is no setting; check the spelling ({path})"),
+        (
+            sets("simulated.latensy=1"),
+            "cloud.toml: simulated.latensy is no setting of this release; check the spelling ({path})",
+        ),
         (sets("simulated.latency=soon"), "cloud.toml: simulated.latency: expected `float`, got `str` ({path})"),
         (sets("orphans.interval=-1"), "cloud.toml: orphans.interval: expected `float` >= 1.0 ({path})"),
         (
