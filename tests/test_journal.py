@@ -279,42 +279,40 @@ async def test_refused_and_closed_attempts_are_deleted_after_a_month(
     assert left == ([young, old] if is_kept else [young])
 
 
-# The record of the last request for each instance
+# The specification of each instance
 
 
-async def asked(journal: Journal, deploy_id: str = "i-1", *, vm_id: int = 7) -> str | None:
-    return await journal.asked(DeployId(deploy_id), owner="harbour", vm_id=VmId(vm_id))
+async def specification(journal: Journal, deploy_id: str = "i-1", *, vm_id: int = 7) -> str | None:
+    return await journal.specification(DeployId(deploy_id), owner="harbour", vm_id=VmId(vm_id))
 
 
-async def test_requested_attributes_are_those_of_the_create_until_newer_ones_are_recorded(
+async def test_a_specification_is_that_of_the_create_until_a_newer_one_is_recorded(
     journal: Journal, clock: Clock
 ) -> None:
-    attempt = Attempt.new(an_identity(), 1, {}, asked="at first")
+    attempt = Attempt.new(an_identity(), 1, {}, specification="at first")
     await journal.save_attempt(attempt)
-    created = msgspec.structs.replace(attempt, state=AttemptState.CREATED, deploy_id=DeployId("i-1"), asked="")
+    created = msgspec.structs.replace(attempt, state=AttemptState.CREATED, deploy_id=DeployId("i-1"), specification="")
     await journal.save_attempt(created)
-    assert (await asked(journal), await asked(journal, "i-2"), await asked(journal, vm_id=8)) == (
-        "at first",
-        None,
-        None,
-    )
-    await journal.note_asked(DeployId("i-1"), "by now", vm_id=VmId(7))
+    assert await specification(journal) == "at first"
+    assert await specification(journal, "i-2") is None
+    assert await specification(journal, vm_id=8) is None
+    await journal.note_specification(DeployId("i-1"), "by now", vm_id=VmId(7))
     journal = await reopened(journal, clock)
-    assert await asked(journal) == "by now"
+    assert await specification(journal) == "by now"
     await journal.close()
 
 
-async def test_requested_attributes_are_deleted_with_the_old_attempts_of_gone_instances(
+async def test_specifications_are_deleted_with_the_old_attempts_of_gone_instances(
     journal: Journal, clock: Clock
 ) -> None:
     for number, state in enumerate((AttemptState.GONE, AttemptState.CREATED)):
         deploy_id = DeployId(f"i-{number}")
-        attempt = Attempt.new(an_identity(vm_id=VmId(number)), 1, {}, asked="at first")
+        attempt = Attempt.new(an_identity(vm_id=VmId(number)), 1, {}, specification="at first")
         moment = Timestamp(at=clock() - 40 * 86400)
         await journal.save_attempt(msgspec.structs.replace(attempt, state=state, deploy_id=deploy_id).sent(moment))
-        await journal.note_asked(deploy_id, "by now", vm_id=VmId(number))
+        await journal.note_specification(deploy_id, "by now", vm_id=VmId(number))
     await journal.prune()
-    assert [await asked(journal, f"i-{number}", vm_id=number) for number in range(2)] == [None, "by now"]
+    assert [await specification(journal, f"i-{number}", vm_id=number) for number in range(2)] == [None, "by now"]
     await journal.close()
     assert look(journal.path, "SELECT key, is_token FROM asked WHERE NOT is_token") == [("i-1", 0)]
     assert look(journal.path, "SELECT count(*) FROM asked WHERE is_token") == [(1,)]

@@ -61,7 +61,7 @@ def an_identity(vm_id: int) -> Identity:
 
 async def save(journal: Journal, vm_id: int, state: AttemptState, *, at: float, **fields: Any) -> Attempt:
     """Save an attempt that was sent at this time, with its timestamp and requested attributes."""
-    attempt = Attempt.new(an_identity(vm_id), 1, {}, asked="at first").sent(Timestamp(at=at))
+    attempt = Attempt.new(an_identity(vm_id), 1, {}, specification="at first").sent(Timestamp(at=at))
     attempt = msgspec.structs.replace(attempt, state=state, deploy_id=DeployId(f"i-{vm_id}"), **fields)
     await journal.save_attempt(attempt)
     return attempt
@@ -116,7 +116,7 @@ async def test_imports_and_requested_attributes_are_deleted_a_month_after_the_vm
 ) -> None:
     for vm_id in (7, 8):
         await journal.record_import(DeployId(f"i-{vm_id}"), vm_id=VmId(vm_id), stime=5)
-        await journal.note_asked(DeployId(f"i-{vm_id}"), "by now", vm_id=VmId(vm_id))
+        await journal.note_specification(DeployId(f"i-{vm_id}"), "by now", vm_id=VmId(vm_id))
         await answer(journal, vm_id, "SHUTDOWN", has_ended=vm_id == 7)
     clock.now += 29 * DAY
     await journal.prune()
@@ -128,10 +128,10 @@ async def test_imports_and_requested_attributes_are_deleted_a_month_after_the_vm
 
 
 async def test_a_recreated_vm_keeps_the_records_of_its_new_instance(journal: Journal, clock: Clock) -> None:
-    await journal.note_asked(DeployId("i-1"), "by now", vm_id=VmId(7))
+    await journal.note_specification(DeployId("i-1"), "by now", vm_id=VmId(7))
     await answer(journal, 7, "CLEANUP", has_ended=True)
     await answer(journal, 7, "DEPLOY")
-    await journal.note_asked(DeployId("i-2"), "by now", vm_id=VmId(7))
+    await journal.note_specification(DeployId("i-2"), "by now", vm_id=VmId(7))
     clock.now += 31 * DAY
     await journal.prune()
     assert keys(journal, "SELECT key FROM asked") == ["i-2"]
@@ -140,9 +140,9 @@ async def test_a_recreated_vm_keeps_the_records_of_its_new_instance(journal: Jou
 async def test_requested_attributes_stay_if_another_vm_uses_the_instance_after_its_vms_end(
     journal: Journal, clock: Clock
 ) -> None:
-    await journal.note_asked(DeployId("i-1"), "by now", vm_id=VmId(7))
+    await journal.note_specification(DeployId("i-1"), "by now", vm_id=VmId(7))
     await answer(journal, 7, "SHUTDOWN", has_ended=True)
-    await journal.note_asked(DeployId("i-1"), "once more", vm_id=VmId(8))
+    await journal.note_specification(DeployId("i-1"), "once more", vm_id=VmId(8))
     clock.now += 31 * DAY
     await journal.prune()
     assert keys(journal, "SELECT asked FROM asked") == ["once more"]
@@ -162,7 +162,7 @@ async def test_open_requests_debts_parked_and_living_instances_are_never_deleted
     assert await journal.parked() == {"i-3"}
     assert [each.deploy_id for each in await journal.debts()] == ["i-4"]
     assert await journal.fact("account") == "harbour/west"
-    assert await journal.asked(DeployId("i-5"), owner="harbour", vm_id=VmId(5)) == "at first"
+    assert await journal.specification(DeployId("i-5"), owner="harbour", vm_id=VmId(5)) == "at first"
 
 
 async def test_answers_are_deleted_after_an_hour_and_shutdown_requests_after_a_month(
@@ -234,7 +234,7 @@ async def live(journal: Journal, vm_id: int) -> None:
         await journal.record_import(deploy_id, vm_id=VmId(vm_id), stime=5)
     else:
         await save(journal, vm_id, CREATED, at=journal._clock())
-    await journal.note_asked(deploy_id, "by now", vm_id=VmId(vm_id))
+    await journal.note_specification(deploy_id, "by now", vm_id=VmId(vm_id))
     await journal.note_soft_end(deploy_id, Timestamp(at=journal._clock()))
     if not vm_id % 2:
         await save(journal, vm_id, GONE, at=journal._clock())

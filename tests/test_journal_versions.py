@@ -187,7 +187,9 @@ async def test_an_earlier_journal_is_upgraded_with_all_its_records(path: Path, v
         assert Writer(process=WRITER, parent=PARENT, seen_at=NOW) in await journal.writers()
         soft_end = (Timestamp(at=NOW + 40, steady=2.0, boot="boot"), True) if version >= 7 else None
         assert await journal.soft_end(DeployId("i-2")) == soft_end
-        found = [await journal.asked(DeployId(each), owner="harbour", vm_id=VmId(7)) for each in ("", "i-2", "i-4")]
+        found = [
+            await journal.specification(DeployId(each), owner="harbour", vm_id=VmId(7)) for each in ("", "i-2", "i-4")
+        ]
         wanted = ["of the attempt", "of the created one", "of the imported one"]
         assert found == (wanted if version >= 9 else [None] * 3)
         assert read_outline(path, since=0).answered == answers(version)
@@ -445,7 +447,7 @@ async def test_a_running_process_of_the_previous_release_can_write_an_upgraded_j
         assert await journal.attempts(owner="harbour", vm_id=VmId(7)) == expected_attempts(latest=True)
         assert await journal.debts() == [DEBT]
         await journal.prune()
-        assert await journal.asked(DeployId("i-4"), owner="harbour", vm_id=VmId(11)) == "of the imported one"
+        assert await journal.specification(DeployId("i-4"), owner="harbour", vm_id=VmId(11)) == "of the imported one"
         await journal.close()
 
 

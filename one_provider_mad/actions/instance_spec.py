@@ -1,4 +1,4 @@
-"""Size, disks, interfaces and context of a VM's instance, as the journal keeps them, compared with the VM's.
+"""The specification of an instance: what OpenNebula last asked for and the driver carried out, to compare with the VM.
 
 Only attributes that can change while a VM is off are kept. CONTEXT and the PUBLIC_CLOUD section are kept as digests,
 since they may hold passwords.
@@ -45,7 +45,7 @@ class DiskSpec(Value, frozen=True, kw_only=True):
 
 
 class InstanceSpec(Value, frozen=True, kw_only=True):
-    """The size, disks, interfaces and context that a VM's instance was given.
+    """The size, disks, interfaces, context and section that a VM's instance was given.
 
     Attributes:
         size: CPU, VCPU and MEMORY.

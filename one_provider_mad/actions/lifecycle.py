@@ -100,7 +100,7 @@ async def create(work: Work) -> str:
     check_attributes(work.policy, work.request)
     order = Order(
         request=work.request,
-        asked=wanted_spec(work.cloud, work.request).written(),
+        specification=wanted_spec(work.cloud, work.request).written(),
         check=partial(check_section, work.required_type, work.request, cloud=work.cloud.provider.name),
     )
     deploy_id = await instance_for_deploy(

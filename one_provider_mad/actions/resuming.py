@@ -3,8 +3,8 @@
 The core sends nothing for a VM in POWEROFF or UNDEPLOYED that is resized, gets a disk or loses one, or is edited, and
 shows it as done (OpenNebula src/dm/DispatchManagerActions.cc). So the journal keeps what the instance was given, and
 a resume compares it with the VM. Each difference is carried out, or reported in the VM's log and tried again by the
-next resume. The record is written before and after each step, and each may be repeated: the next resume completes one
-that was interrupted, even after further edits of the VM.
+next resume. The specification is written before and after each step, and each may be repeated: the next resume
+completes one that was interrupted, even after further edits of the VM.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Resumption(Value, frozen=True, kw_only=True):
             return
         try:
             if await self._recorded(deploy_id) is None:
-                await self._record(deploy_id, self._asked())
+                await self._record(deploy_id, self._wanted())
         except JournalError as error:
             self.warn(str(error))
 
@@ -111,7 +111,7 @@ class Resumption(Value, frozen=True, kw_only=True):
         if not self.request.template.values:
             return
         before = await self._recorded(instance.deploy_id) or await self._begin(instance)
-        wanted = self._asked()
+        wanted = self._wanted()
         todo = list(changes(before, self.request))
         if instance.state is not InstanceState.STOPPED:
             self._warn_of_waiting(instance, [each.what for each in todo] + self._waiting_names(before, wanted))
@@ -122,29 +122,29 @@ class Resumption(Value, frozen=True, kw_only=True):
         now = await self._change_section(instance.deploy_id, now, wanted)
         await self._change(instance.deploy_id, now, [each for each in todo if each not in first])
 
-    # The record
+    # The specification in the journal
 
     async def _recorded(self, deploy_id: DeployId) -> InstanceSpec | None:
-        return read_spec(await self.journal.asked(deploy_id, owner=self.cloud.owner, vm_id=self.request.vm_id))
+        return read_spec(await self.journal.specification(deploy_id, owner=self.cloud.owner, vm_id=self.request.vm_id))
 
-    async def _record(self, deploy_id: DeployId, asked: InstanceSpec) -> None:
-        await self.journal.note_asked(deploy_id, asked.written(), vm_id=self.request.vm_id)
+    async def _record(self, deploy_id: DeployId, spec: InstanceSpec) -> None:
+        await self.journal.note_specification(deploy_id, spec.written(), vm_id=self.request.vm_id)
 
     async def _record_other(self, deploy_id: DeployId, before: InstanceSpec, now: InstanceSpec) -> None:
         if now != before:
             await self._record(deploy_id, now)
 
-    def _asked(self) -> InstanceSpec:
+    def _wanted(self) -> InstanceSpec:
         return wanted_spec(self.cloud, self.request)
 
     async def _begin(self, instance: Instance) -> InstanceSpec:
         """Record the first specification of an instance: the VM's present one; detach our devices that the VM lacks."""
         deploy_id, provider = instance.deploy_id, self.cloud.provider
         self.warn(
-            f"instance {deploy_id} has no record of earlier requests: it stays as it is, and changes from now"
-            " on are carried out when the VM is resumed"
+            f"the journal has no specification of instance {deploy_id}: the instance stays as it is, and changes from"
+            " now on are carried out when the VM is resumed"
         )
-        has = self._asked()
+        has = self._wanted()
         if isinstance(provider, DeviceListing) and instance.state is InstanceState.STOPPED:
             attached = await self._attached(provider, deploy_id)
             strays = [removal("DISK_ID", key) for key in sorted(attached.disks) if key not in has.disks]
@@ -177,52 +177,52 @@ class Resumption(Value, frozen=True, kw_only=True):
 
     # Carrying out
 
-    async def _change(self, deploy_id: DeployId, asked: InstanceSpec, todo: list[Change]) -> InstanceSpec:
+    async def _change(self, deploy_id: DeployId, spec: InstanceSpec, todo: list[Change]) -> InstanceSpec:
         """Carry out the changes that do not wait for a removal; return the specification that the instance has then."""
         for change in todo:
-            if not change.waits_for_removal(asked):  # a disk takes the number of one that could not be detached
-                asked = await self._change_one(deploy_id, asked, change)
-        return asked
+            if not change.waits_for_removal(spec):  # a disk takes the number of one that could not be detached
+                spec = await self._change_one(deploy_id, spec, change)
+        return spec
 
-    async def _change_one(self, deploy_id: DeployId, asked: InstanceSpec, change: Change) -> InstanceSpec:
+    async def _change_one(self, deploy_id: DeployId, spec: InstanceSpec, change: Change) -> InstanceSpec:
         """Carry out one change, and record the result before the next, since the VM may be edited after a crash."""
         capability, provider = CAPABILITIES[change.action], self.cloud.provider
         if not isinstance(provider, capability.protocol):
             self._warn_of_refusal(deploy_id, change.what, NotSupported(provider.name, capability.what))
-            return asked
+            return spec
         method: Callable[[DeployId, Any], Awaitable[Any]] = getattr(provider, capability.method)
         subject = change.operand if capability.operand else self.request
-        doubt = with_begun(asked, change.action, change.operand)
-        await self._record_other(deploy_id, asked, doubt)
+        doubt = with_begun(spec, change.action, change.operand)
+        await self._record_other(deploy_id, spec, doubt)
         if await self._is_done(deploy_id, change.what, partial(method, deploy_id, subject), change.action.value):
-            now = with_finished(asked, change.action, change.operand, self.request.template)
+            now = with_finished(spec, change.action, change.operand, self.request.template)
         else:
-            now = doubt if change.action in _ATTACHES else asked
+            now = doubt if change.action in _ATTACHES else spec
         await self._record_other(deploy_id, doubt, now)
         return now
 
-    async def _change_section(self, deploy_id: DeployId, asked: InstanceSpec, wanted: InstanceSpec) -> InstanceSpec:
+    async def _change_section(self, deploy_id: DeployId, spec: InstanceSpec, wanted: InstanceSpec) -> InstanceSpec:
         """Carry out edits of the PUBLIC_CLOUD section; return the specification that the instance has then."""
-        provider, names = self.cloud.provider, _edited(asked, wanted)
+        provider, names = self.cloud.provider, _edited(spec, wanted)
         if not names or not isinstance(provider, Reconfigurable):
-            return asked
+            return spec
         try:
             check_attributes(self.policy, self.request)
         except MadError as error:
             self.warn(f"{error}; instance {deploy_id} keeps what it has")
-            return asked
+            return spec
         if fixed := [name for name in names if name not in provider.changeable_attributes]:
             self.warn(
                 f"PUBLIC_CLOUD {', '.join(fixed)} was edited, and instance {deploy_id} keeps what it has: {_RECREATE}"
             )
-        section = dict(asked.section)
+        section = dict(spec.section)
         for name in (each for each in names if each not in fixed):
             send = partial(provider.reconfigure, deploy_id, self.request, name)
             if await self._is_done(deploy_id, f"changing {name}", send, "reconfigure"):
                 section.pop(name, None)
                 section.update({name: wanted.section[name]} if name in wanted.section else {})
-        now = msgspec.structs.replace(asked, section=section)
-        await self._record_other(deploy_id, asked, now)
+        now = msgspec.structs.replace(spec, section=section)
+        await self._record_other(deploy_id, spec, now)
         return now
 
     async def _is_done(

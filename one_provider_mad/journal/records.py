@@ -46,8 +46,8 @@ class Attempt(Value, frozen=True, kw_only=True):
         answered_at: time of the cloud's answer, or of giving up on it; 0 until then. The grace counts from this time.
         detail: reason for the states REFUSED and GONE, for a person.
         latest: the later of `sent_at` and `answered_at`, also on the steady clock; None when that time is not known.
-        asked: the VM's requested attributes, as a resume compares them; "" in an attempt read from the file, which does
-            not change the recorded ones when it is saved.
+        specification: what a resume compares with the VM (actions/instance_spec.py); "" in an attempt read from the
+            file: saving it leaves the recorded specification unchanged.
     """
 
     token: str
@@ -60,10 +60,10 @@ class Attempt(Value, frozen=True, kw_only=True):
     answered_at: float = 0.0
     detail: str = ""
     latest: Timestamp | None = None
-    asked: str = ""
+    specification: str = ""
 
     @classmethod
-    def new(cls, identity: Identity, number: int, parameters: Mapping[str, Any], *, asked: str = "") -> Attempt:
+    def new(cls, identity: Identity, number: int, parameters: Mapping[str, Any], *, specification: str = "") -> Attempt:
         """Return an attempt about to be sent. Same identity and number, same token: 64 hexadecimal characters."""
         text = f"{identity.owner}\0{identity.vm_id}\0{identity.stime}\0{identity.seq}\0{number}"
         return cls(
@@ -73,7 +73,7 @@ class Attempt(Value, frozen=True, kw_only=True):
             # In the form in which the file returns them, so that the first sending and every later one are equal.
             parameters=json.loads(json.dumps(parameters)),
             state=AttemptState.OPEN,
-            asked=asked,
+            specification=specification,
         )
 
     def sent(self, now: Timestamp) -> Attempt:

@@ -250,9 +250,9 @@ def claim_import(db: sqlite3.Connection, deploy_id: DeployId, vm_id: VmId, stime
     return select_import(db, deploy_id) or (vm_id, stime)
 
 
-def note_asked(db: sqlite3.Connection, deploy_id: DeployId, vm_id: VmId, asked: str) -> None:
+def note_specification(db: sqlite3.Connection, deploy_id: DeployId, vm_id: VmId, specification: str) -> None:
     """Write the specification that a VM's instance now has (actions/instance_spec.py)."""
-    db.execute("INSERT OR REPLACE INTO asked VALUES (?, 0, ?)", (deploy_id, asked))
+    db.execute("INSERT OR REPLACE INTO asked VALUES (?, 0, ?)", (deploy_id, specification))
     _note_instance(db, deploy_id, vm_id)
 
 
@@ -260,7 +260,7 @@ def _note_instance(db: sqlite3.Connection, deploy_id: DeployId, vm_id: VmId) -> 
     db.execute("INSERT OR REPLACE INTO instances VALUES (?, ?, 0)", (deploy_id, vm_id))
 
 
-def select_asked(db: sqlite3.Connection, deploy_id: DeployId, owner: str, vm_id: VmId) -> str | None:
+def select_specification(db: sqlite3.Connection, deploy_id: DeployId, owner: str, vm_id: VmId) -> str | None:
     """Return an instance's specification: written under its id, or, before any change, under its attempt's token."""
     of_attempt = "SELECT token FROM attempts WHERE owner = :owner AND vm_id = :vm_id AND deploy_id = :deploy_id"
     row = db.execute(
@@ -323,8 +323,8 @@ def save_attempt(db: sqlite3.Connection, attempt: Attempt) -> None:
     if attempt.latest is not None:
         row = (attempt.token, attempt.latest.at, attempt.latest.steady, attempt.latest.boot)
         db.execute("INSERT OR REPLACE INTO moments VALUES (?, ?, ?, ?)", row)
-    if attempt.asked:
-        db.execute("INSERT OR REPLACE INTO asked VALUES (?, 1, ?)", (attempt.token, attempt.asked))
+    if attempt.specification:
+        db.execute("INSERT OR REPLACE INTO asked VALUES (?, 1, ?)", (attempt.token, attempt.specification))
 
 
 def select_vm_ids(db: sqlite3.Connection) -> list[VmId]:

@@ -27,15 +27,15 @@ from one_provider_mad.journal.statements import (
     add_debt,
     claim_import,
     forget_writer,
-    note_asked,
+    note_specification,
     packed,
     prune,
     save_attempt,
-    select_asked,
     select_attempts_of_vm,
     select_debts,
     select_import,
     select_open_requests,
+    select_specification,
     select_writers,
     show_life,
     shrink,
@@ -359,13 +359,13 @@ class Journal:
 
     # Specifications of instances
 
-    async def asked(self, deploy_id: DeployId, *, owner: str, vm_id: VmId) -> str | None:
+    async def specification(self, deploy_id: DeployId, *, owner: str, vm_id: VmId) -> str | None:
         """Return the specification of this VM's instance (actions/instance_spec.py); None when there is none."""
-        return await self._database.read(lambda db: select_asked(db, deploy_id, owner, vm_id))
+        return await self._database.read(lambda db: select_specification(db, deploy_id, owner, vm_id))
 
-    async def note_asked(self, deploy_id: DeployId, asked: str, *, vm_id: VmId) -> None:
+    async def note_specification(self, deploy_id: DeployId, specification: str, *, vm_id: VmId) -> None:
         """Record the specification that this VM's instance now has; it is on disk when this returns."""
-        await self._database.write(lambda db: note_asked(db, deploy_id, vm_id, asked))
+        await self._database.write(lambda db: note_specification(db, deploy_id, vm_id, specification))
 
     # Facts
 

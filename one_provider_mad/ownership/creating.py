@@ -29,12 +29,12 @@ class Order(Value, frozen=True, kw_only=True):
 
     Attributes:
         request: the VM, from which the provider plans the instance.
-        asked: the specification of the instance, as text for the journal.
+        specification: the specification of the instance, as text for the journal.
         check: raises RequestRefused when no instance may be created for the VM.
     """
 
     request: VmRequest
-    asked: str = ""
+    specification: str = ""
     check: Callable[[], None] = lambda: None
 
 
@@ -107,7 +107,7 @@ class Creation(Value, frozen=True, kw_only=True):
 
     async def _open(self, parameters: Parameters) -> Attempt:
         number = 1 + max((attempt.number for attempt in await self.vm.own_attempts()), default=0)
-        return Attempt.new(self.vm.identity, number, parameters, asked=self.order.asked)
+        return Attempt.new(self.vm.identity, number, parameters, specification=self.order.specification)
 
     async def _send_attempts(self, attempt: Attempt) -> DeployId:
         """Send an attempt; while the cloud calls its token spent, send a new one, after `_MOST_SPENT` the last."""

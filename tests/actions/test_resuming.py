@@ -368,7 +368,7 @@ async def test_only_tagged_devices_are_detached_from_an_instance_without_a_recor
     ]
     assert world.warnings == [
         (
-            "instance i-1 has no record of earlier requests: it stays as it is, and changes from now on are"
+            "the journal has no specification of instance i-1: the instance stays as it is, and changes from now on are"
             " carried out when the VM is resumed"
         )
     ]
