@@ -271,7 +271,7 @@ class _Daemon(Serving[Request | Malformed]):
         if self._dispatcher is not None:
             self._dispatcher.lanes.hold()
 
-    async def _let_go(self) -> None:
+    async def _shut_down(self) -> None:
         if self._dispatcher is not None:
             await self._dispatcher.lanes.stop(_CANCEL_SECONDS)
         if self._engines is not None:

@@ -81,7 +81,7 @@ class Answer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._let_go()
+        self._release_body()
         if self._is_bulky:
             asyncio.get_running_loop().run_in_executor(None, _give_memory_back)
 
@@ -99,17 +99,17 @@ class Answer:
         try:
             await self._fill(response, limit)
         except _EndlessError:
-            self._let_go()
+            self._release_body()
             raise TooLargeError(f"{what} has more than {limit} bytes: raise {self._answers.setting}") from None
         except zlib.error as error:
-            self._let_go()
+            self._release_body()
             raise ProviderUnavailable(f"{what} cannot be decompressed: {error}") from None
 
     async def take_refusal(self, response: aiohttp.ClientResponse) -> bytes:
         """Read the body of an error, at most LONGEST_REFUSAL bytes of it."""
         with suppress(_EndlessError, zlib.error):  # the status is enough
             await self._fill(response, LONGEST_REFUSAL)
-        return self._given_away()[:LONGEST_REFUSAL]
+        return self._take_body()[:LONGEST_REFUSAL]
 
     async def _fill(self, response: aiohttp.ClientResponse, limit: int) -> None:
         """Read and decompress the body. Raises _EndlessError beyond the limit, zlib.error for corrupt data."""
@@ -143,17 +143,17 @@ class Answer:
         """
         try:
             if len(self._body) <= SMALL:
-                return work(self._given_away())
+                return work(self._take_body())
             async with self._answers.parsing:
-                return await asyncio.to_thread(work, self._given_away())
+                return await asyncio.to_thread(work, self._take_body())
         except MadError as error:
             raise without_frames(error) from None
 
-    def _given_away(self) -> bytes:
+    def _take_body(self) -> bytes:
         body, self._body = bytes(self._body), bytearray()
         return body
 
-    def _let_go(self) -> None:
+    def _release_body(self) -> None:
         self._body = bytearray()
         if self._is_large:
             self._is_large = False

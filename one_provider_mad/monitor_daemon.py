@@ -213,7 +213,7 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
     def _hold(self) -> None:
         """Return once oned or monitord ends the driver: reports go on until then, since they change nothing."""
 
-    async def _let_go(self) -> None:
+    async def _shut_down(self) -> None:
         if self._cloud is not None:
             self._cloud.kill()  # first: a probe that ignores SIGTERM would outlive this process
         with suppress(TimeoutError):

@@ -112,7 +112,7 @@ class Serving(ABC, Generic[RequestT]):
         """Start no new actions after SIGTERM; never called before the set-up."""
 
     @abstractmethod
-    async def _let_go(self) -> None:
+    async def _shut_down(self) -> None:
         """Stop and close everything in less than a second, also during the set-up."""
 
     def _short(self, asked: RequestT) -> str:  # noqa: ARG002 - the information driver's requests wait for no answer
@@ -236,7 +236,7 @@ class Serving(ABC, Generic[RequestT]):
             self._reader.stop()
             for task in self._background:
                 task.cancel()
-            await self._let_go()
+            await self._shut_down()
             await self._end_metrics()
         except Exception as error:  # noqa: BLE001 - the process ends in any case
             _log_error("the driver did not end in order", error)

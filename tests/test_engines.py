@@ -23,6 +23,7 @@ from one_provider_mad.errors import (
     WrongAccount,
 )
 from one_provider_mad.journal.upkeep import forget_fact
+from one_provider_mad.live_provider import ACCOUNT
 from one_provider_mad.options import Options
 from one_provider_mad.settings import Places
 from tests.providers.plugins import install
@@ -167,7 +168,7 @@ async def test_an_engine_has_an_open_cloud_and_a_journal(home: Home) -> None:
     assert (engine.cloud.owner, engine.cloud.provider.name) == ("harbour", "simulated")
     assert await engine.cloud.for_action(Waiting()).find(VmId(7)) == []
     assert engine.journal.path == home.places.var / "one_provider_mad_x.journal"
-    assert await engine.journal.fact("account") == "simulated/embedded"
+    assert await engine.journal.fact(ACCOUNT) == "simulated/embedded"
 
 
 async def test_the_engine_stays_the_same_while_the_file_is_unchanged(home: Home) -> None:
@@ -475,9 +476,9 @@ async def test_credentials_of_another_account_are_refused_until_they_are_accepte
         "credentials now belong to account two/south, expected one/north: restore them, or run"
         " one-provider journal accept x if that account is meant"
     )
-    assert forget_fact(home.places.default_journal("x"), "account") == "one/north"
+    assert forget_fact(home.places.default_journal("x"), ACCOUNT) == "one/north"
     engine = await engines.current()
-    assert await engine.journal.fact("account") == "two/south"
+    assert await engine.journal.fact(ACCOUNT) == "two/south"
 
 
 async def test_an_edit_to_credentials_of_another_account_keeps_the_old_engine(home: Home) -> None:

@@ -73,7 +73,7 @@ class Dispatcher:
         self.lanes = Lanes(
             options.threads,
             poll=self._answer_polls,
-            let_go=self._polls.let_go,
+            answer_no_news=self._polls.answer_no_news,
             calling_off=self._records.call_off,
             called_off=self._called_off,
         )
@@ -204,7 +204,7 @@ class Dispatcher:
             metrics.recorder.called_off(job.name.partition(" ")[0].upper())
         self._records.close(job.number)
         if isinstance(job, RequestJob):
-            job.accepted.content.let_go()
+            job.accepted.content.release()
 
     # Answering
 
@@ -228,7 +228,7 @@ class Dispatcher:
             self._finish(accepted, info, begun, is_success=is_success)
         finally:
             accepted.progress.follows = None
-            accepted.content.let_go()
+            accepted.content.release()
 
     async def _outcome(self, accepted: Accepted) -> tuple[bool, str]:
         """Carry out one request; return whether it succeeded, and its reply's payload."""

@@ -83,7 +83,7 @@ class Lanes:
         threads: how many jobs may run at once; a batch of POLLs counts as one. Where jobs name their hosts, each idle
             host has an extra place, up to as many again.
         poll: answers a batch of POLLs.
-        let_go: answers without news a POLL that an action has overtaken.
+        answer_no_news: answers with no news a POLL that an action has overtaken.
         calling_off: called with a running job before DRIVER_CANCEL cancels it.
         called_off: called with each job that was called off, broken off or dropped, once it has ended.
     """
@@ -93,14 +93,14 @@ class Lanes:
         threads: int,
         *,
         poll: Callable[[list[VmRequest]], Coroutine[Any, Any, None]],
-        let_go: Callable[[VmRequest], None],
+        answer_no_news: Callable[[VmRequest], None],
         calling_off: Callable[[Job], None],
         called_off: Callable[[Job], None],
     ) -> None:
         self._threads = threads
         self._turns: Turns[_Lane] = Turns(threads)
         self._poll = poll
-        self._let_go = let_go
+        self._answer_no_news = answer_no_news
         self._calling_off = calling_off
         self._called_off = called_off
         self._lanes: dict[VmId, _Lane] = {}
@@ -121,7 +121,7 @@ class Lanes:
         lane = self._lanes.setdefault(job.vm_id, _Lane())
         lane.polls[:0] = self._due_polls.pop(job.vm_id, ())
         for request in self._listed_polls.pop(job.vm_id, ()):
-            self._let_go(request)
+            self._answer_no_news(request)
         lane.queue.append(job)
         if lane.current is None and len(lane.queue) == 1:
             self._turns.wait(lane, job.host)

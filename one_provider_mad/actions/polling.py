@@ -194,9 +194,9 @@ class Polls:
         log_no_news([requests[number] for number in unanswered], reason)
         for number in unanswered:
             if lanes.is_listed(requests[number]):
-                self.let_go(requests[number])
+                self.answer_no_news(requests[number])
 
-    def let_go(self, request: VmRequest) -> None:
+    def answer_no_news(self, request: VmRequest) -> None:
         """Answer a POLL with no news, since an action has overtaken it, or the cloud does not answer."""
         self._replies.send(_no_news(request))
 

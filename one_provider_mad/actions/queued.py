@@ -97,7 +97,7 @@ class Content:
             self.known, self._document = read
         return self.known, self._document
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Release the message of a finished request, but keep the attributes that identify its VM."""
         self._backlog.held -= self._size
         self._size = 0

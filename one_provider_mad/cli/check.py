@@ -27,6 +27,7 @@ from one_provider_mad.errors import AuthenticationRefused, MadError, PermissionD
 from one_provider_mad.journal.reader import read_debts, read_fact, read_open_requests
 from one_provider_mad.journal.upkeep import try_to_write
 from one_provider_mad.listings import by_id
+from one_provider_mad.live_provider import ACCOUNT
 from one_provider_mad.masking import masked
 from one_provider_mad.monitor.settings import read_tables
 from one_provider_mad.orphans.documents import LocalOpenNebula
@@ -273,7 +274,7 @@ async def _cloud(provider: Provider, configuration: Configuration, places: Place
 
 def _account(account: str, configuration: Configuration, places: Places) -> Iterator[CheckResult]:
     """Yield a fault if the credentials' account is not the journal's: the driver then refuses every action."""
-    recorded = _recorded(places.journal(configuration), "account")
+    recorded = _recorded(places.journal(configuration), ACCOUNT)
     if recorded not in (None, account):
         remedy = f"restore the credentials; if {account} is meant, run one-provider journal accept {configuration.name}"
         yield CheckResult(

@@ -12,6 +12,7 @@ from click.shell_completion import CompletionItem
 from one_provider_mad.cli import journal_show
 from one_provider_mad.cli.names import complete_name, known_names
 from one_provider_mad.journal.upkeep import forget_fact
+from one_provider_mad.live_provider import ACCOUNT
 from one_provider_mad.orphans.reconciler import MACHINE
 from one_provider_mad.settings import Places, load
 
@@ -68,7 +69,7 @@ def accept_here(name: str, environ: Mapping[str, str]) -> Iterator[str]:
     """
     places = Places.from_environment(environ)
     path = places.journal(load(name, places))
-    before = forget_fact(path, "account")
+    before = forget_fact(path, ACCOUNT)
     if before is None:
         yield f"{path} has no account recorded: the next action records the credentials' account"
     else:

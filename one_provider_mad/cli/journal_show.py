@@ -10,6 +10,7 @@ import click
 
 from one_provider_mad.cli.tables import show_table
 from one_provider_mad.journal.reader import read_attempts, read_debts, read_fact, read_open_requests
+from one_provider_mad.live_provider import ACCOUNT
 from one_provider_mad.orphans.reconciler import MACHINE
 from one_provider_mad.settings import Places, load
 
@@ -27,7 +28,7 @@ def collect(name: str, environ: Mapping[str, str]) -> Mapping[str, Any]:
     path = places.journal(load(name, places))
     return {
         "path": str(path),
-        "account": read_fact(path, "account"),
+        "account": read_fact(path, ACCOUNT),
         "machine": read_fact(path, MACHINE),
         "requests": [
             {

@@ -33,6 +33,7 @@ from one_provider_mad.domain import Value
 from one_provider_mad.errors import JournalError, SettingsError
 from one_provider_mad.journal.reader import read_attempts, read_debts, read_fact, read_live_imports, read_open_requests
 from one_provider_mad.journal.records import AttemptState
+from one_provider_mad.live_provider import ACCOUNT
 from one_provider_mad.settings import Configuration, Places
 
 
@@ -118,7 +119,7 @@ def remains_of(name: str, places: Places, pid: int | None = None) -> Remains:
     traces: list[Trace] = []
     account, fault = None, f"process {pid} still serves it: stop OpenNebula first" if pid is not None else ""
     try:
-        traces, account = list(_traces(journal)), read_fact(journal, "account")
+        traces, account = list(_traces(journal)), read_fact(journal, ACCOUNT)
     except JournalError as error:
         fault = str(error)
     kind = configuration.settings.provider if configuration is not None else "unknown provider"

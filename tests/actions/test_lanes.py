@@ -21,14 +21,14 @@ class Hall:
     """Lanes whose jobs and listings run until the test ends them.
 
     `begun`, `ended`, `calling_off` and `called_off` hold the names of jobs; `batches` the VMs of each listing,
-    `answered` and `let_go` those of each POLL.
+    `answered` and `answered_no_news` those of each POLL.
     """
 
     def __init__(self, threads: int = 2) -> None:
         self.lanes = Lanes(
             threads,
             poll=self._poll,
-            let_go=self._let_go,
+            answer_no_news=self._answer_no_news,
             calling_off=self._calling_off,
             called_off=self._called_off,
         )
@@ -42,7 +42,7 @@ class Hall:
         self.listing: asyncio.Event | None = None
         self.batches: list[list[int]] = []
         self.answered: list[int] = []
-        self.let_go: list[int] = []
+        self.answered_no_news: list[int] = []
 
     def submit(self, vm_id: int, name: str, *, is_background: bool = False) -> Job:
         job = Job(VmId(vm_id), name, self._work, is_background=is_background)
@@ -93,8 +93,8 @@ class Hall:
         self.listing.set()
         await turns()
 
-    def _let_go(self, request: VmRequest) -> None:
-        self.let_go.append(request.vm_id)
+    def _answer_no_news(self, request: VmRequest) -> None:
+        self.answered_no_news.append(request.vm_id)
 
     def _calling_off(self, job: Job) -> None:
         assert job.name not in self.cancelled
@@ -278,7 +278,7 @@ async def test_a_later_action_overtakes_a_queued_poll() -> None:
     await turns()
     await hall.end("busy")
     assert hall.begun == ["busy", "shutdown"]
-    assert not hall.let_go, "no listing was made for it yet, so it cannot be outdated"
+    assert not hall.answered_no_news, "no listing was made for it yet, so it cannot be outdated"
     await hall.end("shutdown")
     assert hall.batches == [[7, 7]]
     await hall.end_listing()
@@ -355,9 +355,9 @@ async def test_an_action_ends_the_poll_of_its_vm_whose_listing_is_under_way() ->
     hall.poll(7)
     await turns()
     hall.submit(7, "shutdown")
-    assert hall.let_go == [7], "the POLL that the listing under way is for, at once"
+    assert hall.answered_no_news == [7], "the POLL that the listing under way is for, at once"
     await hall.end_listing()
-    assert hall.answered == [6], "not the POLL that was let go"
+    assert hall.answered == [6], "not the POLL that was answered with no news"
     await hall.end("shutdown")
     assert hall.batches[-1] == [7]
     await hall.end_listing()
@@ -383,7 +383,7 @@ async def test_an_action_drops_only_the_polls_of_its_vm_that_were_not_answered_y
     hall.submit(6, "reboot six")
     await turns()
     assert hall.answered == [5, 6, 7]
-    assert hall.let_go == [6], "the POLL that was not answered yet"
+    assert hall.answered_no_news == [6], "the POLL that was not answered yet"
 
 
 async def test_a_vm_is_busy_while_an_action_runs_or_is_queued() -> None:
@@ -403,7 +403,7 @@ async def test_an_action_does_not_end_another_vms_poll() -> None:
     hall.poll(6)
     await turns()
     hall.submit(7, "shutdown")
-    assert not hall.let_go
+    assert not hall.answered_no_news
     await hall.end_listing()
     assert hall.answered == [6]
 
@@ -498,7 +498,7 @@ async def test_cancelled_polls_are_never_answered(when: str) -> None:
         await hall.end_listing()
     await hall.end(*hall.running)
     assert not hall.answered
-    assert not hall.let_go
+    assert not hall.answered_no_news
     assert await is_idle(hall)
 
 
@@ -718,7 +718,8 @@ class AnyOrder(RuleBasedStateMachine):
         finished = [name for name in hall.ended if name not in hall.called_off]
         assert sorted([*finished, *hall.called_off]) == sorted(self.submitted), "each job ran once or was cancelled"
         assert self.background <= set(hall.ended), "background work is never cancelled"
-        assert len(hall.answered) + len(hall.let_go) + self.lost_polls == self.polls, "each POLL is answered once"
+        answers = len(hall.answered) + len(hall.answered_no_news)
+        assert answers + self.lost_polls == self.polls, "each POLL is answered once"
 
 
 TestAnyOrder = AnyOrder.TestCase
