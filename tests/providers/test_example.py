@@ -46,7 +46,7 @@ class Console:
 
     async def launch(self) -> DeployId:
         made = DeployId(f"foreign-{next(self._numbers)}")
-        self._module.SERVERS[made] = self._module.Server(id=made, token="", made_from={}, tags={}, made_at=1.0)
+        self._module.SERVERS[made] = self._module.Server(id=made, token="", parameters={}, tags={}, made_at=1.0)
         return made
 
     async def terminate(self, deploy_id: DeployId) -> None:
