@@ -14,7 +14,7 @@ from one_provider_mad.actions.engine import Engine, EngineSource
 from one_provider_mad.actions.intents import Intent, intent_of
 from one_provider_mad.actions.lanes import Job, Lanes
 from one_provider_mad.actions.leading import Lead
-from one_provider_mad.actions.lifecycle import needs_asking, terminate, terminated
+from one_provider_mad.actions.terminating import needs_asking, terminate, terminated
 from one_provider_mad.calls.waiting import Waiting
 from one_provider_mad.domain import DeployId, Instance, VmId, VmRequest
 from one_provider_mad.errors import (

@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from one_provider_mad.actions.capabilities import CAPABILITIES
-from one_provider_mad.actions.lifecycle import Work, resumption_of
+from one_provider_mad.actions.lifecycle import resumption_of
+from one_provider_mad.actions.work import Work
 from one_provider_mad.domain import DeployId
 from one_provider_mad.errors import NotSupported, RequestRefused
 from one_provider_mad.ownership.locating import locate

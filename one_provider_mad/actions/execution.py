@@ -14,7 +14,6 @@ from one_provider_mad.actions.deadlines import Deadlines, exceeded
 from one_provider_mad.actions.engine import WAITING_FOR_ENGINE, Engine, EngineSource
 from one_provider_mad.actions.last_poll import last_poll
 from one_provider_mad.actions.leading import Lead
-from one_provider_mad.actions.lifecycle import Work
 from one_provider_mad.actions.log_lines import MOST_WARNINGS, LogLines, at_most
 from one_provider_mad.actions.outcomes import UNREPEATED, settle
 from one_provider_mad.actions.polling import poll_alone
@@ -28,6 +27,7 @@ from one_provider_mad.actions.table import (
     NEEDS_ONLY_TAGS,
     STOPS_OR_DESTROYS,
 )
+from one_provider_mad.actions.work import Work
 from one_provider_mad.calls.waiting import Patience, SettingsReplaced
 from one_provider_mad.domain import VmId, VmRequest
 from one_provider_mad.errors import JournalError, RequestRefused

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 
 from one_provider_mad.actions.intents import is_end
-from one_provider_mad.actions.lifecycle import Work
+from one_provider_mad.actions.work import Work
 from one_provider_mad.domain import InstanceState
 from one_provider_mad.errors import MadError
 from one_provider_mad.protocol.messages import Action, Reply

@@ -14,13 +14,12 @@ from one_provider_mad.actions.intents import INTENTS, Intent, intent_of
 from one_provider_mad.actions.lifecycle import (
     RUNNING,
     STOPPED,
-    Work,
     be_on_host,
     bring_up,
-    destroy,
     move_to_host,
-    terminated,
 )
+from one_provider_mad.actions.terminating import destroy, terminated
+from one_provider_mad.actions.work import Work
 from one_provider_mad.domain import Instance, InstanceState
 from one_provider_mad.errors import CannotTell, ProviderError, RequestRefused, WrongState
 from one_provider_mad.ownership.deploying import instance_of_earlier_deploy

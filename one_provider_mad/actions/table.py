@@ -8,7 +8,8 @@ from functools import partial
 from one_provider_mad.actions.capabilities import CAPABILITIES
 from one_provider_mad.actions.devices import perform_capability
 from one_provider_mad.actions.intents import intent_of, migration_refused
-from one_provider_mad.actions.lifecycle import Work, perform_intent, reboot
+from one_provider_mad.actions.lifecycle import perform_intent, reboot
+from one_provider_mad.actions.work import Work
 from one_provider_mad.domain import VmRequest
 from one_provider_mad.errors import NotSupported
 from one_provider_mad.protocol.messages import Action

@@ -37,7 +37,9 @@ import pytest
 from blockbuster import blockbuster_ctx
 
 from one_provider_mad.actions.intents import Intent
-from one_provider_mad.actions.lifecycle import Work, destroy, perform_intent, reboot, stop
+from one_provider_mad.actions.lifecycle import perform_intent, reboot, stop
+from one_provider_mad.actions.terminating import destroy
+from one_provider_mad.actions.work import Work
 from one_provider_mad.calls.cloud import SharedCloud
 from one_provider_mad.calls.waiting import Waiting
 from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, Template, VmId, VmRequest

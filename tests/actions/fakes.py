@@ -22,7 +22,7 @@ from structlog.testing import capture_logs
 
 from one_provider_mad.actions.dispatcher import Dispatcher
 from one_provider_mad.actions.engine import Engine, PollSource
-from one_provider_mad.actions.lifecycle import Work
+from one_provider_mad.actions.work import Work
 from one_provider_mad.calls.cloud import SharedCloud
 from one_provider_mad.calls.waiting import Waiting
 from one_provider_mad.database import Database
