@@ -139,7 +139,7 @@ class Answers:
         self.logged.append(data.decode().rstrip("\n"))
 
 
-class Front:
+class PipelessDriver:
     """A driver without pipes; a second one on the same place stands for the restarted driver.
 
     Args:

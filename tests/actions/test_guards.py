@@ -31,8 +31,8 @@ from tests.actions.faulty_cloud import (
     REFUSED,
     VM,
     Console,
-    Front,
     Moods,
+    PipelessDriver,
     configure,
     identity,
     journal_path,
@@ -111,7 +111,7 @@ async def test_an_action_with_a_stale_id_leaves_a_foreign_instance_running(
     place: Place, console: Console, request_: Request, foreign: Identity | None
 ) -> None:
     theirs = await console.launch(foreign)
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         reply = await front.ask_about(theirs, request_)
     assert reply.startswith(f"FAILURE instance {theirs} ")
     assert reply.endswith("it is left alone")
@@ -125,7 +125,7 @@ async def test_a_terminate_without_id_destroys_only_the_instance_with_this_ident
     theirs = {await console.launch(foreign) for foreign in FOREIGN_IDENTITIES.values()}
     ours = await console.launch(identity())
     action, details = request_
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         assert await front.ask(action, **details) == "SUCCESS -"
     assert ours in await console.instances()
     assert await console.alive() == theirs
@@ -135,23 +135,23 @@ async def test_a_terminate_without_id_destroys_only_the_instance_with_this_ident
 async def test_a_debt_does_not_terminate_an_instance_retagged_for_another_vm(
     place: Place, console: Console, moods: Moods
 ) -> None:
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         deploy_id = await front.deployed()
         moods.failing["destroy"] = REFUSED
         assert (await front.ask("CLEANUP", deploy_id=deploy_id)).startswith("FAILURE")
         assert await front.debts()
     moods.failing.clear()
     await console.retag(deploy_id, identity(vm_id=8))
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         await until(lambda: is_free_of_debts(front))
     assert await console.alive() == {deploy_id}
 
 
-async def is_free_of_debts(front: Front) -> bool:
+async def is_free_of_debts(front: PipelessDriver) -> bool:
     return not await front.debts()
 
 
-async def is_tried(front: Front) -> bool:
+async def is_tried(front: PipelessDriver) -> bool:
     return any(debt.tries for debt in await front.debts())
 
 
@@ -163,7 +163,7 @@ async def test_a_terminate_fails_if_the_lookup_by_tags_is_refused(
     place: Place, console: Console, moods: Moods, request_: Request
 ) -> None:
     action, details = request_
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         deploy_id = await front.deployed()
         moods.failing["find"] = REFUSED
         reply = await front.ask(action, **details)
@@ -175,7 +175,7 @@ async def test_a_terminate_fails_if_the_lookup_by_tags_is_refused(
 async def test_a_terminate_fails_if_the_lookup_by_id_is_refused(
     place: Place, console: Console, moods: Moods, request_: Request
 ) -> None:
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         deploy_id = await front.deployed()
         moods.failing["describe"] = REFUSED
         reply = await front.ask_about(deploy_id, request_)
@@ -186,7 +186,7 @@ async def test_a_terminate_fails_if_the_lookup_by_id_is_refused(
 async def test_a_cleanup_finds_an_instance_that_the_listing_lacks_by_its_journaled_id(
     place: Place, console: Console, moods: Moods
 ) -> None:
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         deploy_id = await front.deployed()
         moods.hidden.add(deploy_id)
         assert await front.ask("CLEANUP") == "SUCCESS -"
@@ -199,7 +199,7 @@ async def test_a_deploy_creates_nothing_if_the_lookup_by_tags_fails(
 ) -> None:
     ours = await console.launch(identity())
     moods.failing["find"] = NO_ANSWER
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         assert (await front.ask("DEPLOY")).startswith("FAILURE the simulated cloud does not answer")
         assert await console.alive() == {ours}
         moods.failing.clear()
@@ -220,7 +220,7 @@ async def test_a_terminate_waits_for_the_instance_of_an_unanswered_create(
     configure(place, **LAG)
     moods.losing.add("create")
     action, details = request_
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         assert (await front.ask("DEPLOY")).startswith("FAILURE")
         assert len(await console.alive()) == 1
         assert await front.ask(action, **details) == "SUCCESS -"
@@ -229,9 +229,9 @@ async def test_a_terminate_waits_for_the_instance_of_an_unanswered_create(
 
 async def test_a_cleanup_waits_for_an_instance_that_is_not_visible_yet(place: Place, console: Console) -> None:
     configure(place, listing_lag=1.2, visibility_grace=1.6)
-    async with Front(place, deadline=0.2) as front:
+    async with PipelessDriver(place, deadline=0.2) as front:
         assert "waiting for" in await front.ask("DEPLOY")
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         assert await front.ask("CLEANUP") == "SUCCESS -"
     assert len(await console.instances()) == 1
     assert await console.alive() == set()
@@ -242,7 +242,7 @@ async def test_a_cleanup_fails_if_its_deadline_ends_before_the_visibility_grace(
 ) -> None:
     configure(place, listing_lag=60, visibility_grace=60)
     moods.losing.add("create")
-    async with Front(place, deadline=1) as front:
+    async with PipelessDriver(place, deadline=1) as front:
         assert (await front.ask("DEPLOY")).startswith("FAILURE")
         assert (await front.ask("CLEANUP")).startswith(
             "FAILURE cannot tell whether VM 7's instance still exists: wait "
@@ -259,7 +259,7 @@ async def test_a_cleanup_terminates_a_visible_instance_and_one_that_appears_late
     configure(place, **LAG)
     moods.hidden.add(former)  # lest the deploy terminates it as a leftover
     moods.losing.add("create")
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         assert (await front.ask("DEPLOY", seq=1)).startswith("FAILURE")
         moods.hidden.clear()
         assert len(await console.alive()) == 2
@@ -273,7 +273,7 @@ async def test_a_cleanup_terminates_a_visible_instance_and_one_that_appears_late
 
 async def test_a_deploy_adopts_the_instance_with_the_same_seq(place: Place, console: Console) -> None:
     ours = await console.launch(identity(seq=3))
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         assert await front.deployed(seq=3) == ours
     assert await console.alive() == {ours}
 
@@ -281,7 +281,7 @@ async def test_a_deploy_adopts_the_instance_with_the_same_seq(place: Place, cons
 @pytest.mark.usefixtures("short_pauses")
 async def test_an_instance_from_before_a_recreate_is_terminated_and_not_adopted(place: Place, console: Console) -> None:
     former = await console.launch(identity(seq=0))
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         ours = await front.deployed(seq=1)
         await until(lambda: is_free_of_debts(front))
     assert ours != former
@@ -295,7 +295,7 @@ async def test_a_deploy_leaves_a_foreign_instance_alone(
 ) -> None:
     theirs = await console.launch(foreign)
     before = (await console.instances())[theirs]
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         ours = await front.deployed()
         assert await front.debts() == []
     assert ours != theirs
@@ -305,7 +305,7 @@ async def test_a_deploy_leaves_a_foreign_instance_alone(
 
 async def test_a_deploy_fails_and_names_two_instances_with_the_same_identity(place: Place, console: Console) -> None:
     both = {await console.launch(identity()), await console.launch(identity())}
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         reply = await front.ask("DEPLOY")
     assert reply.startswith("FAILURE ")
     assert all(deploy_id in reply for deploy_id in both)
@@ -316,7 +316,7 @@ async def test_a_deploy_fails_and_names_two_instances_with_the_same_identity(pla
 
 
 async def test_a_deploy_replaces_an_instance_that_was_terminated(place: Place, console: Console) -> None:
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         former = await front.deployed()
         await console.terminate(former)
         ours = await front.deployed()
@@ -327,7 +327,7 @@ async def test_a_deploy_replaces_an_instance_whose_create_got_no_answer_and_that
     place: Place, console: Console, moods: Moods
 ) -> None:
     moods.losing.add("create")
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         assert (await front.ask("DEPLOY")).startswith("FAILURE")
         moods.losing.clear()
         [former] = await console.alive()
@@ -340,11 +340,11 @@ async def test_a_deploy_replaces_an_instance_whose_create_got_no_answer_and_that
 async def test_a_deploy_without_its_journal_replaces_a_terminated_instance_whose_token_is_spent(
     place: Place, console: Console
 ) -> None:
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         former = await front.deployed()
     await console.terminate(former)
     journal_path(place).unlink()
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         ours = await front.deployed()
     assert await console.alive() == {ours}
     assert ours != former
@@ -366,10 +366,10 @@ ANYTHING = {"deploy": ("DEPLOY", {}), **ENDERS, **STARTERS, "reboot": ("REBOOT",
 async def test_every_action_fails_with_credentials_of_another_account_or_region(
     place: Place, console: Console, elsewhere: Mapping[str, str], request_: Request
 ) -> None:
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         deploy_id = await front.deployed()
     configure(place, **elsewhere)
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         reply = await front.ask_about(deploy_id, request_)
     assert reply.startswith("FAILURE credentials now belong to account ")
     assert (await console.instances())[deploy_id].state.value == "running"
@@ -381,7 +381,7 @@ async def test_every_action_fails_with_credentials_of_another_account_or_region(
 
 async def test_an_untagged_instance_named_by_a_template_is_not_adopted(place: Place, console: Console) -> None:
     theirs = await console.launch(None)
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         reply = await front.ask("DEPLOY", deploy_id=theirs)
     assert reply.startswith(f"FAILURE instance {theirs} has no tags of ours")
     assert (await console.instances())[theirs].identity is None
@@ -391,7 +391,7 @@ async def test_an_untagged_instance_named_by_a_template_is_not_adopted(place: Pl
 async def test_an_untagged_instance_is_imported_if_the_policy_allows_it(place: Place, console: Console) -> None:
     configure(place, policy={"allow_import": True})
     theirs = await console.launch(None)
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         assert await front.deployed(deploy_id=theirs) == theirs
     assert (await console.instances())[theirs].identity == identity()
 
@@ -402,7 +402,7 @@ async def test_a_foreign_instance_named_by_a_template_is_never_adopted(
 ) -> None:
     configure(place, policy={"allow_import": True})
     theirs = await console.launch(foreign)
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         assert (await front.ask("DEPLOY", deploy_id=theirs)).startswith(f"FAILURE instance {theirs} ")
     assert (await console.instances())[theirs].identity == foreign
     assert await console.alive() == {theirs}
@@ -416,7 +416,7 @@ async def test_a_foreign_instance_named_by_a_template_is_never_adopted(
 async def test_a_resume_without_instance_fails_and_creates_none(
     place: Place, console: Console, request_: Request, deploy_id: str
 ) -> None:
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         reply = await front.ask_about(deploy_id, request_)
     assert reply.startswith("FAILURE ")
     assert reply.endswith(f"{deploy_id} of VM {VM} does not exist" if deploy_id else f"VM {VM} has no instance")
@@ -424,7 +424,7 @@ async def test_a_resume_without_instance_fails_and_creates_none(
 
 
 async def test_a_resume_of_a_terminated_instance_fails_and_creates_none(place: Place, console: Console) -> None:
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         deploy_id = await front.deployed()
         await console.terminate(deploy_id)
         assert (await front.ask("DEPLOY", lcm_state=20, deploy_id=deploy_id)).startswith("FAILURE ")
@@ -435,7 +435,7 @@ async def test_a_resume_of_a_terminated_instance_fails_and_creates_none(place: P
 
 
 async def test_nothing_is_created_while_the_journal_cannot_be_written(place: Place, console: Console) -> None:
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         with closing(sqlite3.connect(journal_path(place), isolation_level=None)) as db:
             db.execute(
                 "CREATE TRIGGER full BEFORE INSERT ON attempts BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
@@ -449,7 +449,7 @@ async def test_nothing_is_created_while_the_journal_cannot_be_written(place: Pla
 
 async def test_nothing_is_created_while_the_journal_cannot_be_opened(place: Place, console: Console) -> None:
     journal_path(place).mkdir()
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         assert (await front.ask("DEPLOY")).startswith("FAILURE the journal ")
         assert await console.instances() == {}
         journal_path(place).rmdir()
@@ -472,7 +472,7 @@ async def test_a_retry_repeats_the_journaled_call_although_the_settings_have_cha
     else:
         moods.failing["create"] = NO_ANSWER
     configure(place, **LAG)
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         assert (await front.ask("DEPLOY", template=VAGUE)).startswith("FAILURE")
         moods.losing.clear()
         moods.failing.clear()
@@ -500,7 +500,7 @@ async def test_after_a_refused_retry_the_next_deploy_finds_the_first_attempts_in
 ) -> None:
     configure(place, **LAG)
     moods.losing.add("create")
-    async with Front(place, deadline=5) as front:  # a cloud that is out of reach is asked until then
+    async with PipelessDriver(place, deadline=5) as front:  # a cloud that is out of reach is asked until then
         assert (await front.ask("DEPLOY")).startswith("FAILURE")
         moods.losing.clear()
         moods.failing["create"] = refusal
@@ -517,7 +517,7 @@ async def test_a_deploy_whose_retry_is_refused_finds_the_first_instance_and_crea
 ) -> None:
     configure(place, **LAG)
     moods.losing.add("create")
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         assert (await front.ask("DEPLOY")).startswith("FAILURE")
         moods.losing.clear()
         moods.failing_once["create"] = refusal
@@ -533,7 +533,7 @@ async def test_a_create_refused_at_its_retry_makes_one_instance_if_the_first_try
     configure(place, listing_lag=0.4, visibility_grace=0.6)
     moods.losing_once.add("create")
     moods.failing_once["create"] = refusal
-    async with Front(place, retries=1) as front:
+    async with PipelessDriver(place, retries=1) as front:
         first = await front.ask("DEPLOY")
         ours = await front.deployed()
         assert first.startswith("FAILURE") or first == f"SUCCESS {ours}"
@@ -545,7 +545,7 @@ async def test_a_cleanup_after_a_refused_retry_terminates_the_first_attempts_ins
 ) -> None:
     configure(place, **LAG)
     moods.losing.add("create")
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         assert (await front.ask("DEPLOY")).startswith("FAILURE")
         moods.failing["create"] = AuthenticationRefused("the key was withdrawn")
         assert (await front.ask("DEPLOY")).startswith("FAILURE")
@@ -559,13 +559,13 @@ async def test_a_cleanup_after_a_refused_retry_terminates_the_first_attempts_ins
 
 @pytest.mark.usefixtures("short_pauses")
 async def test_a_debt_survives_a_restart(place: Place, console: Console, moods: Moods) -> None:
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         deploy_id = await front.deployed()
         moods.failing["destroy"] = REFUSED
         assert (await front.ask("CLEANUP", deploy_id=deploy_id)).startswith("FAILURE")
     assert await console.alive() == {deploy_id}
     moods.failing.clear()
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         await until(lambda: is_free_of_debts(front))
     assert await console.alive() == set()
 
@@ -574,14 +574,14 @@ async def test_a_debt_survives_a_restart(place: Place, console: Console, moods: 
 async def test_a_debt_does_not_terminate_an_instance_with_a_later_seq(
     place: Place, console: Console, moods: Moods
 ) -> None:
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         former = await front.deployed()
         moods.failing["destroy"] = REFUSED
         assert (await front.ask("CLEANUP", deploy_id=former, lcm_state=15)).startswith("FAILURE")
         ours = await front.deployed(seq=1)
         assert await console.alive() == {former, ours}
     moods.failing.clear()
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         await until(lambda: is_free_of_debts(front))
     assert await console.alive() == {ours}
 
@@ -589,7 +589,7 @@ async def test_a_debt_does_not_terminate_an_instance_with_a_later_seq(
 async def test_a_debt_without_instance_id_does_not_terminate_an_instance_with_a_later_seq(
     place: Place, console: Console, moods: Moods
 ) -> None:
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         former = await front.deployed()
         moods.failing["destroy"] = moods.failing["find"] = REFUSED
         assert (await front.ask("CLEANUP", lcm_state=15)).startswith("FAILURE cannot tell")
@@ -597,7 +597,7 @@ async def test_a_debt_without_instance_id_does_not_terminate_an_instance_with_a_
         ours = await front.deployed(seq=1)
         assert await console.alive() == {former, ours}
     moods.failing.clear()
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         await until(lambda: is_free_of_debts(front))
     assert await console.alive() == {ours}
 
@@ -605,7 +605,7 @@ async def test_a_debt_without_instance_id_does_not_terminate_an_instance_with_a_
 async def test_a_debt_without_instance_id_does_not_terminate_a_newer_instance_with_the_same_seq(
     place: Place, console: Console, moods: Moods
 ) -> None:
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         former = await front.deployed()
         moods.failing["destroy"] = moods.failing["find"] = REFUSED
         assert (await front.ask("CLEANUP")).startswith("FAILURE cannot tell")
@@ -616,7 +616,7 @@ async def test_a_debt_without_instance_id_does_not_terminate_a_newer_instance_wi
         assert await front.debts()
         assert await console.alive() == {ours}
     moods.failing.clear()
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         await until(lambda: is_free_of_debts(front))
     assert await console.alive() == {ours}
 
@@ -625,13 +625,13 @@ async def test_a_debt_with_an_instance_id_terminates_only_this_instance(
     place: Place, console: Console, moods: Moods
 ) -> None:
     former = await console.launch(identity())
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         moods.failing["destroy"] = REFUSED
         ours = await front.deployed(seq=1)
         assert [debt.deploy_id for debt in await front.debts()] == [former]
     other = await console.launch(identity())
     moods.failing.clear()
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         await until(lambda: is_free_of_debts(front))
     assert await console.alive() == {ours, other}
 
@@ -639,13 +639,13 @@ async def test_a_debt_with_an_instance_id_terminates_only_this_instance(
 async def test_a_debt_without_instance_id_keeps_an_unjournaled_instance_with_a_later_seq(
     place: Place, console: Console, moods: Moods
 ) -> None:
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         await front.deployed()
         moods.failing["destroy"] = moods.failing["find"] = REFUSED
         assert (await front.ask("CLEANUP", lcm_state=15)).startswith("FAILURE cannot tell")
     later = await console.launch(identity(seq=1))
     moods.failing.clear()
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         await until(lambda: is_free_of_debts(front))
     assert await console.alive() == {later}
 
@@ -658,14 +658,14 @@ async def test_a_debt_without_instance_id_is_paid_only_after_all_instances_of_th
     configure(place, **LAG)
     moods.hidden.add(former)
     moods.losing.add("create")
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         assert (await front.ask("DEPLOY", seq=1)).startswith("FAILURE")
         moods.failing["find"] = REFUSED
         assert (await front.ask("CLEANUP", seq=1)).startswith("FAILURE cannot tell")
     assert len(await console.alive()) == 2
     moods.hidden.clear()
     moods.failing.clear()
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         await until(lambda: is_free_of_debts(front))
     assert former in await console.instances()
     assert await console.alive() == set()
@@ -680,42 +680,42 @@ async def test_a_cleanup_without_time_to_wait_makes_a_debt_for_an_instance_that_
     configure(place, **LAG)
     moods.hidden.add(former)
     moods.losing.add("create")
-    async with Front(place, deadline=0.3) as front:
+    async with PipelessDriver(place, deadline=0.3) as front:
         assert (await front.ask("DEPLOY", seq=1)).startswith("FAILURE")
         moods.hidden.clear()
         assert (await front.ask("CLEANUP", seq=1, deploy_id=former)).startswith("FAILURE cannot tell")
     assert len(await console.alive()) == 1
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         await until(lambda: is_free_of_debts(front))
     assert await console.alive() == set()
 
 
 @pytest.mark.usefixtures("short_pauses")
 async def test_a_debt_waits_until_its_owner_is_configured_again(place: Place, console: Console, moods: Moods) -> None:
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         deploy_id = await front.deployed()
         moods.failing["destroy"] = REFUSED
         assert (await front.ask("CLEANUP", deploy_id=deploy_id)).startswith("FAILURE")
     moods.failing.clear()
     configure(place, owner="new-owner")
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         await until(lambda: is_tried(front))
         assert await console.alive() == {deploy_id}
     configure(place)
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         await until(lambda: is_free_of_debts(front))
     assert await console.alive() == set()
 
 
 async def test_a_deploy_does_not_adopt_an_instance_with_a_debt(place: Place, console: Console, moods: Moods) -> None:
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         former = await front.deployed()
         moods.failing["destroy"] = REFUSED
         assert (await front.ask("CLEANUP")).startswith("FAILURE")
         ours = await front.deployed()
         assert await console.alive() == {former, ours}
     moods.failing.clear()
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         await until(lambda: is_free_of_debts(front))
     assert await console.alive() == {ours}
 
@@ -723,7 +723,7 @@ async def test_a_deploy_does_not_adopt_an_instance_with_a_debt(place: Place, con
 @pytest.mark.usefixtures("short_pauses")
 async def test_the_instance_of_a_cancelled_create_is_terminated(place: Place, console: Console, moods: Moods) -> None:
     configure(place, latency=0.1)
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         front.send("DEPLOY")
         await until(lambda: is_creating(moods))
         front.send("DRIVER_CANCEL")
@@ -742,7 +742,7 @@ async def test_an_instance_created_after_a_cleanup_exceeded_its_deadline_is_term
     """The deploy exceeds its deadline, too, and its create is answered after both."""
     configure(place, visibility_grace=1.5)
     moods.slow["create"] = 1.0
-    async with Front(place, deadline=0.3) as front:
+    async with PipelessDriver(place, deadline=0.3) as front:
         assert "waiting for the cloud's answer to create" in await front.ask("DEPLOY")
         assert (await front.ask("CLEANUP")).startswith("FAILURE")
         await until(console.instances)
@@ -755,7 +755,7 @@ async def test_the_instance_of_a_cancelled_deploy_is_terminated_and_the_next_dep
     place: Place, console: Console, moods: Moods
 ) -> None:
     configure(place, latency=0.1, **LAG)
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         moods.failing["destroy"] = REFUSED
         front.send("DEPLOY")
         await until(lambda: is_creating(moods))
@@ -763,7 +763,7 @@ async def test_the_instance_of_a_cancelled_deploy_is_terminated_and_the_next_dep
         ours = await front.deployed()
         [former] = await console.alive() - {ours}
     moods.failing.clear()
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         await until(lambda: is_free_of_debts(front))
     assert former in await console.instances()
     assert await console.alive() == {ours}
@@ -781,7 +781,7 @@ async def test_each_poll_is_answered_once_although_an_action_arrives_while_answe
 ) -> None:
     """The answers of one listing are written in portions, and the action arrives between two of them."""
     vm_ids = range(100, 300)
-    async with Front(place) as front:
+    async with PipelessDriver(place) as front:
         write = front.output.send
         answered = 0
 

@@ -29,7 +29,7 @@ LONG = 1000
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-class Front:
+class ProbedFrontEnd:
     """A front-end with probes."""
 
     def __init__(self, root: Path) -> None:
@@ -64,9 +64,9 @@ class Front:
 
 
 @contextmanager
-def front_end(root: Path) -> Iterator[Front]:
+def front_end(root: Path) -> Iterator[ProbedFrontEnd]:
     """A front-end; afterwards this process no longer adopts its orphans."""
-    yield Front(root)
+    yield ProbedFrontEnd(root)
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
@@ -113,7 +113,7 @@ class Listener:
 
 @asynccontextmanager
 async def reporting(
-    front: Front,
+    front: ProbedFrontEnd,
     request: StartMonitor = MODERN,
     *,
     probes: Probes | None = None,

@@ -21,7 +21,7 @@ from one_provider_mad.protocol.reports import VmState, VmWord
 from one_provider_mad.providers.interface import Capacity, ImportHints, Size
 from tests.actions.fakes import FakeCloud, pass_time
 from tests.monitor.builders import instance_of, wild
-from tests.monitor.virtual_driver import Studio
+from tests.monitor.virtual_driver import VirtualDriver
 
 GIB = 1024
 SIZES = {"small": Size(cpu=1, memory=GIB), "large": Size(cpu=4, memory=4 * GIB)}
@@ -158,7 +158,7 @@ class Core:
         return dict.fromkeys(host_ids, self.given)
 
 
-async def seen_on(one: Studio, seconds: float = 5) -> Size:
+async def seen_on(one: VirtualDriver, seconds: float = 5) -> Size:
     """The capacity of the host some sweeps later."""
     for _ in range(2):
         await pass_time(seconds)
@@ -167,8 +167,8 @@ async def seen_on(one: Studio, seconds: float = 5) -> Size:
     return (await one.sweeper.sweep()).capacities[3]
 
 
-def studio(path: Path, cloud: FakeCloud, core: Core | None = None) -> Studio:
-    one = Studio(path, cloud)
+def driver(path: Path, cloud: FakeCloud, core: Core | None = None) -> VirtualDriver:
+    one = VirtualDriver(path, cloud)
     one.sweeper.hosts = frozenset({3})
     if core is not None:
         one.sweeper.set_allocations(core.allocations)
@@ -179,7 +179,7 @@ def studio(path: Path, cloud: FakeCloud, core: Core | None = None) -> Studio:
 async def test_an_orphan_that_fills_an_instance_limit_reduces_capacity_and_causes_a_warning(tmp_path: Path) -> None:
     cloud, core = SizedCloud(), Core()
     cloud.answer = Capacity(most=2)
-    one = studio(tmp_path, cloud, core)
+    one = driver(tmp_path, cloud, core)
     one.add(7)
     one.add(8)
     core.given = given(7, 8)
@@ -196,7 +196,7 @@ async def test_an_orphan_that_fills_an_instance_limit_reduces_capacity_and_cause
 async def test_capacity_stays_the_same_when_an_instance_and_its_vm_end(tmp_path: Path) -> None:
     cloud, core = SizedCloud(), Core()
     cloud.answer = Capacity(most=4)
-    one = studio(tmp_path, cloud, core)
+    one = driver(tmp_path, cloud, core)
     one.add(7)
     one.add(8)
     core.given = given(7, 8)
@@ -217,7 +217,7 @@ async def test_capacity_stays_the_same_when_an_instance_and_its_vm_end(tmp_path:
 async def test_a_vm_newer_than_opennebulas_last_answer_is_no_orphan(tmp_path: Path) -> None:
     cloud, core = SizedCloud(), Core()
     cloud.answer = TEN
-    one = studio(tmp_path, cloud, core)
+    one = driver(tmp_path, cloud, core)
     core.given = given(7)
     one.add(7)
     assert await seen_on(one) == Size(cpu=10, memory=10 * GIB)
@@ -240,7 +240,7 @@ class OddCloud(FakeCloud):
 
 
 async def test_an_instance_whose_size_cannot_be_read_does_not_prevent_the_sweep(tmp_path: Path) -> None:
-    one = studio(tmp_path, OddCloud())
+    one = driver(tmp_path, OddCloud())
     one.add(7)
     one.cloud.add(None, deploy_id="i-odd")
     sweep = await one.sweeper.sweep()
@@ -251,7 +251,7 @@ async def test_an_instance_whose_size_cannot_be_read_does_not_prevent_the_sweep(
 async def test_usage_of_a_quota_by_others_reduces_capacity_while_the_cloud_reports_it(tmp_path: Path) -> None:
     cloud = SizedCloud()
     cloud.answer = Capacity(cpu=10, memory=10 * GIB, used=Size(cpu=5, memory=5 * GIB), left=1)
-    one = studio(tmp_path, cloud)
+    one = driver(tmp_path, cloud)
     one.add(7)
     assert await seen_on(one) == Size(cpu=4, memory=4 * GIB), "its own VM, and one more as large"
     cloud.answer = Capacity(cpu=10, memory=10 * GIB, used=Size(cpu=5, memory=5 * GIB))
@@ -273,7 +273,7 @@ async def noted(journal: Path, refusal: Refusal) -> None:
 
 async def test_after_a_refusal_by_a_general_limit_capacity_is_read_at_once_and_the_host_is_full(tmp_path: Path) -> None:
     cloud, core = SizedCloud(), Core()
-    one = studio(tmp_path, cloud, core)
+    one = driver(tmp_path, cloud, core)
     one.set(min_list_interval=0)
     one.add(7)
     core.given = given(7, 9)
@@ -301,7 +301,7 @@ async def test_a_refusal_that_is_not_general_does_not_change_capacity(
     tmp_path: Path, fields: dict[str, bool], warning: str
 ) -> None:
     cloud = SizedCloud()
-    one = studio(tmp_path, cloud)
+    one = driver(tmp_path, cloud)
     one.set(min_list_interval=0)
     await noted(tmp_path / "journal", refusal(one.clock(), **fields))
     await one.sweeper.sweep()
@@ -310,7 +310,7 @@ async def test_a_refusal_that_is_not_general_does_not_change_capacity(
 
 
 async def test_a_refusal_older_than_its_time_limit_is_ignored(tmp_path: Path) -> None:
-    one = studio(tmp_path, SizedCloud())
+    one = driver(tmp_path, SizedCloud())
     one.set(min_list_interval=0)
     await noted(tmp_path / "journal", refusal(one.clock() - LIMIT_SECONDS))
     await one.sweeper.sweep()
@@ -322,7 +322,7 @@ async def test_a_refusal_older_than_its_time_limit_is_ignored(tmp_path: Path) ->
 async def test_allocations_are_read_again_after_opennebula_did_not_answer(tmp_path: Path) -> None:
     cloud, core = SizedCloud(), Core()
     cloud.answer, core.given = Capacity(most=1), None
-    one = studio(tmp_path, cloud, core)
+    one = driver(tmp_path, cloud, core)
     one.add(7)
     assert await seen_on(one) == Size(cpu=0, memory=0), "no capacity is reported"
     core.given = given(7)

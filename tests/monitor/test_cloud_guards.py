@@ -16,7 +16,7 @@ from one_provider_mad.settings import Places
 from tests.actions.fakes import FakeCloud, pass_time
 
 
-class Front:
+class FrontEnd:
     """A front-end with the configuration of a cloud, and a new provider for each time that it is read."""
 
     def __init__(self, root: Path) -> None:
@@ -40,13 +40,13 @@ class Front:
 
 
 @pytest.fixture
-def front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Front:
-    found = Front(tmp_path)
+def front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FrontEnd:
+    found = FrontEnd(tmp_path)
     monkeypatch.setattr(live_provider, "build", found.build)
     return found
 
 
-def order(front: Front, monkeypatch: pytest.MonkeyPatch, **orders: Any) -> None:
+def order(front: FrontEnd, monkeypatch: pytest.MonkeyPatch, **orders: Any) -> None:
     """Let these operations of every cloud fail."""
 
     def build(*_arguments: Any) -> FakeCloud:
@@ -70,7 +70,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, account: str | Exception) -> None:
 
 @pytest.mark.looptime
 async def test_a_cloud_that_does_not_return_its_account_is_closed_and_opened_again(
-    front: Front, monkeypatch: pytest.MonkeyPatch
+    front: FrontEnd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order(front, monkeypatch, account=asyncio.Event())
     with pytest.raises(ProviderUnavailable, match="did not say which account the credentials belong to"):
@@ -82,7 +82,7 @@ async def test_a_cloud_that_does_not_return_its_account_is_closed_and_opened_aga
 
 
 async def test_a_cloud_of_another_account_than_the_journals_is_refused(
-    front: Front, monkeypatch: pytest.MonkeyPatch
+    front: FrontEnd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorded(monkeypatch, "account-2/north")
     with pytest.raises(WrongAccount, match="account-1/north, expected account-2/north: restore them"):
@@ -94,14 +94,16 @@ async def test_a_cloud_of_another_account_than_the_journals_is_refused(
     assert (await front.watched.current()).owner == "harbour"
 
 
-async def test_a_provider_that_cannot_list_instances_is_refused(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_provider_that_cannot_list_instances_is_refused(
+    front: FrontEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(monitored_cloud, "VerbatimDriver", FakeCloud)
     with pytest.raises(SettingsError, match="provider fake cannot list instances"):
         await front.watched.current()
 
 
 @pytest.mark.looptime
-async def test_the_provider_of_older_settings_is_closed_after_its_last_listing_must_have_ended(front: Front) -> None:
+async def test_the_provider_of_older_settings_is_closed_after_its_last_listing_must_have_ended(front: FrontEnd) -> None:
     await front.watched.current()
     first = front.clouds[-1]
     front.configure(hypervisor="deep-sea")
@@ -115,7 +117,7 @@ async def test_the_provider_of_older_settings_is_closed_after_its_last_listing_m
 
 
 async def test_after_an_edit_that_fails_the_previous_provider_stays_in_use(
-    front: Front, monkeypatch: pytest.MonkeyPatch
+    front: FrontEnd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = await front.watched.current()
     order(front, monkeypatch, account=ProviderUnavailable("no route"))

@@ -16,7 +16,7 @@ from one_provider_mad.monitor.figures import FigureKeeper, with_figures
 from one_provider_mad.monitor.host import Load
 from one_provider_mad.providers.interface import Figures, Size
 from tests.actions.fakes import FakeCloud, pass_time, turns
-from tests.monitor.virtual_driver import Studio
+from tests.monitor.virtual_driver import VirtualDriver
 
 pytestmark = pytest.mark.looptime
 
@@ -51,11 +51,11 @@ async def cloud() -> MeasuredCloud:
 
 
 @pytest.fixture
-async def one(tmp_path: Path, cloud: MeasuredCloud) -> Studio:
-    return Studio(tmp_path, cloud, min_list_interval=1.0)
+async def one(tmp_path: Path, cloud: MeasuredCloud) -> VirtualDriver:
+    return VirtualDriver(tmp_path, cloud, min_list_interval=1.0)
 
 
-async def seen(one: Studio) -> dict[int, tuple[float, str]]:
+async def seen(one: VirtualDriver) -> dict[int, tuple[float, str]]:
     """CPU percent and event of each VM in the next sweep."""
     sweep = await one.sweeper.sweep()
     await turns()
@@ -66,7 +66,9 @@ async def seen(one: Studio) -> dict[int, tuple[float, str]]:
     }
 
 
-async def test_no_sweep_waits_for_usage_figures_and_later_sweeps_have_them(one: Studio, cloud: MeasuredCloud) -> None:
+async def test_no_sweep_waits_for_usage_figures_and_later_sweeps_have_them(
+    one: VirtualDriver, cloud: MeasuredCloud
+) -> None:
     one.add(7)
     cloud.may_answer.clear()
     async with asyncio.timeout(0.5):
@@ -81,7 +83,7 @@ async def test_no_sweep_waits_for_usage_figures_and_later_sweeps_have_them(one: 
     assert await seen(one) == {7: (1.0, "soon")}
 
 
-async def test_figures_are_read_once_a_period_and_kept_in_between(one: Studio, cloud: MeasuredCloud) -> None:
+async def test_figures_are_read_once_a_period_and_kept_in_between(one: VirtualDriver, cloud: MeasuredCloud) -> None:
     one.add(7)
     await seen(one)
     for _ in range(29):
@@ -96,7 +98,7 @@ async def test_figures_are_read_once_a_period_and_kept_in_between(one: Studio, c
 
 
 async def test_figures_disappear_with_their_instance_and_a_new_instance_has_none(
-    one: Studio, cloud: MeasuredCloud
+    one: VirtualDriver, cloud: MeasuredCloud
 ) -> None:
     one.add(7)
     one.add(8)
@@ -111,7 +113,7 @@ async def test_figures_disappear_with_their_instance_and_a_new_instance_has_none
 
 @pytest.mark.parametrize("error", [ProviderUnavailable("no answer"), ZeroDivisionError()], ids=["known", "defect"])
 async def test_after_a_failed_reading_sweeps_continue_with_the_latest_figures(
-    one: Studio, cloud: MeasuredCloud, error: Exception
+    one: VirtualDriver, cloud: MeasuredCloud, error: Exception
 ) -> None:
     one.add(7)
     await seen(one)
@@ -127,7 +129,7 @@ async def test_after_a_failed_reading_sweeps_continue_with_the_latest_figures(
 
 
 async def test_a_reading_of_figures_without_an_answer_is_given_up_and_repeated(
-    one: Studio, cloud: MeasuredCloud
+    one: VirtualDriver, cloud: MeasuredCloud
 ) -> None:
     one.add(7)
     cloud.may_answer.clear()
@@ -183,7 +185,7 @@ class TypedCloud(MeasuredCloud):
 
 async def test_instances_use_the_capacity_of_their_type_regardless_of_their_load(tmp_path: Path) -> None:
     cloud = TypedCloud()
-    one = Studio(tmp_path, cloud, min_list_interval=1.0)
+    one = VirtualDriver(tmp_path, cloud, min_list_interval=1.0)
     one.add(7)
     one.add(8)
     one.add(9, InstanceState.STOPPED)

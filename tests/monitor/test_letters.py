@@ -17,7 +17,7 @@ from tests.actions.fakes import pass_time
 from tests.end_to_end.oned import ROOT
 from tests.monitor.builders import identity_of
 from tests.monitor.decoder import vectors
-from tests.monitor.virtual_driver import Studio
+from tests.monitor.virtual_driver import VirtualDriver
 
 pytestmark = pytest.mark.looptime
 
@@ -28,7 +28,7 @@ class Scene:
     """VM 7 with its instance, the action driver's activity, and the reports to oned."""
 
     def __init__(self, path: Path) -> None:
-        self.one = Studio(path)
+        self.one = VirtualDriver(path)
         self.one.sweeper._activity = self  # type: ignore[assignment]
         self.activity = Activity()
 

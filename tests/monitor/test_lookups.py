@@ -17,20 +17,20 @@ from one_provider_mad.monitor.inference import Listing, Memory, Rules, infer_sta
 from one_provider_mad.monitor.lookups import MOST_LOOKED_UP, lacking, look_up
 from tests.actions.fakes import pass_time, until
 from tests.monitor.builders import IDLE, NOW, OWNER, instance_of, listing_of, through, words
-from tests.monitor.virtual_driver import Studio
+from tests.monitor.virtual_driver import VirtualDriver
 
 pytestmark = pytest.mark.looptime
 
-Make = Callable[..., Studio]
+Make = Callable[..., VirtualDriver]
 
 
 @pytest.fixture
-async def studio(tmp_path: Path) -> AsyncIterator[Make]:
-    """Makes studios, which are closed in the end."""
-    made: list[Studio] = []
+async def driver(tmp_path: Path) -> AsyncIterator[Make]:
+    """Makes drivers, which are closed in the end."""
+    made: list[VirtualDriver] = []
 
-    def make(**options: Any) -> Studio:
-        made.append(Studio(tmp_path, **options))
+    def make(**options: Any) -> VirtualDriver:
+        made.append(VirtualDriver(tmp_path, **options))
         return made[-1]
 
     yield make
@@ -38,7 +38,7 @@ async def studio(tmp_path: Path) -> AsyncIterator[Make]:
         await one.handler.stop()
 
 
-def let_listings_lag(one: Studio, *vm_ids: int) -> None:
+def let_listings_lag(one: VirtualDriver, *vm_ids: int) -> None:
     """From now on listings leave out these VMs' instances."""
     listed, hidden = one.cloud.list_instances, {f"i-{vm_id}" for vm_id in vm_ids}
 
@@ -48,12 +48,12 @@ def let_listings_lag(one: Studio, *vm_ids: int) -> None:
     one.cloud.list_instances = list_instances  # type: ignore[method-assign]
 
 
-def asked(one: Studio) -> list[list[str]]:
+def asked(one: VirtualDriver) -> list[list[str]]:
     return [sorted(ids) for name, ids in one.cloud.calls if name == "describe"]
 
 
-async def test_a_vm_that_listings_lack_stays_running_if_a_lookup_finds_its_instance(studio: Make) -> None:
-    one = studio()
+async def test_a_vm_that_listings_lack_stays_running_if_a_lookup_finds_its_instance(driver: Make) -> None:
+    one = driver()
     for vm_id in range(10):
         one.add(vm_id)
     one.start(STATE_VM=5, SYNC_STATE_VM=20)
@@ -64,8 +64,8 @@ async def test_a_vm_that_listings_lack_stays_running_if_a_lookup_finds_its_insta
     assert asked(one)[0] == ["i-1", "i-4", "i-7"], "all of them in one call"
 
 
-async def test_a_vm_whose_instance_no_lookup_finds_is_missing_and_not_looked_up_again(studio: Make) -> None:
-    one = studio(missing_after=3)
+async def test_a_vm_whose_instance_no_lookup_finds_is_missing_and_not_looked_up_again(driver: Make) -> None:
+    one = driver(missing_after=3)
     gone = one.add(7)
     one.start(STATE_VM=5, SYNC_STATE_VM=600)
     await pass_time(1)
@@ -76,8 +76,8 @@ async def test_a_vm_whose_instance_no_lookup_finds_is_missing_and_not_looked_up_
     assert asked(one) == [["i-7"]] * 3
 
 
-async def test_a_vm_is_not_missing_while_lookups_of_its_instance_fail(studio: Make) -> None:
-    one = studio(missing_after=1)
+async def test_a_vm_is_not_missing_while_lookups_of_its_instance_fail(driver: Make) -> None:
+    one = driver(missing_after=1)
     gone = one.add(7)
     one.start(STATE_VM=5, SYNC_STATE_VM=600)
     await pass_time(1)
@@ -138,24 +138,24 @@ def test_only_instances_that_may_become_missing_are_looked_up_most_missed_first(
     assert lacking(memory, {DeployId("i-2")}, missing_after=3) == ["i-1", "i-0"]
 
 
-async def test_beyond_a_limit_lacking_instances_are_not_looked_up_and_not_missed(studio: Make) -> None:
-    one = studio()
+async def test_beyond_a_limit_lacking_instances_are_not_looked_up_and_not_missed(driver: Make) -> None:
+    one = driver()
     lost = [DeployId(f"i-{number}") for number in range(MOST_LOOKED_UP + 2)]
     lookup = await look_up(one.source.watched, lost)
     assert lookup.not_looked_up == frozenset(lost[-2:])
 
 
-async def test_a_complete_listing_causes_no_lookup(studio: Make) -> None:
-    one = studio()
+async def test_a_complete_listing_causes_no_lookup(driver: Make) -> None:
+    one = driver()
     one.add(7)
     one.start(STATE_VM=5)
     await pass_time(100)
     assert asked(one) == []
 
 
-async def test_an_instance_found_by_lookup_counts_as_listed_with_all_its_fields(studio: Make) -> None:
+async def test_an_instance_found_by_lookup_counts_as_listed_with_all_its_fields(driver: Make) -> None:
     """Its state and its end too: a partner's listings lack terminated VMs."""
-    one = studio()
+    one = driver()
     one.add(7)
     described = one.cloud.describe
 

@@ -18,8 +18,8 @@ from tests.monitor.decoder import read_modern
 from tests.monitor.probed_front_end import (
     LONG,
     MODERN,
-    Front,
     Listener,
+    ProbedFrontEnd,
     come,
     front_end,
     reporting,
@@ -35,7 +35,7 @@ KINDS = (Kind.SYSTEM_HOST, Kind.MONITOR_HOST, Kind.BEACON_HOST, Kind.STATE_VM, K
 
 
 @pytest.fixture
-def front(tmp_path: Path) -> Iterator[Front]:
+def front(tmp_path: Path) -> Iterator[ProbedFrontEnd]:
     with front_end(tmp_path) as found:
         yield found
 
@@ -43,14 +43,14 @@ def front(tmp_path: Path) -> Iterator[Front]:
 # The start
 
 
-async def test_a_host_is_reported_monitored_before_its_slow_probe_has_ended(front: Front) -> None:
+async def test_a_host_is_reported_monitored_before_its_slow_probe_has_ended(front: ProbedFrontEnd) -> None:
     front.probe("cloud-probes.d/host/system/slow", "sleep 60")
     async with reporting(front) as said:
         await come(lambda: said)
     assert said[0] == Message(kind=Kind.SYSTEM_HOST, host_id=3, timestamp=0, text='PROVIDER_ERROR="-"\n')
 
 
-async def test_a_second_start_monitor_repeats_the_last_probe_results_at_once(front: Front) -> None:
+async def test_a_second_start_monitor_repeats_the_last_probe_results_at_once(front: ProbedFrontEnd) -> None:
     flag = front.root / "broken"
     front.probe("cloud-probes.d/host/system/one", f"[ -e {flag} ] && exit 3; echo A=1")
     probes = front.probes()
@@ -63,7 +63,7 @@ async def test_a_second_start_monitor_repeats_the_last_probe_results_at_once(fro
     assert texts(again, Kind.SYSTEM_HOST)[1].startswith('A=1\nPROVIDER_ERROR="probe one: ')
 
 
-async def test_a_start_monitor_that_replaces_an_earlier_one_keeps_the_last_probe_results(front: Front) -> None:
+async def test_a_start_monitor_that_replaces_an_earlier_one_keeps_the_last_probe_results(front: ProbedFrontEnd) -> None:
     flag = front.root / "broken"
     front.probe("cloud-probes.d/host/system/one", f"[ -e {flag} ] && exit 3; echo A=1")
     probes, before, after = front.probes(), Listener(), Listener()
@@ -78,7 +78,7 @@ async def test_a_start_monitor_that_replaces_an_earlier_one_keeps_the_last_probe
 
 
 async def test_a_changed_heartbeat_applies_without_another_start_monitor(
-    front: Front, monkeypatch: pytest.MonkeyPatch
+    front: ProbedFrontEnd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("one_provider_mad.monitor.probed_host.CHECK_SECONDS", 0.02)
     front.settings(heartbeat=3600)
@@ -88,7 +88,7 @@ async def test_a_changed_heartbeat_applies_without_another_start_monitor(
         await come(lambda: len(texts(said, Kind.MONITOR_HOST)) >= 5)
 
 
-async def test_on_reported_is_called_after_every_probe_folder_has_run(front: Front) -> None:
+async def test_on_reported_is_called_after_every_probe_folder_has_run(front: ProbedFrontEnd) -> None:
     go = front.root / "go"
     front.probe("cloud-probes.d/host/system/one", f"while [ ! -e {go} ]; do sleep 0.02; done; exit 3")
     for tree in TREES[1:]:
@@ -104,7 +104,7 @@ async def test_on_reported_is_called_after_every_probe_folder_has_run(front: Fro
 # The end
 
 
-async def test_probe_results_and_errors_are_forgotten_when_monitoring_ends(front: Front) -> None:
+async def test_probe_results_and_errors_are_forgotten_when_monitoring_ends(front: ProbedFrontEnd) -> None:
     front.settings(host_error_after=50)
     front.probe("cloud-probes.d/host/system/good", "[ $2 = 3 ] && echo A=1")
     front.probe("cloud-probes.d/vm/status/bad", "exit 3")
@@ -119,7 +119,7 @@ async def test_probe_results_and_errors_are_forgotten_when_monitoring_ends(front
     assert not any("A=1" in message.text for message in said)
 
 
-async def test_a_new_host_that_reuses_the_id_of_another_gets_none_of_its_probe_results(front: Front) -> None:
+async def test_a_new_host_that_reuses_the_id_of_another_gets_none_of_its_probe_results(front: ProbedFrontEnd) -> None:
     flag = front.root / "broken"
     front.probe("cloud.d/1", f"[ -e {flag} ] && exit 4; echo A=1")
     probes = front.probes()
@@ -129,7 +129,7 @@ async def test_a_new_host_that_reuses_the_id_of_another_gets_none_of_its_probe_r
     assert await probes.answer(msgspec.structs.replace(LEGACY, host="eu-west-1")) == ""
 
 
-async def test_a_forgotten_host_gets_no_earlier_probe_results(front: Front) -> None:
+async def test_a_forgotten_host_gets_no_earlier_probe_results(front: ProbedFrontEnd) -> None:
     flag = front.root / "broken"
     front.probe("cloud.d/1", f"[ -e {flag} ] && exit 4; echo A=1")
     probes = front.probes()
@@ -144,7 +144,7 @@ async def test_a_forgotten_host_gets_no_earlier_probe_results(front: Front) -> N
 
 
 async def test_hanging_probes_of_one_host_do_not_delay_another_host(
-    front: Front, monkeypatch: pytest.MonkeyPatch
+    front: ProbedFrontEnd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(probes_module, "_SLOT_SECONDS", 0.05)
     for tree in TREES:
@@ -158,7 +158,7 @@ async def test_hanging_probes_of_one_host_do_not_delay_another_host(
 
 
 async def test_hanging_probes_in_one_folder_do_not_delay_other_folders(
-    front: Front, monkeypatch: pytest.MonkeyPatch
+    front: ProbedFrontEnd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(probes_module, "_SLOT_SECONDS", 60)
     front.probe("cloud-probes.d/vm/status/one", "sleep 60")
@@ -168,7 +168,7 @@ async def test_hanging_probes_in_one_folder_do_not_delay_other_folders(
         await come(lambda: systems(said) and systems(others))
 
 
-async def test_probes_run_for_as_many_hosts_at_once_as_t_in_arguments_says(front: Front) -> None:
+async def test_probes_run_for_as_many_hosts_at_once_as_t_in_arguments_says(front: ProbedFrontEnd) -> None:
     lock = front.root / "lock"
     front.probe("cloud-probes.d/vm/status/one", f"mkdir {lock} || exit 1; sleep 0.2; rmdir {lock}; echo A=$2")
     probes = front.probes(threads=1)
@@ -177,7 +177,9 @@ async def test_probes_run_for_as_many_hosts_at_once_as_t_in_arguments_says(front
     assert front.warnings == []
 
 
-async def test_an_exception_in_reporting_one_probe_folder_is_named_and_stops_no_other_report(front: Front) -> None:
+async def test_an_exception_in_reporting_one_probe_folder_is_named_and_stops_no_other_report(
+    front: ProbedFrontEnd,
+) -> None:
     front.settings(heartbeat=0.05, state_period=0.05)
     front.probe("cloud-probes.d/host/system/one", "echo A=1")
     front.probe("cloud-probes.d/vm/status/one", "echo 'VM=[ID=7]'")
@@ -192,7 +194,7 @@ async def test_an_exception_in_reporting_one_probe_folder_is_named_and_stops_no_
     assert front.warnings == [f"host 3: {problem}"]
 
 
-async def test_the_heartbeat_continues_after_an_exception(front: Front) -> None:
+async def test_the_heartbeat_continues_after_an_exception(front: ProbedFrontEnd) -> None:
     front.settings(heartbeat=0.05)
     listener = Listener()
     listener.breaking.update((Kind.SYSTEM_HOST, Kind.MONITOR_HOST))
@@ -203,7 +205,7 @@ async def test_the_heartbeat_continues_after_an_exception(front: Front) -> None:
     assert said[0].kind is Kind.SYSTEM_HOST
 
 
-async def test_an_unreadable_probe_folder_is_named_in_a_warning(front: Front) -> None:
+async def test_an_unreadable_probe_folder_is_named_in_a_warning(front: ProbedFrontEnd) -> None:
     front.probe("cloud-probes.d/host/system/one", "echo A=1")
     folder = front.root / "var/remotes/im/cloud-probes.d/vm/status"
     folder.parent.mkdir()
@@ -217,7 +219,7 @@ async def test_an_unreadable_probe_folder_is_named_in_a_warning(front: Front) ->
 # Order, and messages that are not read
 
 
-async def test_a_newer_message_does_not_overtake_a_long_message_that_is_still_being_sent(front: Front) -> None:
+async def test_a_newer_message_does_not_overtake_a_long_message_that_is_still_being_sent(front: ProbedFrontEnd) -> None:
     front.settings(heartbeat=0.02, state_period=0.02)
     first, go, runs = (front.root / name for name in ("first", "go", "runs"))
     wait = f"[ -e {first} ] && {{ n=2; while [ ! -e {go} ]; do sleep 0.02; done; }}"
@@ -242,7 +244,7 @@ def numbers(said: list[Message]) -> list[int]:
     return [int(line.removeprefix("N=")) for line in lines if line.startswith("N=")]
 
 
-async def test_a_probe_does_not_run_again_while_its_last_message_is_unread(front: Front) -> None:
+async def test_a_probe_does_not_run_again_while_its_last_message_is_unread(front: ProbedFrontEnd) -> None:
     front.settings(heartbeat=0.02, state_period=0.02)
     runs = front.root / "runs"
     front.probe("cloud-probes.d/vm/status/one", f"echo . >> {runs}; echo 'VM=[ID=7]'")
@@ -272,7 +274,7 @@ class Lines:
 
 
 async def test_a_long_text_is_compressed_outside_the_event_loop_thread(
-    front: Front, monkeypatch: pytest.MonkeyPatch
+    front: ProbedFrontEnd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     front.probe("cloud-probes.d/vm/status/one", "yes 'VM=[ID=7]' | head -n 100000")
     packed: dict[Kind, threading.Thread] = {}

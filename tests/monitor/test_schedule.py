@@ -20,20 +20,20 @@ from one_provider_mad.protocol.im import parse_line
 from one_provider_mad.protocol.im_messages import Kind, Monitor, StartMonitor
 from tests.actions.fakes import pass_time
 from tests.monitor.decoder import plain, start_monitor, vectors
-from tests.monitor.virtual_driver import Studio
+from tests.monitor.virtual_driver import VirtualDriver
 
 pytestmark = pytest.mark.looptime
 
-Make = Callable[..., Studio]
+Make = Callable[..., VirtualDriver]
 
 
 @pytest.fixture
-async def studio(tmp_path: Path) -> AsyncIterator[Make]:
-    """Makes studios, which are closed in the end."""
-    made: list[Studio] = []
+async def driver(tmp_path: Path) -> AsyncIterator[Make]:
+    """Makes drivers, which are closed in the end."""
+    made: list[VirtualDriver] = []
 
-    def make(**options: Any) -> Studio:
-        made.append(Studio(tmp_path, **options))
+    def make(**options: Any) -> VirtualDriver:
+        made.append(VirtualDriver(tmp_path, **options))
         return made[-1]
 
     yield make
@@ -41,8 +41,8 @@ async def studio(tmp_path: Path) -> AsyncIterator[Make]:
         await one.handler.stop()
 
 
-async def test_each_kind_of_report_is_sent_at_its_period(studio: Make) -> None:
-    one = studio()
+async def test_each_kind_of_report_is_sent_at_its_period(driver: Make) -> None:
+    one = driver()
     one.add(7)
     one.start(BEACON_HOST=30, SYSTEM_HOST=600, STATE_VM=5, SYNC_STATE_VM=180, MONITOR_VM=60)
     await pass_time(601)
@@ -55,16 +55,16 @@ async def test_each_kind_of_report_is_sent_at_its_period(studio: Make) -> None:
     assert one.changes() == [], "nothing has changed"
 
 
-async def test_configured_periods_replace_those_of_start_monitor(studio: Make) -> None:
-    one = studio(heartbeat=7, sync_period=20)
+async def test_configured_periods_replace_those_of_start_monitor(driver: Make) -> None:
+    one = driver(heartbeat=7, sync_period=20)
     one.start(BEACON_HOST=600, SYNC_STATE_VM=600)
     await pass_time(61)
     assert len(one.times("MONITOR_HOST")) == 1 + 1 + 8
     assert [round(at) for at, _ in one.syncs()] == [0, 20, 40, 60]
 
 
-async def test_a_changed_period_applies_without_a_restart(studio: Make) -> None:
-    one = studio(heartbeat=600)
+async def test_a_changed_period_applies_without_a_restart(driver: Make) -> None:
+    one = driver(heartbeat=600)
     one.start()
     await pass_time(10)
     one.set(heartbeat=2)
@@ -73,8 +73,8 @@ async def test_a_changed_period_applies_without_a_restart(studio: Make) -> None:
     assert len(one.times("MONITOR_HOST")) - before >= 8
 
 
-async def test_a_changed_period_applies_within_seconds_even_if_all_were_an_hour(studio: Make) -> None:
-    one = studio(heartbeat=3600, system_period=3600, state_period=3600)
+async def test_a_changed_period_applies_within_seconds_even_if_all_were_an_hour(driver: Make) -> None:
+    one = driver(heartbeat=3600, system_period=3600, state_period=3600)
     one.start()
     await pass_time(12)
     one.set(state_period=10)
@@ -83,9 +83,9 @@ async def test_a_changed_period_applies_within_seconds_even_if_all_were_an_hour(
     assert len(one.cloud.calls) - before == 2
 
 
-async def test_a_changed_state_is_reported_when_listed_and_again_after_half_a_minute(studio: Make) -> None:
+async def test_a_changed_state_is_reported_when_listed_and_again_after_half_a_minute(driver: Make) -> None:
     """In between OpenNebula 7.4 would only write into the VM's log that it has ignored it."""
-    one = studio()
+    one = driver()
     one.add(7)
     one.add(8)
     one.start(STATE_VM=5, SYNC_STATE_VM=60)
@@ -96,8 +96,8 @@ async def test_a_changed_state_is_reported_when_listed_and_again_after_half_a_mi
     assert [said for _, said in one.syncs()] == [{7: "RUNNING", 8: "RUNNING"}, {7: "POWEROFF", 8: "RUNNING"}]
 
 
-async def test_a_listing_that_hangs_does_not_delay_heartbeats(studio: Make) -> None:
-    one = studio()
+async def test_a_listing_that_hangs_does_not_delay_heartbeats(driver: Make) -> None:
+    one = driver()
     one.cloud.always["list"] = asyncio.Event()
     one.start(BEACON_HOST=30, STATE_VM=5)
     await pass_time(181)
@@ -115,8 +115,8 @@ async def test_a_listing_that_hangs_does_not_delay_heartbeats(studio: Make) -> N
     assert not one.times("STATE_VM")
 
 
-async def test_listings_never_overlap(studio: Make) -> None:
-    one = studio(min_list_interval=0)
+async def test_listings_never_overlap(driver: Make) -> None:
+    one = driver(min_list_interval=0)
     now, most = 0, 0
     listed = one.cloud.list_instances
 
@@ -136,8 +136,8 @@ async def test_listings_never_overlap(studio: Make) -> None:
     assert 9 <= one.cloud.count("list") <= 11, "one after the other, for five hosts"
 
 
-async def test_hosts_and_periods_that_are_due_together_share_a_listing(studio: Make) -> None:
-    one = studio()
+async def test_hosts_and_periods_that_are_due_together_share_a_listing(driver: Make) -> None:
+    one = driver()
     for host_id in range(10):
         one.add(host_id, host_id=host_id)
         one.start(host_id, STATE_VM=5, SYNC_STATE_VM=5, MONITOR_VM=5)
@@ -146,8 +146,8 @@ async def test_hosts_and_periods_that_are_due_together_share_a_listing(studio: M
     assert all(len(one.syncs(host_id)) == 21 for host_id in range(10))
 
 
-async def test_the_cloud_is_not_listed_more_often_than_min_list_interval(studio: Make) -> None:
-    one = studio(min_list_interval=60)
+async def test_the_cloud_is_not_listed_more_often_than_min_list_interval(driver: Make) -> None:
+    one = driver(min_list_interval=60)
     one.add(7)
     one.start(STATE_VM=5, SYNC_STATE_VM=5)
     await pass_time(121)
@@ -155,8 +155,8 @@ async def test_the_cloud_is_not_listed_more_often_than_min_list_interval(studio:
     assert len(one.syncs()) == 25, "reports continue from the last listing"
 
 
-async def test_a_cloud_that_does_not_answer_is_listed_less_and_less_often(studio: Make) -> None:
-    one = studio()
+async def test_a_cloud_that_does_not_answer_is_listed_less_and_less_often(driver: Make) -> None:
+    one = driver()
     one.cloud.always["list"] = ProviderUnavailable("no answer")
     one.start(STATE_VM=5)
     await pass_time(200)
@@ -168,9 +168,9 @@ async def test_a_cloud_that_does_not_answer_is_listed_less_and_less_often(studio
 
 @pytest.mark.parametrize(("asked", "given"), [(20, 20), (9999, 30)])
 async def test_a_throttled_listing_is_repeated_after_retry_after_or_thirty_seconds_at_most(
-    studio: Make, asked: float, given: float
+    driver: Make, asked: float, given: float
 ) -> None:
-    one = studio()
+    one = driver()
     one.cloud.before["list"].append(Throttled("slow down", retry_after=asked))
     one.start(STATE_VM=5)
     await pass_time(given - 1)
@@ -180,8 +180,8 @@ async def test_a_throttled_listing_is_repeated_after_retry_after_or_thirty_secon
     assert len(one.syncs()) == 1
 
 
-async def test_after_an_outage_system_host_and_all_vms_are_reported_again(studio: Make) -> None:
-    one = studio()
+async def test_after_an_outage_system_host_and_all_vms_are_reported_again(driver: Make) -> None:
+    one = driver()
     one.add(7)
     one.start(STATE_VM=5, SYNC_STATE_VM=600, SYSTEM_HOST=6000)
     await pass_time(11)
@@ -196,8 +196,8 @@ async def test_after_an_outage_system_host_and_all_vms_are_reported_again(studio
     assert {line.status for _, line in one.said} == {"SUCCESS"}, "the host was never put into ERROR"
 
 
-async def test_an_outage_fails_the_host_once_after_host_error_after_until_a_listing_succeeds(studio: Make) -> None:
-    one = studio(host_error_after=60, heartbeat=10)
+async def test_an_outage_fails_the_host_once_after_host_error_after_until_a_listing_succeeds(driver: Make) -> None:
+    one = driver(host_error_after=60, heartbeat=10)
     one.start(STATE_VM=5, SYSTEM_HOST=20)
     await pass_time(1)
     one.cloud.always["list"] = ProviderUnavailable("no answer")
@@ -212,8 +212,8 @@ async def test_an_outage_fails_the_host_once_after_host_error_after_until_a_list
     assert max(one.times("SYSTEM_HOST")) > 200
 
 
-async def test_unusable_settings_are_reported_in_provider_error_until_they_are_corrected(studio: Make) -> None:
-    one = studio()
+async def test_unusable_settings_are_reported_in_provider_error_until_they_are_corrected(driver: Make) -> None:
+    one = driver()
     one.source.error = SettingsError("fake.toml: owner is missing")
     one.start(STATE_VM=5)
     await pass_time(20)
@@ -224,8 +224,8 @@ async def test_unusable_settings_are_reported_in_provider_error_until_they_are_c
     assert len(one.syncs()) == 1
 
 
-async def test_figures_are_sent_for_two_hundred_vms_at_a_time_with_pauses(studio: Make) -> None:
-    one = studio()
+async def test_figures_are_sent_for_two_hundred_vms_at_a_time_with_pauses(driver: Make) -> None:
+    one = driver()
     for number in range(1100):
         one.add(number)
     one.start(MONITOR_VM=30)
@@ -235,8 +235,8 @@ async def test_figures_are_sent_for_two_hundred_vms_at_a_time_with_pauses(studio
     assert all(later - earlier >= 0.49 for earlier, later in pairwise(times))
 
 
-async def test_figures_of_two_hosts_are_sent_with_a_pause_between_them(studio: Make) -> None:
-    one = studio()
+async def test_figures_of_two_hosts_are_sent_with_a_pause_between_them(driver: Make) -> None:
+    one = driver()
     for number in range(800):
         one.add(number, host_id=3 + number % 2)
     one.start(3, MONITOR_VM=30)
@@ -247,8 +247,8 @@ async def test_figures_of_two_hosts_are_sent_with_a_pause_between_them(studio: M
     assert all(later - earlier >= 0.49 for earlier, later in pairwise(times))
 
 
-async def test_figures_of_two_thousand_vms_are_sent_within_a_short_period(studio: Make) -> None:
-    one = studio()
+async def test_figures_of_two_thousand_vms_are_sent_within_a_short_period(driver: Make) -> None:
+    one = driver()
     for number in range(2000):
         one.add(number)
     one.start(MONITOR_VM=2)
@@ -256,8 +256,8 @@ async def test_figures_of_two_thousand_vms_are_sent_within_a_short_period(studio
     assert len(one.lines("MONITOR_VM")) >= 10
 
 
-async def test_figures_are_sent_only_of_listed_live_instances(studio: Make) -> None:
-    one = studio(missing_after=1)
+async def test_figures_are_sent_only_of_listed_live_instances(driver: Make) -> None:
+    one = driver(missing_after=1)
     one.add(7)
     one.add(8)
     one.add(9, InstanceState.TERMINATED)
@@ -270,8 +270,8 @@ async def test_figures_are_sent_only_of_listed_live_instances(studio: Make) -> N
     assert said[-1] == [7]
 
 
-async def test_a_second_start_monitor_replaces_the_first_schedule(studio: Make) -> None:
-    one = studio()
+async def test_a_second_start_monitor_replaces_the_first_schedule(driver: Make) -> None:
+    one = driver()
     one.start(BEACON_HOST=10)
     await pass_time(5)
     one.start(BEACON_HOST=20)
@@ -280,8 +280,8 @@ async def test_a_second_start_monitor_replaces_the_first_schedule(studio: Make) 
     assert [round(later - earlier) for earlier, later in pairwise(beats)] == [20] * (len(beats) - 1)
 
 
-async def test_a_stopped_host_gets_no_more_messages(studio: Make) -> None:
-    one = studio()
+async def test_a_stopped_host_gets_no_more_messages(driver: Make) -> None:
+    one = driver()
     one.start(3)
     one.start(4)
     await pass_time(20)
@@ -292,9 +292,9 @@ async def test_a_stopped_host_gets_no_more_messages(studio: Make) -> None:
     assert [request.host_id for request in one.handler.hosts] == [4]
 
 
-async def test_timestamps_never_go_backwards_when_the_clock_jumps(studio: Make) -> None:
+async def test_timestamps_never_go_backwards_when_the_clock_jumps(driver: Make) -> None:
     jumps = iter([100.0, 50.0, 20.0, 130.0, 7.0] * 99)
-    one = studio(clock=lambda: next(jumps))
+    one = driver(clock=lambda: next(jumps))
     one.start(BEACON_HOST=1)
     await pass_time(20)
     stamps = [line.timestamp or 0 for _, line in one.said]
@@ -302,8 +302,8 @@ async def test_timestamps_never_go_backwards_when_the_clock_jumps(studio: Make) 
     assert stamps[-1] == 130
 
 
-async def test_changing_wild_instances_are_reported_about_every_half_minute(studio: Make) -> None:
-    one = studio()
+async def test_changing_wild_instances_are_reported_about_every_half_minute(driver: Make) -> None:
+    one = driver()
     one.start(BEACON_HOST=30, STATE_VM=5, SYSTEM_HOST=6000)
     for number in range(60):
         one.cloud.add(deploy_id=f"i-{number}")
@@ -328,8 +328,8 @@ class FakeProbes:
         del host_id
 
 
-async def test_probes_replace_sweeps_as_soon_as_they_are_configured(studio: Make) -> None:
-    one = studio()
+async def test_probes_replace_sweeps_as_soon_as_they_are_configured(driver: Make) -> None:
+    one = driver()
     one.source.error = SettingsError("fake.toml is not TOML")
     one.start(STATE_VM=5)
     await pass_time(11)
@@ -350,8 +350,8 @@ async def test_probes_replace_sweeps_as_soon_as_they_are_configured(studio: Make
 # While output is not read
 
 
-async def test_while_output_is_not_read_at_most_one_report_of_each_kind_waits(studio: Make) -> None:
-    one = studio(min_list_interval=0)
+async def test_while_output_is_not_read_at_most_one_report_of_each_kind_waits(driver: Make) -> None:
+    one = driver(min_list_interval=0)
     one.add(7)
     one.start(BEACON_HOST=1, SYSTEM_HOST=2, STATE_VM=1, SYNC_STATE_VM=2, MONITOR_VM=1)
     await pass_time(10.5)
@@ -368,8 +368,8 @@ async def test_while_output_is_not_read_at_most_one_report_of_each_kind_waits(st
     assert one.syncs()[-1][1] == {7: "POWEROFF"}, "the present state, and no earlier one"
 
 
-async def test_a_recovery_is_reported_once_output_is_read_again(studio: Make) -> None:
-    one = studio(min_list_interval=0)
+async def test_a_recovery_is_reported_once_output_is_read_again(driver: Make) -> None:
+    one = driver(min_list_interval=0)
     one.start(BEACON_HOST=10, SYSTEM_HOST=600, STATE_VM=1)
     await pass_time(1)
     one.is_read = False
@@ -395,12 +395,12 @@ def asked(host_id: int) -> StartMonitor:
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, asyncio.CancelledError])
 async def test_reports_of_a_host_continue_seconds_after_an_exception(
-    studio: Make, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+    driver: Make, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
     def fail(_report: object) -> NoReturn:
         raise error
 
-    one = studio()
+    one = driver()
     one.add(7)
     with monkeypatch.context() as broken:
         broken.setattr(reports, "host_monitor", fail)
@@ -412,8 +412,8 @@ async def test_reports_of_a_host_continue_seconds_after_an_exception(
     assert one.syncs()[-1][1] == {7: "RUNNING"}
 
 
-async def test_while_another_front_end_leads_nothing_is_reported_or_listed(studio: Make) -> None:
-    one = studio()
+async def test_while_another_front_end_leads_nothing_is_reported_or_listed(driver: Make) -> None:
+    one = driver()
     one.add(7)
     one.start(SYNC_STATE_VM=1000)
     await pass_time(10)
@@ -437,8 +437,8 @@ async def test_while_another_front_end_leads_nothing_is_reported_or_listed(studi
     assert one.syncs(4)
 
 
-async def test_a_host_stopped_before_hosts_are_resumed_is_not_resumed(studio: Make) -> None:
-    one = studio()
+async def test_a_host_stopped_before_hosts_are_resumed_is_not_resumed(driver: Make) -> None:
+    one = driver()
     one.stop(3)
     one.handler.resume([asked(3), asked(4)])
     await pass_time(1)
@@ -446,16 +446,16 @@ async def test_a_host_stopped_before_hosts_are_resumed_is_not_resumed(studio: Ma
     assert one.times("SYSTEM_HOST", 3) == []
 
 
-async def test_a_host_stopped_and_started_before_hosts_are_resumed_stays_monitored(studio: Make) -> None:
-    one = studio()
+async def test_a_host_stopped_and_started_before_hosts_are_resumed_stays_monitored(driver: Make) -> None:
+    one = driver()
     one.stop(3)
     one.start(3)
     one.handler.resume([asked(3)])
     assert [request.host_id for request in one.handler.hosts] == [3]
 
 
-async def test_during_an_outage_a_vm_with_a_parked_instance_is_left_out_of_reports(studio: Make) -> None:
-    one = studio()
+async def test_during_an_outage_a_vm_with_a_parked_instance_is_left_out_of_reports(driver: Make) -> None:
+    one = driver()
     known = [
         KnownInstance(vm_id=VmId(vm_id), host_id=3, deploy_id=DeployId(f"i-{vm_id}"), is_parked=vm_id == 8)
         for vm_id in (7, 8)

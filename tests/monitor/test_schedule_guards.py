@@ -20,17 +20,17 @@ from one_provider_mad.protocol.im_messages import Era, Monitor, StartMonitor, St
 from one_provider_mad.protocol.reports import VmState, VmWord
 from tests.actions.fakes import pass_time
 from tests.monitor.decoder import plain, start_monitor, vectors
-from tests.monitor.virtual_driver import Studio
+from tests.monitor.virtual_driver import VirtualDriver
 
 pytestmark = pytest.mark.looptime
 
 
 @pytest.fixture
-async def one(tmp_path: Path) -> AsyncIterator[Studio]:
+async def one(tmp_path: Path) -> AsyncIterator[VirtualDriver]:
     """A running driver on a fake cloud, in virtual time."""
-    studio = Studio(tmp_path)
-    yield studio
-    await studio.handler.stop()
+    driver = VirtualDriver(tmp_path)
+    yield driver
+    await driver.handler.stop()
 
 
 OUTAGE = ProviderUnavailable("no answer")
@@ -67,7 +67,7 @@ def test_periods_that_passed_during_a_delay_are_not_made_up_for() -> None:
 # States
 
 
-async def test_a_missing_vm_is_left_out_of_a_report_of_all_vms(one: Studio) -> None:
+async def test_a_missing_vm_is_left_out_of_a_report_of_all_vms(one: VirtualDriver) -> None:
     one.set(missing_after=1)
     one.add(7)
     gone = one.add(8)
@@ -78,7 +78,7 @@ async def test_a_missing_vm_is_left_out_of_a_report_of_all_vms(one: Studio) -> N
     assert [said for _, said in one.syncs()] == [{7: "RUNNING", 8: "RUNNING"}, {7: "RUNNING"}]
 
 
-async def test_no_figures_are_sent_of_a_terminating_instance(one: Studio) -> None:
+async def test_no_figures_are_sent_of_a_terminating_instance(one: VirtualDriver) -> None:
     one.add(7)
     one.add(8)
     one.start(MONITOR_VM=10)
@@ -93,7 +93,7 @@ async def test_no_figures_are_sent_of_a_terminating_instance(one: Studio) -> Non
 
 
 async def test_a_host_put_into_error_by_listings_for_other_hosts_recovers_with_its_own_next_listing(
-    one: Studio,
+    one: VirtualDriver,
 ) -> None:
     """Sweeps serve all hosts, so a host with long periods is put into ERROR by listings of the others."""
     one.set(host_error_after=60)
@@ -110,7 +110,7 @@ async def test_a_host_put_into_error_by_listings_for_other_hosts_recovers_with_i
     assert [round(at - begun) for at, _ in one.syncs(4)] == [0, 500]
 
 
-async def test_a_host_started_during_an_outage_gets_provider_error_at_once(one: Studio) -> None:
+async def test_a_host_started_during_an_outage_gets_provider_error_at_once(one: VirtualDriver) -> None:
     one.cloud.always["list"] = OUTAGE
     one.start(3)
     await pass_time(10)
@@ -119,7 +119,7 @@ async def test_a_host_started_during_an_outage_gets_provider_error_at_once(one: 
     assert plain(one.lines("SYSTEM_HOST", 4)[0].values, "PROVIDER_ERROR") == "no answer"
 
 
-async def test_resuming_does_not_replace_a_newer_start_monitor(one: Studio) -> None:
+async def test_resuming_does_not_replace_a_newer_start_monitor(one: VirtualDriver) -> None:
     one.start(3, BEACON_HOST=7)
     before = parse_line(start_monitor(3, "cloud-3", BEACON_HOST=77).rstrip())
     assert isinstance(before, StartMonitor)
@@ -130,7 +130,7 @@ async def test_resuming_does_not_replace_a_newer_start_monitor(one: Studio) -> N
 
 @pytest.mark.parametrize("is_known", [True, False], ids=["monitored-already", "new"])
 async def test_an_unreadable_start_monitor_sets_provider_error_and_monitoring_continues(
-    one: Studio, *, is_known: bool
+    one: VirtualDriver, *, is_known: bool
 ) -> None:
     one.add(7)
     if is_known:
@@ -147,20 +147,20 @@ async def test_an_unreadable_start_monitor_sets_provider_error_and_monitoring_co
 # Up to 5.10
 
 
-def letters(one: Studio) -> dict[int, str]:
+def letters(one: VirtualDriver) -> dict[int, str]:
     """The letters of the VMs in the last report, by VM id."""
     values = one.lines("MONITOR")[-1].values
     return {int(vm["ID"]): vm["POLL"].partition("STATE=")[2][:1] for vm in vectors(values, "VM") if vm["ID"] != "-1"}
 
 
-async def asked(one: Studio) -> dict[int, str]:
+async def asked(one: VirtualDriver) -> dict[int, str]:
     await pass_time(10)
     one.ask()
     await pass_time(1)
     return letters(one)
 
 
-async def test_before_the_first_listing_a_legacy_report_is_empty(one: Studio) -> None:
+async def test_before_the_first_listing_a_legacy_report_is_empty(one: VirtualDriver) -> None:
     """In a report without VMs every VM would be missing, and the second one would power them off."""
     one.cloud.always["list"] = OUTAGE
     one.ask()
@@ -168,7 +168,7 @@ async def test_before_the_first_listing_a_legacy_report_is_empty(one: Studio) ->
     assert [(line.status, line.text) for line in one.lines("MONITOR")] == [("SUCCESS", "")]
 
 
-async def test_a_vm_has_the_letter_e_once_it_is_missing_and_a_dash_before(one: Studio) -> None:
+async def test_a_vm_has_the_letter_e_once_it_is_missing_and_a_dash_before(one: VirtualDriver) -> None:
     one.set(missing_after=2)
     one.add(7)
     gone = one.add(8)
@@ -181,7 +181,7 @@ async def test_a_vm_has_the_letter_e_once_it_is_missing_and_a_dash_before(one: S
     assert await asked(one) == {7: "-", 8: "-"}
 
 
-async def test_the_letter_e_of_a_missing_vm_is_sent_once_and_rarely_again(one: Studio) -> None:
+async def test_the_letter_e_of_a_missing_vm_is_sent_once_and_rarely_again(one: VirtualDriver) -> None:
     """Each `e` is a line in the VM's log; oned ignores it while it changes the VM, so it is repeated."""
     one.set(missing_after=1)
     gone = one.add(8)
@@ -192,7 +192,7 @@ async def test_the_letter_e_of_a_missing_vm_is_sent_once_and_rarely_again(one: S
     assert 2 <= said.count("e") <= 1 + 200 * 10 // 900 + 1
 
 
-async def test_with_missing_state_poweroff_a_missing_vm_is_left_out_of_legacy_reports(one: Studio) -> None:
+async def test_with_missing_state_poweroff_a_missing_vm_is_left_out_of_legacy_reports(one: VirtualDriver) -> None:
     one.set(missing_after=1, missing_state="POWEROFF")
     gone = one.add(8)
     await asked(one)
@@ -200,7 +200,7 @@ async def test_with_missing_state_poweroff_a_missing_vm_is_left_out_of_legacy_re
     assert [await asked(one) for _ in range(2)] == [{}, {}]
 
 
-async def test_up_to_4_12_a_missing_vm_is_left_out_of_reports(one: Studio) -> None:
+async def test_up_to_4_12_a_missing_vm_is_left_out_of_reports(one: VirtualDriver) -> None:
     """There an `e` is a FAILED VM for ever, and a VM that is left out is UNKNOWN."""
     one.set(missing_after=1, is_before_4_14=True)
     gone = one.add(8)
@@ -209,7 +209,7 @@ async def test_up_to_4_12_a_missing_vm_is_left_out_of_reports(one: Studio) -> No
     assert [await asked(one) for _ in range(2)] == [{}, {}]
 
 
-async def test_during_an_outage_a_legacy_report_has_only_vms_listed_before_on_this_host(one: Studio) -> None:
+async def test_during_an_outage_a_legacy_report_has_only_vms_listed_before_on_this_host(one: VirtualDriver) -> None:
     known = [
         KnownInstance(vm_id=VmId(7), host_id=3, deploy_id=DeployId("i-7"), misses=2),
         KnownInstance(vm_id=VmId(8), host_id=3, deploy_id=DeployId("i-8"), misses=3, missing_since=1.0),
@@ -222,7 +222,7 @@ async def test_during_an_outage_a_legacy_report_has_only_vms_listed_before_on_th
     assert await asked(one) == {7: "-"}
 
 
-async def test_a_legacy_report_fails_only_once_an_outage_has_lasted_host_error_after(one: Studio) -> None:
+async def test_a_legacy_report_fails_only_once_an_outage_has_lasted_host_error_after(one: VirtualDriver) -> None:
     one.set(host_error_after=30)
     one.cloud.always["list"] = OUTAGE
     for _ in range(6):
@@ -244,7 +244,7 @@ class OddProbes:
         raise KeyError("HYPERVISOR")
 
 
-async def test_an_exception_in_probes_fails_the_report_unless_another_front_end_leads(one: Studio) -> None:
+async def test_an_exception_in_probes_fails_the_report_unless_another_front_end_leads(one: VirtualDriver) -> None:
     one.source.probe_source = OddProbes()
     with capture_logs():
         for is_silent in (False, True):

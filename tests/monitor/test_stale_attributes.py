@@ -11,11 +11,11 @@ import pytest
 from one_provider_mad.domain import DeployId, InstanceState
 from tests.actions.fakes import pass_time
 from tests.monitor.decoder import Line, Values, read_template, unpacked, vectors
-from tests.monitor.virtual_driver import Studio
+from tests.monitor.virtual_driver import VirtualDriver
 
 pytestmark = pytest.mark.looptime
 
-Make = Callable[..., Studio]
+Make = Callable[..., VirtualDriver]
 
 ADDRESS = {"AWS_PUBLIC_IP_ADDRESS": "203.0.113.9"}
 REASON = {"AWS_STATE_REASON": "Client.UserInitiatedShutdown"}
@@ -23,12 +23,12 @@ NO_USAGE: Values = {"CPU": [{}], "MEMORY": [{}], "NETRX": [{}], "NETTX": [{}]}
 
 
 @pytest.fixture
-async def studio(tmp_path: Path) -> AsyncIterator[Make]:
-    """Makes studios, which are closed in the end."""
-    made: list[Studio] = []
+async def driver(tmp_path: Path) -> AsyncIterator[Make]:
+    """Makes drivers, which are closed in the end."""
+    made: list[VirtualDriver] = []
 
-    def make(**options: Any) -> Studio:
-        made.append(Studio(tmp_path, **options))
+    def make(**options: Any) -> VirtualDriver:
+        made.append(VirtualDriver(tmp_path, **options))
         return made[-1]
 
     yield make
@@ -42,7 +42,7 @@ def attributes_of(line: Line, vm_id: int = 7) -> Values:
     return read_template(unpacked(vm["MONITOR"]))
 
 
-def become(one: Studio, state: InstanceState, attributes: dict[str, str]) -> None:
+def become(one: VirtualDriver, state: InstanceState, attributes: dict[str, str]) -> None:
     """Let VM 7's instance be in this state, with these attributes."""
     instance = one.cloud.instances[DeployId("i-7")]
     instance.state, instance.attributes = state, attributes
@@ -50,8 +50,8 @@ def become(one: Studio, state: InstanceState, attributes: dict[str, str]) -> Non
         instance.usage = None
 
 
-async def test_the_address_of_a_stopped_instance_is_removed_once(studio: Make) -> None:
-    one = studio()
+async def test_the_address_of_a_stopped_instance_is_removed_once(driver: Make) -> None:
+    one = driver()
     one.add(7)
     become(one, InstanceState.RUNNING, ADDRESS)
     one.start(STATE_VM=5, MONITOR_VM=10)
@@ -68,8 +68,8 @@ async def test_the_address_of_a_stopped_instance_is_removed_once(studio: Make) -
     assert after == {"AWS_STATE_REASON": ["Client.UserInitiatedShutdown"]}, "it is removed once"
 
 
-async def test_the_state_reason_of_a_stopped_instance_is_removed_when_it_runs(studio: Make) -> None:
-    one = studio()
+async def test_the_state_reason_of_a_stopped_instance_is_removed_when_it_runs(driver: Make) -> None:
+    one = driver()
     one.add(7, InstanceState.STOPPED)
     become(one, InstanceState.STOPPED, REASON)
     one.start(STATE_VM=5, MONITOR_VM=10)
@@ -82,8 +82,8 @@ async def test_the_state_reason_of_a_stopped_instance_is_removed_when_it_runs(st
     }
 
 
-async def test_all_attributes_of_a_terminated_instance_are_removed_once(studio: Make) -> None:
-    one = studio()
+async def test_all_attributes_of_a_terminated_instance_are_removed_once(driver: Make) -> None:
+    one = driver()
     one.add(7)
     become(one, InstanceState.RUNNING, ADDRESS)
     one.start(STATE_VM=5, MONITOR_VM=10)
@@ -95,8 +95,8 @@ async def test_all_attributes_of_a_terminated_instance_are_removed_once(studio: 
     assert len(lines) == 3, "they are removed once"
 
 
-async def test_a_removal_that_was_not_read_before_a_new_start_monitor_is_repeated(studio: Make) -> None:
-    one = studio()
+async def test_a_removal_that_was_not_read_before_a_new_start_monitor_is_repeated(driver: Make) -> None:
+    one = driver()
     one.add(7)
     become(one, InstanceState.RUNNING, ADDRESS)
     one.start(STATE_VM=5, MONITOR_VM=10)
@@ -111,9 +111,9 @@ async def test_a_removal_that_was_not_read_before_a_new_start_monitor_is_repeate
     assert any(attributes_of(line).get("AWS_PUBLIC_IP_ADDRESS") == [{}] for line in one.lines("MONITOR_VM"))
 
 
-async def test_after_start_monitor_every_attribute_of_the_provider_that_a_vm_lacks_is_removed(studio: Make) -> None:
+async def test_after_start_monitor_every_attribute_of_the_provider_that_a_vm_lacks_is_removed(driver: Make) -> None:
     """Another front-end, or an earlier release, may have reported them: the provider knows their names."""
-    one = studio()
+    one = driver()
     one.cloud.attribute_names = ("AWS_SPOT_INTERRUPTION",)  # type: ignore[attr-defined]
     one.add(7)
     become(one, InstanceState.RUNNING, ADDRESS)
@@ -124,9 +124,9 @@ async def test_after_start_monitor_every_attribute_of_the_provider_that_a_vm_lac
     assert "AWS_SPOT_INTERRUPTION" not in second
 
 
-async def test_a_removal_is_repeated_to_a_legacy_oned_until_the_vm_runs(studio: Make) -> None:
+async def test_a_removal_is_repeated_to_a_legacy_oned_until_the_vm_runs(driver: Make) -> None:
     """It reads attributes only of a VM in ACTIVE, so that one that is powered off keeps its old ones."""
-    one = studio()
+    one = driver()
     one.add(7)
     for state, attributes in [
         *[(InstanceState.RUNNING, ADDRESS)] * 2,
@@ -140,8 +140,8 @@ async def test_a_removal_is_repeated_to_a_legacy_oned_until_the_vm_runs(studio: 
     assert ["AWS_PUBLIC_IP_ADDRESS=[]" in poll for poll in polls] == [False, False, True, True, True, True, False]
 
 
-async def test_an_attribute_of_a_stopping_instance_is_removed_from_a_legacy_oned(studio: Make) -> None:
-    one = studio()
+async def test_an_attribute_of_a_stopping_instance_is_removed_from_a_legacy_oned(driver: Make) -> None:
+    one = driver()
     one.add(7)
     for state, attributes in [
         *[(InstanceState.RUNNING, {})] * 2,

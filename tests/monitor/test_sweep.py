@@ -20,19 +20,19 @@ from one_provider_mad.protocol.reports import Wild
 from one_provider_mad.providers.interface import ImportHints, Size
 from tests.actions.fakes import FakeCloud, pass_time, until, virtual_clock
 from tests.monitor.builders import identity_of, words
-from tests.monitor.virtual_driver import Studio
+from tests.monitor.virtual_driver import VirtualDriver
 
 
 @pytest.fixture
-async def one(tmp_path: Path) -> AsyncIterator[Studio]:
+async def one(tmp_path: Path) -> AsyncIterator[VirtualDriver]:
     """A running driver on a fake cloud, in virtual time."""
-    studio = Studio(tmp_path)
-    yield studio
-    await studio.handler.stop()
+    driver = VirtualDriver(tmp_path)
+    yield driver
+    await driver.handler.stop()
 
 
 @pytest.mark.looptime
-async def test_simultaneous_callers_share_one_listing(one: Studio) -> None:
+async def test_simultaneous_callers_share_one_listing(one: VirtualDriver) -> None:
     one.add(7)
     sweeps = await asyncio.gather(*(one.sweeper.sweep() for _ in range(9)))
     assert one.cloud.count("list") == 1
@@ -40,7 +40,7 @@ async def test_simultaneous_callers_share_one_listing(one: Studio) -> None:
 
 
 @pytest.mark.looptime
-async def test_a_cancelled_caller_does_not_cancel_the_sweep_of_others(one: Studio) -> None:
+async def test_a_cancelled_caller_does_not_cancel_the_sweep_of_others(one: VirtualDriver) -> None:
     gate = asyncio.Event()
     one.cloud.before["list"].append(gate)
     first, second = asyncio.create_task(one.sweeper.sweep()), asyncio.create_task(one.sweeper.sweep())
@@ -51,7 +51,7 @@ async def test_a_cancelled_caller_does_not_cancel_the_sweep_of_others(one: Studi
 
 
 @pytest.mark.looptime
-async def test_a_listing_that_takes_longer_than_the_time_limit_fails(one: Studio) -> None:
+async def test_a_listing_that_takes_longer_than_the_time_limit_fails(one: VirtualDriver) -> None:
     one.cloud.always["list"] = asyncio.Event()
     with pytest.raises(ProviderUnavailable, match="fake did not answer within 60 s"):
         await one.sweeper.sweep()
@@ -59,7 +59,7 @@ async def test_a_listing_that_takes_longer_than_the_time_limit_fails(one: Studio
 
 
 @pytest.mark.looptime
-async def test_an_exception_of_the_provider_fails_the_sweep_and_is_logged(one: Studio) -> None:
+async def test_an_exception_of_the_provider_fails_the_sweep_and_is_logged(one: VirtualDriver) -> None:
     one.cloud.always["list"] = KeyError("reservations")
     with pytest.raises(ProviderUnavailable, match=r"internal error \(KeyError\)"), capture_logs() as logged:
         await one.sweeper.sweep()
@@ -67,14 +67,14 @@ async def test_an_exception_of_the_provider_fails_the_sweep_and_is_logged(one: S
 
 
 @pytest.mark.looptime
-async def test_a_listing_cancelled_by_the_provider_fails_the_sweep(one: Studio) -> None:
+async def test_a_listing_cancelled_by_the_provider_fails_the_sweep(one: VirtualDriver) -> None:
     one.cloud.always["list"] = asyncio.CancelledError()
     with pytest.raises(ProviderUnavailable, match="the listing was cancelled before it was complete"):
         await one.sweeper.sweep()
 
 
 @pytest.mark.looptime
-async def test_a_listing_with_two_states_of_one_instance_fails_the_sweep(one: Studio) -> None:
+async def test_a_listing_with_two_states_of_one_instance_fails_the_sweep(one: VirtualDriver) -> None:
     one.cloud.doubles[one.add(7)] = InstanceState.RUNNING
     assert words((await one.sweeper.sweep()).inference) == {7: "RUNNING"}, "two equal rows"
     await pass_time(60)
@@ -85,7 +85,7 @@ async def test_a_listing_with_two_states_of_one_instance_fails_the_sweep(one: St
 
 
 @pytest.mark.looptime
-async def test_a_duplicate_with_an_unusable_id_causes_a_short_warning_and_sets_no_state(one: Studio) -> None:
+async def test_a_duplicate_with_an_unusable_id_causes_a_short_warning_and_sets_no_state(one: VirtualDriver) -> None:
     one.add(7)
     for deploy_id in ("-rf", "i" * 100_000):
         one.cloud.add(identity_of(7), deploy_id=deploy_id)
@@ -96,7 +96,7 @@ async def test_a_duplicate_with_an_unusable_id_causes_a_short_warning_and_sets_n
 
 
 @pytest.mark.looptime
-async def test_a_sweep_fails_while_the_journal_cannot_be_read(one: Studio, tmp_path: Path) -> None:
+async def test_a_sweep_fails_while_the_journal_cannot_be_read(one: VirtualDriver, tmp_path: Path) -> None:
     (tmp_path / "journal").write_bytes(b"this is no database" * 99)
     one.add(7)
     with pytest.raises(JournalError, match="the journal cannot be read"):
@@ -108,29 +108,29 @@ async def test_a_sweep_fails_while_the_journal_cannot_be_read(one: Studio, tmp_p
 
 async def test_states_are_inferred_anew_from_a_cached_listing_with_the_present_activity(tmp_path: Path) -> None:
     """The same listing: first without a request, then with one that came later."""
-    studio = Studio(tmp_path, min_list_interval=60)
-    deploy_id = studio.add(7, InstanceState.STOPPED)
-    journal = Journal(tmp_path / "journal", clock=studio.clock, on_lost=pytest.fail)
+    driver = VirtualDriver(tmp_path, min_list_interval=60)
+    deploy_id = driver.add(7, InstanceState.STOPPED)
+    journal = Journal(tmp_path / "journal", clock=driver.clock, on_lost=pytest.fail)
     await journal.open()
     try:
-        assert words((await studio.sweeper.sweep()).inference) == {7: "POWEROFF"}
+        assert words((await driver.sweeper.sweep()).inference) == {7: "POWEROFF"}
         vm_id = identity_of(7).vm_id
         number = journal.open_request(action="DEPLOY", vm_id=vm_id, dialect=Dialect.SINCE_6_0, payload=b"")
         await journal.sync()
-        assert words((await studio.sweeper.sweep()).inference) == {7: "UNKNOWN"}
+        assert words((await driver.sweeper.sweep()).inference) == {7: "UNKNOWN"}
         journal.close_request(number)
         await journal.sync()
-        assert words((await studio.sweeper.sweep()).inference) == {7: "UNKNOWN"}, "the listing is older than the answer"
+        assert words((await driver.sweeper.sweep()).inference) == {7: "UNKNOWN"}, "the listing is older than the answer"
         await journal.park(deploy_id, vm_id)
-        assert words((await studio.sweeper.sweep()).inference) == {}
-        assert studio.cloud.count("list") == 1
+        assert words((await driver.sweeper.sweep()).inference) == {}
+        assert driver.cloud.count("list") == 1
     finally:
         await journal.close()
 
 
 @pytest.mark.looptime
 async def test_an_exception_outside_the_listing_fails_the_sweep_but_does_not_put_the_host_into_error(
-    one: Studio, monkeypatch: pytest.MonkeyPatch
+    one: VirtualDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def stumble() -> OpenCloud:
         raise KeyError("region")
@@ -146,7 +146,7 @@ async def test_an_exception_outside_the_listing_fails_the_sweep_but_does_not_put
 
 
 @pytest.fixture
-async def journal(one: Studio, tmp_path: Path) -> AsyncIterator[Journal]:
+async def journal(one: VirtualDriver, tmp_path: Path) -> AsyncIterator[Journal]:
     """The action driver's journal, on the same clock."""
     journal = Journal(tmp_path / "journal", clock=one.clock, on_lost=pytest.fail)
     await journal.open()
@@ -160,13 +160,17 @@ def attempt_at(at: float, state: AttemptState) -> Attempt:
     return msgspec.structs.replace(new, state=state, deploy_id=deploy_id, sent_at=at)
 
 
-async def test_an_attempt_within_the_visibility_grace_is_read_from_the_journal(one: Studio, journal: Journal) -> None:
+async def test_an_attempt_within_the_visibility_grace_is_read_from_the_journal(
+    one: VirtualDriver, journal: Journal
+) -> None:
     one.cloud.visibility_grace = 300
     await journal.save_attempt(attempt_at(one.clock() - 200, AttemptState.CREATED))
     assert words((await one.sweeper.sweep()).inference) == {8: "UNKNOWN"}
 
 
-async def test_an_attempt_since_the_previous_listing_is_read_from_the_journal(one: Studio, journal: Journal) -> None:
+async def test_an_attempt_since_the_previous_listing_is_read_from_the_journal(
+    one: VirtualDriver, journal: Journal
+) -> None:
     one.set(min_list_interval=0)
     await one.sweeper.sweep()
     await journal.save_attempt(attempt_at(one.clock(), AttemptState.CREATED))
@@ -178,7 +182,7 @@ async def test_an_attempt_since_the_previous_listing_is_read_from_the_journal(on
 async def test_the_hold_lasts_no_longer_when_the_clock_is_set_back_or_ahead(tmp_path: Path, step: float) -> None:
     now, loop = virtual_clock(), asyncio.get_running_loop()
     set_by = 0.0
-    one = Studio(tmp_path, clock=lambda: now() + set_by, min_list_interval=1, unusual_hold=600, missing_after=1)
+    one = VirtualDriver(tmp_path, clock=lambda: now() + set_by, min_list_interval=1, unusual_hold=600, missing_after=1)
     for vm_id in range(10):
         one.add(vm_id)
     await one.sweeper.sweep()
@@ -198,7 +202,7 @@ async def test_the_hold_lasts_no_longer_when_the_clock_is_set_back_or_ahead(tmp_
 async def test_a_new_vm_is_not_missing_when_the_clock_is_set_back(tmp_path: Path, journal: Journal) -> None:
     """Its create is answered right after the clock was set back, and the listing lacks its instance."""
     real, set_by = virtual_clock(), 0.0
-    one = Studio(tmp_path, clock=lambda: real() + set_by)
+    one = VirtualDriver(tmp_path, clock=lambda: real() + set_by)
     await one.sweeper.sweep()
     await pass_time(30)
     set_by = -3600.0
@@ -206,7 +210,7 @@ async def test_a_new_vm_is_not_missing_when_the_clock_is_set_back(tmp_path: Path
     assert words((await one.sweeper.sweep()).inference) == {8: "UNKNOWN"}
 
 
-async def test_a_host_is_not_synced_while_a_create_on_it_has_no_id(one: Studio, journal: Journal) -> None:
+async def test_a_host_is_not_synced_while_a_create_on_it_has_no_id(one: VirtualDriver, journal: Journal) -> None:
     one.set(min_list_interval=0)
     one.cloud.visibility_grace = 300
     one.add(7)
@@ -220,7 +224,7 @@ async def test_a_host_is_not_synced_while_a_create_on_it_has_no_id(one: Studio, 
 
 
 @pytest.mark.looptime
-async def test_after_an_outage_states_are_not_inferred_from_the_listing_before_it(one: Studio) -> None:
+async def test_after_an_outage_states_are_not_inferred_from_the_listing_before_it(one: VirtualDriver) -> None:
     one.add(7)
     await one.sweeper.sweep()
     await pass_time(10)
@@ -251,25 +255,25 @@ class AbleCloud(FakeCloud):
 @pytest.mark.looptime
 async def test_capacity_is_read_once_a_minute_and_no_sweep_waits_for_a_read_that_hangs(tmp_path: Path) -> None:
     cloud = AbleCloud()
-    studio = Studio(tmp_path, cloud)
+    driver = VirtualDriver(tmp_path, cloud)
     cloud.before["capacity"].append(asyncio.Event())
-    studio.sweeper.hosts = frozenset({3})
-    assert (await studio.sweeper.sweep()).capacities == {}, "no capacity is reported while it is unknown"
+    driver.sweeper.hosts = frozenset({3})
+    assert (await driver.sweeper.sweep()).capacities == {}, "no capacity is reported while it is unknown"
     await pass_time(120)
-    await studio.sweeper.sweep()
+    await driver.sweeper.sweep()
     await pass_time(10)
-    assert (await studio.sweeper.sweep()).capacities == {3: Size(cpu=20, memory=10240)}
+    assert (await driver.sweeper.sweep()).capacities == {3: Size(cpu=20, memory=10240)}
     for _ in range(20):
         await pass_time(10)
-        await studio.sweeper.sweep()
+        await driver.sweeper.sweep()
     assert cloud.count("capacity") == 2 + 200 // 60, "one call that hung, and then one a minute"
 
 
 @pytest.mark.looptime
 async def test_wild_instances_have_the_providers_import_hints(tmp_path: Path) -> None:
-    studio = Studio(tmp_path, AbleCloud())
-    studio.cloud.add(deploy_id="i-web")
-    [found] = (await studio.sweeper.sweep()).wilds
+    driver = VirtualDriver(tmp_path, AbleCloud())
+    driver.cloud.add(deploy_id="i-web")
+    [found] = (await driver.sweeper.sweep()).wilds
     assert found == Wild(
         deploy_id=found.deploy_id,
         name="i-web",
@@ -284,10 +288,10 @@ async def test_wild_instances_have_the_providers_import_hints(tmp_path: Path) ->
 async def test_an_exception_in_import_hints_of_one_wild_instance_affects_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    studio = Studio(tmp_path, AbleCloud())
-    studio.add(7)
+    driver = VirtualDriver(tmp_path, AbleCloud())
+    driver.add(7)
     for deploy_id in ("i-odd", "i-web"):
-        studio.cloud.add(deploy_id=deploy_id)
+        driver.cloud.add(deploy_id=deploy_id)
 
     def hints(_cloud: AbleCloud, instance: Instance) -> ImportHints:
         if instance.deploy_id == "i-odd":
@@ -296,7 +300,7 @@ async def test_an_exception_in_import_hints_of_one_wild_instance_affects_no_othe
 
     monkeypatch.setattr(AbleCloud, "import_hints", hints)
     with capture_logs():
-        sweep = await studio.sweeper.sweep()
+        sweep = await driver.sweeper.sweep()
     assert words(sweep.inference) == {7: "RUNNING"}
     assert [(wild.deploy_id, wild.cpu) for wild in sweep.wilds] == [("i-odd", 0), ("i-web", 200)]
 
@@ -328,7 +332,7 @@ class Fleet(FakeCloud):
 
 
 async def test_ten_thousand_vms_are_reported_in_one_sync_message(tmp_path: Path) -> None:
-    studio = Studio(tmp_path, Fleet())
+    driver = VirtualDriver(tmp_path, Fleet())
     lines: list[bytes] = []
     is_over = asyncio.Event()
 
@@ -339,9 +343,9 @@ async def test_ten_thousand_vms_are_reported_in_one_sync_message(tmp_path: Path)
         if data.startswith(b"MONITOR_VM"):
             is_over.set()
 
-    studio.send = take  # type: ignore[method-assign]
-    studio.start()
+    driver.send = take  # type: ignore[method-assign]
+    driver.start()
     await is_over.wait()
-    await studio.handler.stop()
+    await driver.handler.stop()
     [sync] = [line for line in lines if line.startswith(b"STATE_VM")]
     assert len(sync) > MANY

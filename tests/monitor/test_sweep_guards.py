@@ -18,7 +18,7 @@ from one_provider_mad.monitor.activity import Activity
 from one_provider_mad.monitor.sweep import Sweep
 from tests.actions.fakes import EPOCH, pass_time
 from tests.monitor.builders import identity_of, words
-from tests.monitor.virtual_driver import Studio
+from tests.monitor.virtual_driver import VirtualDriver
 
 pytestmark = pytest.mark.looptime
 
@@ -48,15 +48,15 @@ class Clock:
 
 
 @pytest.fixture
-async def one(tmp_path: Path) -> AsyncIterator[Studio]:
+async def one(tmp_path: Path) -> AsyncIterator[VirtualDriver]:
     """A running driver on a fake cloud, in virtual time."""
-    studio = Studio(tmp_path, clock=Clock())
-    yield studio
-    await studio.handler.stop()
+    driver = VirtualDriver(tmp_path, clock=Clock())
+    yield driver
+    await driver.handler.stop()
 
 
 @pytest.fixture
-def reader(one: Studio) -> FakeReader:
+def reader(one: VirtualDriver) -> FakeReader:
     """The reader that the sweeps use in place of the journal's."""
     fake = FakeReader()
     one.sweeper._activity = fake  # type: ignore[assignment]
@@ -64,7 +64,7 @@ def reader(one: Studio) -> FakeReader:
 
 
 @pytest.fixture
-async def journal(one: Studio, tmp_path: Path) -> AsyncIterator[Journal]:
+async def journal(one: VirtualDriver, tmp_path: Path) -> AsyncIterator[Journal]:
     """The action driver's journal, on the same clock."""
     journal = Journal(tmp_path / "journal", clock=one.clock, on_lost=pytest.fail)
     await journal.open()
@@ -78,7 +78,7 @@ def created(at: float) -> Attempt:
     )
 
 
-def sweep(one: Studio, said: list[dict[int, str]]) -> asyncio.Task[None]:
+def sweep(one: VirtualDriver, said: list[dict[int, str]]) -> asyncio.Task[None]:
     """Sweep, and append the inferred states in the order in which sweeps end."""
 
     async def note() -> None:
@@ -87,7 +87,7 @@ def sweep(one: Studio, said: list[dict[int, str]]) -> asyncio.Task[None]:
     return asyncio.create_task(note())
 
 
-async def sweep_again(one: Studio) -> Sweep:
+async def sweep_again(one: VirtualDriver) -> Sweep:
     """A sweep with a new listing."""
     await pass_time(one.source.settings.monitor.min_list_interval + 1)
     return await one.sweeper.sweep()
@@ -96,7 +96,7 @@ async def sweep_again(one: Studio) -> Sweep:
 # Order
 
 
-async def test_an_older_listing_is_never_returned_after_a_newer_one(one: Studio, reader: FakeReader) -> None:
+async def test_an_older_listing_is_never_returned_after_a_newer_one(one: VirtualDriver, reader: FakeReader) -> None:
     gate = asyncio.Event()
     reader.gates.append(gate)
     one.add(7)
@@ -112,7 +112,7 @@ async def test_an_older_listing_is_never_returned_after_a_newer_one(one: Studio,
     assert one.sweeper.memory.listed_at == EPOCH + 10
 
 
-async def test_callers_that_waited_get_the_latest_listing(one: Studio, reader: FakeReader) -> None:
+async def test_callers_that_waited_get_the_latest_listing(one: VirtualDriver, reader: FakeReader) -> None:
     gate = asyncio.Event()
     reader.gates.append(gate)
     one.add(7)
@@ -128,7 +128,7 @@ async def test_callers_that_waited_get_the_latest_listing(one: Studio, reader: F
     assert said == [{7: "RUNNING"}, {7: "POWEROFF"}, {7: "POWEROFF"}]
 
 
-async def test_an_answer_during_a_slow_listing_makes_its_vm_unknown(one: Studio, reader: FakeReader) -> None:
+async def test_an_answer_during_a_slow_listing_makes_its_vm_unknown(one: VirtualDriver, reader: FakeReader) -> None:
     gate = asyncio.Event()
     one.cloud.before["list"].append(gate)
     one.add(7, InstanceState.STOPPED)
@@ -143,14 +143,16 @@ async def test_an_answer_during_a_slow_listing_makes_its_vm_unknown(one: Studio,
     assert said == [{7: "UNKNOWN"}], "it may have been listed before it was started"
 
 
-async def test_an_attempt_since_the_previous_listing_is_in_the_next_sweep(one: Studio, journal: Journal) -> None:
+async def test_an_attempt_since_the_previous_listing_is_in_the_next_sweep(one: VirtualDriver, journal: Journal) -> None:
     await one.sweeper.sweep()
     await pass_time(2)
     await journal.save_attempt(created(one.clock()))
     assert words((await sweep_again(one)).inference) == {8: "UNKNOWN"}
 
 
-async def test_an_attempt_within_the_visibility_grace_is_in_the_next_sweep(one: Studio, journal: Journal) -> None:
+async def test_an_attempt_within_the_visibility_grace_is_in_the_next_sweep(
+    one: VirtualDriver, journal: Journal
+) -> None:
     one.cloud.visibility_grace = 300
     await one.sweeper.sweep()
     await journal.save_attempt(created(one.clock() - 200))
@@ -159,7 +161,7 @@ async def test_an_attempt_within_the_visibility_grace_is_in_the_next_sweep(one: 
 
 @pytest.mark.parametrize("wait", [1, 61], ids=["after-it-was-listed", "while-it-is-listed"])
 async def test_an_attempt_is_still_read_when_the_clock_is_set_back_around_a_listing(
-    one: Studio, journal: Journal, wait: int
+    one: VirtualDriver, journal: Journal, wait: int
 ) -> None:
     one.set(min_list_interval=60)
     one.add(7)
@@ -178,7 +180,7 @@ async def test_an_attempt_is_still_read_when_the_clock_is_set_back_around_a_list
 
 
 async def test_an_answer_after_the_clock_was_set_back_is_still_newer_than_the_listing(
-    one: Studio, reader: FakeReader
+    one: VirtualDriver, reader: FakeReader
 ) -> None:
     one.set(min_list_interval=60)
     one.add(7, InstanceState.STOPPED)
@@ -212,7 +214,7 @@ async def test_an_answer_after_the_clock_was_set_back_is_still_newer_than_the_li
     ],
 )
 async def test_settings_decide_when_a_vanished_vm_is_missing_and_with_which_state(
-    one: Studio, settings: dict[str, Any], said: list[str]
+    one: VirtualDriver, settings: dict[str, Any], said: list[str]
 ) -> None:
     one.set(**settings)
     one.add(7)
@@ -221,7 +223,7 @@ async def test_settings_decide_when_a_vanished_vm_is_missing_and_with_which_stat
     assert [words((await sweep_again(one)).inference)[7] for _ in said] == said
 
 
-async def test_with_report_wilds_false_wild_instances_are_not_reported(one: Studio) -> None:
+async def test_with_report_wilds_false_wild_instances_are_not_reported(one: VirtualDriver) -> None:
     one.cloud.add(deploy_id="i-web")
     assert len((await one.sweeper.sweep()).wilds) == 1
     one.set(report_wilds=False)

@@ -12,7 +12,7 @@ from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
 from one_provider_mad.monitor.inference import Inference, Listing, Memory
 from tests.actions.fakes import FakeCloud
 from tests.monitor.builders import IDLE, NOW, identity_of, instance_of, listing_of, through, wild, words
-from tests.monitor.virtual_driver import Studio
+from tests.monitor.virtual_driver import VirtualDriver
 
 
 def listing(*instances: Instance, hosts: tuple[int, ...] = (3,), after: float = 0.0) -> Listing:
@@ -91,20 +91,20 @@ class UpstreamsCloud(FakeCloud):
 async def test_an_upstream_vm_follows_starts_and_stops_of_monitored_hosts(tmp_path: Path) -> None:
     cloud = UpstreamsCloud()
     deploy_id: DeployId = cloud.add(None)
-    studio = Studio(tmp_path, cloud)
+    driver = VirtualDriver(tmp_path, cloud)
 
     async def told() -> dict[int, dict[int, Any]]:
-        sweep = await studio.sweeper.sweep()
+        sweep = await driver.sweeper.sweep()
         return {host_id: words(sweep.inference, host_id) for host_id in (3, 4)}
 
-    studio.start(3)
+    driver.start(3)
     assert await told() == {3: {7: "RUNNING"}, 4: {}}
-    studio.start(4)
+    driver.start(4)
     assert await told() == {3: {7: "UNKNOWN"}, 4: {7: "UNKNOWN"}}
-    studio.stop(3)
+    driver.stop(3)
     assert await told() == {3: {}, 4: {7: "RUNNING"}}
-    studio.start(3)
+    driver.start(3)
     cloud.instances[deploy_id].identity = identity_of(7)
-    studio.sweeper._listing = None
+    driver.sweeper._listing = None
     assert await told() == {3: {7: "RUNNING"}, 4: {}}
-    await studio.handler.stop()
+    await driver.handler.stop()

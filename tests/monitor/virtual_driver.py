@@ -63,7 +63,7 @@ class FakeSource:
         return self.watched
 
 
-class Studio:
+class VirtualDriver:
     """A request handler, with the lines it writes in a list beside the time at which they were written.
 
     Args:

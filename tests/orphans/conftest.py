@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.actions.fakes import a_world
-from tests.orphans.reconciler_setup import Front
+from tests.orphans.reconciler_setup import FrontEnd
 
 
 @pytest.fixture
-async def front(tmp_path: Path) -> AsyncIterator[Front]:
+async def front(tmp_path: Path) -> AsyncIterator[FrontEnd]:
     """VM 7 runs as i-7, which this driver has created."""
     async with a_world(tmp_path) as world:
-        front = Front(world)
+        front = FrontEnd(world)
         await front.create("i-7")
         front.opennebula.vm(7, "i-7")
         yield front

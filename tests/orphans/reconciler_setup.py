@@ -119,7 +119,7 @@ class CloudOfParts(FakeCloud):
         return self.parts
 
 
-class Front:
+class FrontEnd:
     """A front-end: a cloud, a journal, an OpenNebula, and a reconciler.
 
     Args:
@@ -236,5 +236,5 @@ class Front:
         return {debt.deploy_id for debt in await self.world.journal.debts()}
 
 
-def end(front: Front, vm_id: int = 7, *, ago: float = 5) -> None:
+def end(front: FrontEnd, vm_id: int = 7, *, ago: float = 5) -> None:
     front.opennebula.end(vm_id, at=front.world.clock() - ago)

@@ -8,12 +8,12 @@ import pytest
 
 from one_provider_mad.domain import DeployId, InstanceState
 from one_provider_mad.protocol.messages import Severity
-from tests.orphans.reconciler_setup import POWEROFF, Front
+from tests.orphans.reconciler_setup import POWEROFF, FrontEnd
 
 RUNNING, UNKNOWN = 3, 16
 
 
-def terminate(front: Front, deploy_id: str = "i-7", state: InstanceState = InstanceState.TERMINATED) -> None:
+def terminate(front: FrontEnd, deploy_id: str = "i-7", state: InstanceState = InstanceState.TERMINATED) -> None:
     front.cloud.instances[DeployId(deploy_id)].state = state
 
 
@@ -34,7 +34,7 @@ def terminate(front: Front, deploy_id: str = "i-7", state: InstanceState = Insta
     ],
 )
 async def test_the_vms_log_says_once_that_its_instance_is_terminated_and_how_to_recreate_it(
-    front: Front, vm: dict[str, Any], remedy: str
+    front: FrontEnd, vm: dict[str, Any], remedy: str
 ) -> None:
     front.opennebula.vm(7, "i-7", **vm)
     assert await front.look(2) == set()
@@ -54,7 +54,7 @@ async def test_the_vms_log_says_once_that_its_instance_is_terminated_and_how_to_
     ],
 )
 async def test_the_recreate_commands_depend_on_the_release(
-    front: Front, monkeypatch: pytest.MonkeyPatch, release: tuple[int, ...], remedy: str
+    front: FrontEnd, monkeypatch: pytest.MonkeyPatch, release: tuple[int, ...], remedy: str
 ) -> None:
     async def release_of_oned() -> tuple[int, ...]:
         return release
@@ -67,7 +67,7 @@ async def test_the_recreate_commands_depend_on_the_release(
 
 
 async def test_a_terminated_instance_that_the_listing_lacks_is_looked_up(
-    front: Front, monkeypatch: pytest.MonkeyPatch
+    front: FrontEnd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An OpenNebula as cloud keeps terminated VMs for ever, and lists none of them."""
     front.opennebula.vm(7, "i-7", lcm_state=RUNNING)
@@ -94,7 +94,7 @@ async def test_a_terminated_instance_that_the_listing_lacks_is_looked_up(
     ],
 )
 async def test_nothing_is_logged_for_vms_that_opennebula_has_ended_or_is_changing(
-    front: Front, vm: dict[str, Any]
+    front: FrontEnd, vm: dict[str, Any]
 ) -> None:
     front.opennebula.vm(7, **{"deploy_id": "i-7", **vm})
     terminate(front)
@@ -102,7 +102,7 @@ async def test_nothing_is_logged_for_vms_that_opennebula_has_ended_or_is_changin
     assert not front.vm_logs
 
 
-async def test_nothing_is_logged_during_an_action_or_while_the_instance_is_terminating(front: Front) -> None:
+async def test_nothing_is_logged_during_an_action_or_while_the_instance_is_terminating(front: FrontEnd) -> None:
     front.opennebula.vm(7, "i-7", lcm_state=RUNNING)
     terminate(front, state=InstanceState.TERMINATING)
     await front.look()

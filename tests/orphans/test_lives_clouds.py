@@ -14,7 +14,7 @@ from tests.end_to_end import wire
 from tests.end_to_end.oned import Driver, Place
 from tests.orphans.local_oned import POWEROFF, LocalOned, OwnVm
 from tests.providers.ec2 import drivers as ec2
-from tests.providers.ec2.faulty_endpoint import Face
+from tests.providers.ec2.faulty_endpoint import FaultyEc2
 from tests.providers.opennebula import test_daemons as burst
 from tests.waiting import until
 from tests.xmlrpc.partner import Partner
@@ -49,16 +49,16 @@ def wait_for_checks(opennebula: LocalOned) -> None:
 
 
 def test_the_orphan_of_a_done_vm_is_terminated_in_ec2(place: Place, opennebula: LocalOned) -> None:
-    with Face().running() as face:
-        place.configure(ec2.configuration(face) + ORPHANS, name=ec2.NAME)
+    with FaultyEc2().running() as endpoint:
+        place.configure(ec2.configuration(endpoint) + ORPHANS, name=ec2.NAME)
         environ = {**ec2.ENVIRON, **opennebula.environ(place.root)}
         with Driver(place, f"-t 15 -r 0 {ec2.NAME}", environ=environ) as driver:
             over, off = both_off(driver, opennebula, ec2.template())
-            until(lambda: face.account.instances[over].word == "terminated")
+            until(lambda: endpoint.account.instances[over].word == "terminated")
             wait_for_checks(opennebula)
-            assert face.account.instances[off].word == "stopped"
+            assert endpoint.account.instances[off].word == "stopped"
         assert_spoke_properly(driver)
-        assert face.account.count("TerminateInstances") == 1
+        assert endpoint.account.count("TerminateInstances") == 1
 
 
 def test_the_orphan_of_a_done_vm_is_terminated_in_another_opennebula(

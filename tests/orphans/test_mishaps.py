@@ -18,7 +18,7 @@ from one_provider_mad.journal.records import AttemptState
 from one_provider_mad.orphans.verdicts import DONE_STATE, VmDocument
 from one_provider_mad.settings import OrphanPolicy
 from tests.actions.fakes import STIME, a_world, identity_of
-from tests.orphans.reconciler_setup import ACTIVE, POWEROFF, TERMINATE, Front
+from tests.orphans.reconciler_setup import ACTIVE, POWEROFF, TERMINATE, FrontEnd
 
 PASSING = ("deaf", "silent", "partial", "follow", "busy", "hidden", "foreign", "report")
 """Faults that last for one check."""
@@ -36,7 +36,7 @@ def test_no_sequence_of_mishaps_terminates_an_instance_that_is_needed(
 
 async def _play(path: Path, steps: list[tuple[str, int]]) -> None:
     async with a_world(path) as world:
-        play = Play(Front(world))
+        play = Play(FrontEnd(world))
         for vm_id in (1, 2):
             await play.begin(vm_id)
         for step, vm_id in [("nothing", 1), *steps]:
@@ -60,7 +60,7 @@ class Play:
         needed: instances that must not be terminated, by VM, or by their own id for those of others.
     """
 
-    def __init__(self, front: Front) -> None:
+    def __init__(self, front: FrontEnd) -> None:
         self.front = front
         self.needed: dict[object, str] = {}
         self._own = front.opennebula.vms
@@ -156,14 +156,14 @@ class Play:
             front.set_by += {"back": -5000.0, "ahead": 5000.0}.get(step, 0.0)
 
 
-def _of_another_cluster(front: Front, vm_id: int) -> None:
+def _of_another_cluster(front: FrontEnd, vm_id: int) -> None:
     """Let the driver ask an OpenNebula that has DONE VMs with the same ids, created in the same second."""
     front.opennebula.vms = {}
     front.opennebula.vm(vm_id, "i-99", state=DONE_STATE, etime=int(front.world.clock()) - 9)
     front.opennebula.vm(3 - vm_id, "", state=DONE_STATE, etime=int(front.world.clock()) - 9, hosts=(12,))
 
 
-_PASSING: Mapping[str, Callable[[Front, int], None]] = {
+_PASSING: Mapping[str, Callable[[FrontEnd, int], None]] = {
     "deaf": lambda front, vm_id: front.opennebula.deaf.add(vm_id),
     "silent": lambda front, _: setattr(front.opennebula, "error", ProviderUnavailable("OpenNebula cannot be asked")),
     "partial": lambda front, _: front.cloud.before["list"].append(ProviderUnavailable("only half is listed")),

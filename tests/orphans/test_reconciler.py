@@ -17,12 +17,12 @@ from one_provider_mad.orphans.verdicts import DONE_STATE, VmDocument
 from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.settings import OrphanPolicy
 from tests.actions.fakes import STIME, identity_of
-from tests.orphans.reconciler_setup import ACTIVE, POWEROFF, Front, end
+from tests.orphans.reconciler_setup import ACTIVE, POWEROFF, FrontEnd, end
 
 # VMs that OpenNebula ended without a request
 
 
-async def test_the_instance_of_a_done_vm_becomes_a_debt_after_the_second_check(front: Front) -> None:
+async def test_the_instance_of_a_done_vm_becomes_a_debt_after_the_second_check(front: FrontEnd) -> None:
     assert await front.look(3) == set()
     end(front)
     assert await front.look() == set()
@@ -33,7 +33,7 @@ async def test_the_instance_of_a_done_vm_becomes_a_debt_after_the_second_check(f
     assert front.warnings[-1].startswith("instance i-7 is terminated as an orphan: VM 7 (STIME")
 
 
-async def test_the_default_policy_only_reports_orphans(front: Front) -> None:
+async def test_the_default_policy_only_reports_orphans(front: FrontEnd) -> None:
     front.policy = OrphanPolicy(grace=0)
     end(front)
     assert await front.look(5) == set()
@@ -44,20 +44,20 @@ async def test_the_default_policy_only_reports_orphans(front: Front) -> None:
 
 
 async def test_an_instance_from_before_a_recreate_is_terminated_and_the_instance_the_vm_names_stays(
-    front: Front,
+    front: FrontEnd,
 ) -> None:
     await front.create("i-8", seq=1)
     front.opennebula.vm(7, "i-8", state=POWEROFF)
     assert await front.look(2) == {"i-7"}
 
 
-async def test_of_duplicates_the_one_with_the_vms_deploy_id_stays(front: Front) -> None:
+async def test_of_duplicates_the_one_with_the_vms_deploy_id_stays(front: FrontEnd) -> None:
     await front.create("i-8")
     front.opennebula.vm(7, "i-8")
     assert await front.look(2) == {"i-7"}
 
 
-async def test_an_instance_from_before_a_recreate_is_terminated_after_its_vm_is_done(front: Front) -> None:
+async def test_an_instance_from_before_a_recreate_is_terminated_after_its_vm_is_done(front: FrontEnd) -> None:
     await front.create("i-8", seq=1)
     front.opennebula.vm(7, "i-8")
     end(front)
@@ -66,7 +66,7 @@ async def test_an_instance_from_before_a_recreate_is_terminated_after_its_vm_is_
 
 
 @pytest.mark.parametrize("named", ["i-8", "one-8", "", "-"])
-async def test_an_orphan_whose_create_was_never_answered_is_terminated(front: Front, named: str) -> None:
+async def test_an_orphan_whose_create_was_never_answered_is_terminated(front: FrontEnd, named: str) -> None:
     """The journal of a killed driver has its attempt without an id; the next driver found the instance by its tags."""
     ago = 5000 if named == "i-8" else 500  # some clouds report the time of the latest start
     await front.create("i-8", vm_id=8, is_known=False, ago=ago)
@@ -78,7 +78,7 @@ async def test_an_orphan_whose_create_was_never_answered_is_terminated(front: Fr
 
 @pytest.mark.parametrize(("ago", "gone"), [(600, {"i-8"}), (1200, set())])
 async def test_a_leftover_of_an_unanswered_create_is_terminated_if_its_creation_time_matches(
-    front: Front, ago: float, gone: set[str]
+    front: FrontEnd, ago: float, gone: set[str]
 ) -> None:
     await front.create("i-8", vm_id=8, is_known=False, ago=ago)
     await front.attempt(identity_of(8), state=AttemptState.OPEN)
@@ -94,7 +94,7 @@ async def test_a_leftover_of_an_unanswered_create_is_terminated_if_its_creation_
     "state",
     [pytest.param(state, id=name) for name, state in {"off": 8, "suspended": 5, "stopped": 4, "undeployed": 9}.items()],
 )
-async def test_the_instance_of_a_vm_that_is_not_done_is_kept(front: Front, state: int) -> None:
+async def test_the_instance_of_a_vm_that_is_not_done_is_kept(front: FrontEnd, state: int) -> None:
     front.opennebula.vm(7, "i-7", state=state)
     front.cloud.instances[DeployId("i-7")].state = InstanceState.STOPPED
     assert await front.look(5) == set()
@@ -115,7 +115,7 @@ async def test_the_instance_of_a_vm_that_is_not_done_is_kept(front: Front, state
     ],
 )
 async def test_an_instance_of_doubtful_origin_is_reported_and_not_terminated(
-    front: Front, vm: dict[str, Any] | None
+    front: FrontEnd, vm: dict[str, Any] | None
 ) -> None:
     front.opennebula.vms.clear()
     if vm is not None:
@@ -125,26 +125,26 @@ async def test_an_instance_of_doubtful_origin_is_reported_and_not_terminated(
     assert front.warnings[0].startswith("instance i-7 belongs to no VM for certain: ")
 
 
-async def test_an_instance_with_a_newer_seq_than_the_one_the_vm_names_is_kept(front: Front) -> None:
+async def test_an_instance_with_a_newer_seq_than_the_one_the_vm_names_is_kept(front: FrontEnd) -> None:
     """A recreate is under way, or was interrupted."""
     await front.create("i-8", seq=1)
     assert await front.look(5) == set()
 
 
-async def test_duplicates_are_not_terminated_if_the_vm_has_another_deploy_id(front: Front) -> None:
+async def test_duplicates_are_not_terminated_if_the_vm_has_another_deploy_id(front: FrontEnd) -> None:
     await front.create("i-8")
     front.opennebula.vm(7, "i-9")
     assert await front.look(5) == set()
 
 
-async def test_instances_of_other_owners_and_untagged_ones_are_ignored(front: Front) -> None:
+async def test_instances_of_other_owners_and_untagged_ones_are_ignored(front: FrontEnd) -> None:
     await front.create("i-8", owner="another", vm_id=8)
     front.cloud.add(None, deploy_id="i-wild")
     assert await front.look(5) == set()
     assert not front.warnings
 
 
-async def test_a_duplicate_that_the_journal_does_not_know_is_only_reported(front: Front) -> None:
+async def test_a_duplicate_that_the_journal_does_not_know_is_only_reported(front: FrontEnd) -> None:
     """Another OpenNebula with the same owner by mistake may have created it: the tags alone do not suffice."""
     await front.create("i-8", is_known=False)
     end(front)
@@ -152,7 +152,7 @@ async def test_a_duplicate_that_the_journal_does_not_know_is_only_reported(front
     assert "i-8 is an orphan" in "".join(front.warnings)
 
 
-async def test_of_two_instances_for_one_open_attempt_neither_is_terminated(front: Front) -> None:
+async def test_of_two_instances_for_one_open_attempt_neither_is_terminated(front: FrontEnd) -> None:
     """The VM was deleted during its deploy, and one of the instances is a copy."""
     await front.create("i-8", vm_id=8, is_known=False)
     await front.create("i-9", vm_id=8, is_known=False)
@@ -163,7 +163,7 @@ async def test_of_two_instances_for_one_open_attempt_neither_is_terminated(front
 
 
 @pytest.mark.parametrize("state", [POWEROFF, DONE_STATE])
-async def test_a_copy_of_an_instance_with_the_same_tags_is_only_reported(front: Front, state: int) -> None:
+async def test_a_copy_of_an_instance_with_the_same_tags_is_only_reported(front: FrontEnd, state: int) -> None:
     """A person launched a similar instance in the cloud's console, and the answer to the create was lost."""
     await front.create("i-8", vm_id=8, is_known=False, ago=5000)
     await front.create("i-9", vm_id=8, is_known=False, ago=1000)
@@ -174,7 +174,7 @@ async def test_a_copy_of_an_instance_with_the_same_tags_is_only_reported(front: 
 
 
 @pytest.mark.parametrize("way", ["unknown", "imported"])
-async def test_an_orphan_that_this_driver_did_not_create_is_only_reported(front: Front, way: str) -> None:
+async def test_an_orphan_that_this_driver_did_not_create_is_only_reported(front: FrontEnd, way: str) -> None:
     await front.create("i-8", vm_id=8, is_known=way == "imported")
     if way == "imported":
         await front.world.journal.record_import(DeployId("i-8"), vm_id=VmId(8), stime=STIME)
@@ -186,7 +186,7 @@ async def test_an_orphan_that_this_driver_did_not_create_is_only_reported(front:
 
 @pytest.mark.parametrize(("state", "seq"), [(AttemptState.REFUSED, 0), (AttemptState.OPEN, 1)])
 async def test_an_attempt_that_was_refused_or_has_another_seq_does_not_allow_termination(
-    front: Front, state: AttemptState, seq: int
+    front: FrontEnd, state: AttemptState, seq: int
 ) -> None:
     await front.create("i-8", vm_id=8, is_known=False)
     await front.attempt(identity_of(8, seq=seq), state=state)
@@ -195,7 +195,7 @@ async def test_an_attempt_that_was_refused_or_has_another_seq_does_not_allow_ter
     assert await front.look(5) == set()
 
 
-async def test_the_orphan_is_only_reported_if_the_done_vm_names_an_unknown_instance(front: Front) -> None:
+async def test_the_orphan_is_only_reported_if_the_done_vm_names_an_unknown_instance(front: FrontEnd) -> None:
     """By mistake the driver asks another cluster's OpenNebula, which has a VM with the same id and STIME."""
     front.opennebula.vm(7, "i-99")
     end(front)
@@ -203,7 +203,7 @@ async def test_the_orphan_is_only_reported_if_the_done_vm_names_an_unknown_insta
     assert len(front.warnings) == 1
 
 
-async def test_an_attempt_with_another_stime_does_not_allow_termination(front: Front) -> None:
+async def test_an_attempt_with_another_stime_does_not_allow_termination(front: FrontEnd) -> None:
     await front.create("i-8", vm_id=8, is_known=False)
     other = Attempt.new(identity_of(8, stime=STIME - 1), 1, {})
     await front.world.journal.save_attempt(
@@ -214,7 +214,7 @@ async def test_an_attempt_with_another_stime_does_not_allow_termination(front: F
     assert await front.look(5) == set()
 
 
-async def test_a_follower_terminates_no_orphan_until_it_leads(front: Front) -> None:
+async def test_a_follower_terminates_no_orphan_until_it_leads(front: FrontEnd) -> None:
     end(front)
     front.opennebula.leads = False
     assert await front.look(5) == set()
@@ -222,7 +222,7 @@ async def test_a_follower_terminates_no_orphan_until_it_leads(front: Front) -> N
     assert await front.look() == {"i-7"}
 
 
-async def test_no_orphan_is_terminated_with_the_journal_of_another_machine(front: Front) -> None:
+async def test_no_orphan_is_terminated_with_the_journal_of_another_machine(front: FrontEnd) -> None:
     """A clone of the front-end: a VM that is DONE in its OpenNebula may be running in the original's."""
     await front.look()
     end(front)
@@ -235,7 +235,7 @@ async def test_no_orphan_is_terminated_with_the_journal_of_another_machine(front
     assert warning.endswith("run one-provider journal accept fake")
 
 
-async def test_an_orphan_is_terminated_only_after_the_grace_since_creation_and_done(front: Front) -> None:
+async def test_an_orphan_is_terminated_only_after_the_grace_since_creation_and_done(front: FrontEnd) -> None:
     front.policy = OrphanPolicy(policy="terminate-done", grace=600)
     end(front, ago=590)
     front.set_by = 0.0
@@ -253,7 +253,7 @@ async def test_an_orphan_is_terminated_only_after_the_grace_since_creation_and_d
     assert await front.look() == {"i-7", "i-8"}
 
 
-async def test_no_more_orphans_are_terminated_at_once_than_the_setting_at_most(front: Front) -> None:
+async def test_no_more_orphans_are_terminated_at_once_than_the_setting_at_most(front: FrontEnd) -> None:
     front.policy = OrphanPolicy(policy="terminate-done", grace=0, at_most=2)
     for vm_id in range(10, 15):
         await front.create(f"i-{vm_id}", vm_id=vm_id)
@@ -266,7 +266,7 @@ async def test_no_more_orphans_are_terminated_at_once_than_the_setting_at_most(f
 
 
 @pytest.mark.parametrize("what", ["opennebula", "cloud", "contradiction", "vm"])
-async def test_an_incomplete_check_restarts_the_count_of_checks(front: Front, what: str) -> None:
+async def test_an_incomplete_check_restarts_the_count_of_checks(front: FrontEnd, what: str) -> None:
     end(front)
     await front.look()
     if what == "opennebula":
@@ -283,7 +283,7 @@ async def test_an_incomplete_check_restarts_the_count_of_checks(front: Front, wh
     assert await front.look() == {"i-7"}
 
 
-async def test_an_orphan_is_not_terminated_while_an_action_of_its_vm_is_under_way(front: Front) -> None:
+async def test_an_orphan_is_not_terminated_while_an_action_of_its_vm_is_under_way(front: FrontEnd) -> None:
     end(front)
     front.busy = {7}
     assert await front.look(5) == set()
@@ -293,7 +293,9 @@ async def test_an_orphan_is_not_terminated_while_an_action_of_its_vm_is_under_wa
 
 
 @pytest.mark.parametrize("what", ["busy", "cloud"])
-async def test_no_debt_is_recorded_if_the_vm_is_busy_or_the_lookup_fails_right_before(front: Front, what: str) -> None:
+async def test_no_debt_is_recorded_if_the_vm_is_busy_or_the_lookup_fails_right_before(
+    front: FrontEnd, what: str
+) -> None:
     end(front)
     await front.look()
     before = front.opennebula.documents
@@ -310,7 +312,7 @@ async def test_no_debt_is_recorded_if_the_vm_is_busy_or_the_lookup_fails_right_b
     assert len(front.opennebula.asked) == 3
 
 
-async def test_an_orphan_is_not_terminated_while_another_process_has_a_request_of_its_vm(front: Front) -> None:
+async def test_an_orphan_is_not_terminated_while_another_process_has_a_request_of_its_vm(front: FrontEnd) -> None:
     """Up to 5.12 oned does not end the old driver when it starts a new one."""
     end(front)
     journal = front.world.journal
@@ -323,7 +325,7 @@ async def test_an_orphan_is_not_terminated_while_another_process_has_a_request_o
     assert await front.look(2) == {"i-7"}
 
 
-async def test_no_debt_is_recorded_if_the_vm_is_no_longer_done_right_before(front: Front) -> None:
+async def test_no_debt_is_recorded_if_the_vm_is_no_longer_done_right_before(front: FrontEnd) -> None:
     """Right before the debt is recorded, this VM alone is read again."""
     end(front)
     await front.look()
@@ -339,13 +341,13 @@ async def test_no_debt_is_recorded_if_the_vm_is_no_longer_done_right_before(fron
     assert len(front.opennebula.asked) == 3
 
 
-async def test_repeated_checks_record_one_debt(front: Front) -> None:
+async def test_repeated_checks_record_one_debt(front: FrontEnd) -> None:
     end(front)
     await front.look(5)
     assert len(await front.world.journal.debts()) == 1
 
 
-async def test_an_orphan_is_reported_once_and_leaves_the_list_when_it_is_gone(front: Front) -> None:
+async def test_an_orphan_is_reported_once_and_leaves_the_list_when_it_is_gone(front: FrontEnd) -> None:
     front.policy = OrphanPolicy()
     end(front)
     await front.look(5)
@@ -355,7 +357,7 @@ async def test_an_orphan_is_reported_once_and_leaves_the_list_when_it_is_gone(fr
     assert json.loads(await front.world.journal.fact(ORPHANS) or "")["orphans"] == []
 
 
-async def test_an_orphan_is_not_reported_again_after_a_failed_check(front: Front) -> None:
+async def test_an_orphan_is_not_reported_again_after_a_failed_check(front: FrontEnd) -> None:
     front.policy = OrphanPolicy()
     end(front)
     await front.look(2)
@@ -366,7 +368,7 @@ async def test_an_orphan_is_not_reported_again_after_a_failed_check(front: Front
     assert len(front.warnings) == 1
 
 
-async def test_an_instance_is_reported_again_when_its_verdict_changes(front: Front) -> None:
+async def test_an_instance_is_reported_again_when_its_verdict_changes(front: FrontEnd) -> None:
     front.policy = OrphanPolicy()
     end(front)
     await front.look(2)
@@ -393,7 +395,7 @@ async def test_an_instance_is_reported_again_when_its_verdict_changes(front: Fro
     ],
 )
 async def test_the_parked_mark_is_cleared_if_the_vm_is_on_its_host_again(
-    front: Front, vm: dict[str, Any], *, is_freed: bool
+    front: FrontEnd, vm: dict[str, Any], *, is_freed: bool
 ) -> None:
     """Another front-end deployed it. Reports lack a marked instance, and a full report makes its VM look lost."""
     await front.world.journal.park(DeployId("i-7"), VmId(7))

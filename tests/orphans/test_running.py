@@ -18,10 +18,10 @@ from one_provider_mad.orphans.verdicts import DONE_STATE
 from one_provider_mad.providers.interface import UnusedResource
 from one_provider_mad.settings import OrphanPolicy
 from tests.actions.fakes import STIME, a_world, identity_of
-from tests.orphans.reconciler_setup import POWEROFF, CloudOfParts, Front, end
+from tests.orphans.reconciler_setup import POWEROFF, CloudOfParts, FrontEnd, end
 
 
-async def test_without_credentials_the_check_is_off_but_the_machine_is_journaled(front: Front) -> None:
+async def test_without_credentials_the_check_is_off_but_the_machine_is_journaled(front: FrontEnd) -> None:
     front.opennebula.refusal = SettingsError("one_auth does not exist")
     end(front)
     await front.run(99)
@@ -31,7 +31,7 @@ async def test_without_credentials_the_check_is_off_but_the_machine_is_journaled
     assert await front.world.journal.fact(MACHINE) == "here", "the journal may be copied later"
 
 
-async def test_the_check_is_off_for_a_verbatim_driver(front: Front) -> None:
+async def test_the_check_is_off_for_a_verbatim_driver(front: FrontEnd) -> None:
     front.engines.is_verbatim = True
     front.opennebula.refusal = SettingsError("one_auth does not exist")
     await front.run(99)
@@ -39,7 +39,7 @@ async def test_the_check_is_off_for_a_verbatim_driver(front: Front) -> None:
     assert not front.world.logged
 
 
-async def test_the_check_continues_after_a_locked_journal(front: Front) -> None:
+async def test_the_check_continues_after_a_locked_journal(front: FrontEnd) -> None:
     end(front)
     fact = front.world.journal.fact
 
@@ -54,7 +54,7 @@ async def test_the_check_continues_after_a_locked_journal(front: Front) -> None:
 
 @pytest.mark.parametrize(("looks", "warnings"), [(3, 0), (4, 1), (9, 1)])
 async def test_an_unreachable_opennebula_is_reported_once_from_the_fourth_check_on(
-    front: Front, looks: int, warnings: int
+    front: FrontEnd, looks: int, warnings: int
 ) -> None:
     """oned starts its drivers before it listens itself."""
     front.opennebula.error = ProviderUnavailable("OpenNebula at localhost:2633 cannot be reached")
@@ -62,7 +62,7 @@ async def test_an_unreachable_opennebula_is_reported_once_from_the_fourth_check_
     assert front.warnings == ["orphans are not looked for: OpenNebula at localhost:2633 cannot be reached"] * warnings
 
 
-async def test_a_second_outage_of_opennebula_is_reported_again(front: Front) -> None:
+async def test_a_second_outage_of_opennebula_is_reported_again(front: FrontEnd) -> None:
     for _ in range(2):
         front.opennebula.error = ProviderUnavailable("OpenNebula at localhost:2633 cannot be reached")
         await front.run(5)
@@ -71,7 +71,7 @@ async def test_a_second_outage_of_opennebula_is_reported_again(front: Front) -> 
     assert len(front.warnings) == 2
 
 
-async def test_an_unexpected_exception_restarts_the_count_of_checks_and_is_reported(front: Front) -> None:
+async def test_an_unexpected_exception_restarts_the_count_of_checks_and_is_reported(front: FrontEnd) -> None:
     end(front)
     await front.look()
     front.cloud.before["list"] += [ZeroDivisionError()] * 5
@@ -85,7 +85,7 @@ async def test_an_unexpected_exception_restarts_the_count_of_checks_and_is_repor
     }
 
 
-async def test_the_release_is_learned_from_the_first_successful_check(front: Front) -> None:
+async def test_the_release_is_learned_from_the_first_successful_check(front: FrontEnd) -> None:
     """The form of lines for oned's log depends on it, and the first request may be days away."""
     front.opennebula.error = ProviderUnavailable("OpenNebula at localhost:2633 cannot be reached")
     await front.run(2)
@@ -95,7 +95,7 @@ async def test_the_release_is_learned_from_the_first_successful_check(front: Fro
     assert front.learned == [(7, 4, 0)]
 
 
-async def test_a_copied_journal_is_reported_once(front: Front) -> None:
+async def test_a_copied_journal_is_reported_once(front: FrontEnd) -> None:
     await front.look()
     front.machine = "a copy"
     end(front)
@@ -107,11 +107,11 @@ async def test_a_copied_journal_is_reported_once(front: Front) -> None:
 
 
 @pytest.fixture
-async def parted(tmp_path: Path) -> AsyncIterator[Front]:
+async def parted(tmp_path: Path) -> AsyncIterator[FrontEnd]:
     """VM 7 runs as i-7; the cloud has an unused volume of it, and a snapshot without a VM."""
     cloud = CloudOfParts()
     async with a_world(tmp_path, cloud) as world:
-        front = Front(world)
+        front = FrontEnd(world)
         await front.create("i-7")
         front.opennebula.vm(7, "i-7")
         cloud.parts = [
@@ -121,7 +121,7 @@ async def parted(tmp_path: Path) -> AsyncIterator[Front]:
         yield front
 
 
-async def parts(front: Front) -> list[str]:
+async def parts(front: FrontEnd) -> list[str]:
     await front.look()
     return [entry["id"] for entry in json.loads(await front.world.journal.fact(ORPHANS) or "")["parts"]]
 
@@ -136,7 +136,7 @@ async def parts(front: Front) -> list[str]:
     ],
 )
 async def test_an_unused_volume_is_reported_if_its_vm_is_gone(
-    parted: Front, vm: dict[str, Any] | None, *, is_loose: bool
+    parted: FrontEnd, vm: dict[str, Any] | None, *, is_loose: bool
 ) -> None:
     parted.opennebula.vms.clear()
     if vm is not None:
@@ -144,7 +144,7 @@ async def test_an_unused_volume_is_reported_if_its_vm_is_gone(
     assert await parts(parted) == ["vol-1", "snap-1"][0 if is_loose else 1 :]
 
 
-async def test_a_part_of_a_vm_that_the_pool_lacks_is_not_reported(parted: Front) -> None:
+async def test_a_part_of_a_vm_that_the_pool_lacks_is_not_reported(parted: FrontEnd) -> None:
     """A user without admin rights sees only some VMs in the pool."""
     parted.opennebula.hidden = {7}
     assert await parts(parted) == ["snap-1"]
@@ -152,12 +152,12 @@ async def test_a_part_of_a_vm_that_the_pool_lacks_is_not_reported(parted: Front)
     assert await parts(parted) == ["snap-1"]
 
 
-async def test_no_document_is_requested_for_a_part_of_a_vm_in_the_pool(parted: Front) -> None:
+async def test_no_document_is_requested_for_a_part_of_a_vm_in_the_pool(parted: FrontEnd) -> None:
     await parts(parted)
     assert parted.opennebula.asked == [set(), set()]
 
 
-async def test_unused_parts_are_reported_once_and_never_deleted(parted: Front) -> None:
+async def test_unused_parts_are_reported_once_and_never_deleted(parted: FrontEnd) -> None:
     parted.policy = OrphanPolicy(policy="terminate-done", grace=0)
     for _ in range(3):
         await parts(parted)
@@ -165,7 +165,7 @@ async def test_unused_parts_are_reported_once_and_never_deleted(parted: Front) -
     assert {name for name, _ in parted.cloud.calls} == {"list"}
 
 
-async def test_orphans_are_terminated_although_listing_parts_is_refused(parted: Front) -> None:
+async def test_orphans_are_terminated_although_listing_parts_is_refused(parted: FrontEnd) -> None:
     parted.cloud.refusal = PermissionDenied("no permission for DescribeVolumes")  # type: ignore[attr-defined]
     end(parted)
     assert await parted.look(3) == {"i-7"}
@@ -183,24 +183,24 @@ def policy(interval: float) -> OrphanPolicy:
     return OrphanPolicy(policy="report", interval=interval)
 
 
-def apart(front: Front) -> list[int]:
+def apart(front: FrontEnd) -> list[int]:
     """Seconds from the start to each check."""
     return [round(at - front.begun_at) for at in front.looks]
 
 
-async def test_checks_run_at_the_start_and_then_at_the_interval(front: Front) -> None:
+async def test_checks_run_at_the_start_and_then_at_the_interval(front: FrontEnd) -> None:
     front.policy = policy(300)
     await front.run(seconds=700)
     assert apart(front) == [0, 300, 600]
 
 
-async def test_an_edited_interval_takes_effect_within_seconds(front: Front) -> None:
+async def test_an_edited_interval_takes_effect_within_seconds(front: FrontEnd) -> None:
     front.policy = policy(3600)
     await front.run(seconds=120, edits={42: policy(30)})
     assert apart(front) == [0, 45, 75, 105]
 
 
-async def test_a_restart_does_not_restart_the_interval(front: Front) -> None:
+async def test_a_restart_does_not_restart_the_interval(front: FrontEnd) -> None:
     front.policy = policy(300)
     for _ in range(4):  # every two minutes
         await front.run(seconds=120)
@@ -209,7 +209,7 @@ async def test_a_restart_does_not_restart_the_interval(front: Front) -> None:
     assert apart(front) == [0, 300]
 
 
-async def test_a_check_before_a_restart_counts_as_the_first_of_two(front: Front) -> None:
+async def test_a_check_before_a_restart_counts_as_the_first_of_two(front: FrontEnd) -> None:
     end(front)
     front.policy = policy(300)
     await front.run(1)
@@ -219,7 +219,7 @@ async def test_a_check_before_a_restart_counts_as_the_first_of_two(front: Front)
     assert [text.split(":")[0] for text in front.warnings] == ["instance i-7 is an orphan"]
 
 
-async def test_a_failed_check_before_a_restart_restarts_the_count_of_checks(front: Front) -> None:
+async def test_a_failed_check_before_a_restart_restarts_the_count_of_checks(front: FrontEnd) -> None:
     end(front)
     await front.run(1)
     front.set_by += 600
@@ -232,7 +232,7 @@ async def test_a_failed_check_before_a_restart_restarts_the_count_of_checks(fron
     assert await front.world.journal.debts() == []
 
 
-async def test_the_first_check_waits_until_oned_is_up(front: Front) -> None:
+async def test_the_first_check_waits_until_oned_is_up(front: FrontEnd) -> None:
     front.core_is_up.clear()
     running = asyncio.create_task(front.run(1))
     for _ in range(100):
@@ -243,7 +243,7 @@ async def test_the_first_check_waits_until_oned_is_up(front: Front) -> None:
     assert len(front.looks) == 1
 
 
-async def test_a_failed_check_is_repeated_after_growing_pauses(front: Front) -> None:
+async def test_a_failed_check_is_repeated_after_growing_pauses(front: FrontEnd) -> None:
     front.policy = policy(300)
     front.opennebula.error = ProviderUnavailable("OpenNebula at localhost:2633 cannot be reached")
     await front.run(6)
@@ -252,7 +252,7 @@ async def test_a_failed_check_is_repeated_after_growing_pauses(front: Front) -> 
     assert (trouble["reason"], trouble["retry"]) == ("OpenNebula at localhost:2633 cannot be reached", 300)
 
 
-async def test_a_clock_that_is_set_back_does_not_delay_the_next_check(front: Front) -> None:
+async def test_a_clock_that_is_set_back_does_not_delay_the_next_check(front: FrontEnd) -> None:
     await front.run(1)
     front.set_by -= 86_400
     front.looks.clear()
@@ -261,7 +261,7 @@ async def test_a_clock_that_is_set_back_does_not_delay_the_next_check(front: Fro
     assert front.looks[0] - (front.begun_at - 86_400) < OrphanPolicy().interval + CHECK_SECONDS
 
 
-async def test_the_journal_records_why_there_is_no_check(front: Front) -> None:
+async def test_the_journal_records_why_there_is_no_check(front: FrontEnd) -> None:
     front.opennebula.refusal = SettingsError("one_auth does not exist")
     await front.run(1)
     trouble = json.loads(await front.world.journal.fact(TROUBLE) or "")

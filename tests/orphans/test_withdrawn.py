@@ -13,11 +13,11 @@ from one_provider_mad.orphans.verdicts import DONE_STATE
 from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.settings import OrphanPolicy
 from tests.actions.fakes import STIME, identity_of
-from tests.orphans.reconciler_setup import ACTIVE, POWEROFF, Front, end
+from tests.orphans.reconciler_setup import ACTIVE, POWEROFF, FrontEnd, end
 
 
 @pytest.mark.parametrize("named", ["i-7", ""])
-async def test_the_debt_for_an_orphan_is_withdrawn_if_its_vm_is_back(front: Front, named: str) -> None:
+async def test_the_debt_for_an_orphan_is_withdrawn_if_its_vm_is_back(front: FrontEnd, named: str) -> None:
     """While the cloud refuses to terminate, OpenNebula is restored from a backup in which the VM is powered off."""
     end(front)
     assert await front.look(3) == {"i-7"}
@@ -26,7 +26,7 @@ async def test_the_debt_for_an_orphan_is_withdrawn_if_its_vm_is_back(front: Fron
     assert front.warnings[-1] == "instance i-7 is not terminated any more as an orphan"
 
 
-async def test_the_debt_for_an_orphan_is_withdrawn_if_its_vm_names_the_instance_again(front: Front) -> None:
+async def test_the_debt_for_an_orphan_is_withdrawn_if_its_vm_names_the_instance_again(front: FrontEnd) -> None:
     await front.create("i-8", seq=1)
     front.opennebula.vm(7, "i-8")
     assert await front.look(3) == {"i-7"}
@@ -34,7 +34,7 @@ async def test_the_debt_for_an_orphan_is_withdrawn_if_its_vm_names_the_instance_
     assert await front.look() == set()
 
 
-async def test_the_debt_for_an_orphan_is_withdrawn_if_the_policy_no_longer_allows_it(front: Front) -> None:
+async def test_the_debt_for_an_orphan_is_withdrawn_if_the_policy_no_longer_allows_it(front: FrontEnd) -> None:
     end(front)
     assert await front.look(3) == {"i-7"}
     front.policy = OrphanPolicy(policy="report")
@@ -57,7 +57,7 @@ async def test_the_debt_for_an_orphan_is_withdrawn_if_the_policy_no_longer_allow
     ],
 )
 async def test_the_debt_of_a_cancelled_deploy_is_withdrawn_only_if_the_vm_uses_the_instance_again(
-    front: Front, vm: dict[str, Any] | None, *, is_refused: bool, is_withdrawn: bool
+    front: FrontEnd, vm: dict[str, Any] | None, *, is_refused: bool, is_withdrawn: bool
 ) -> None:
     """A deploy was cancelled here, and another front-end, which led meanwhile, adopted the instance."""
     await front.world.add_debt("i-7")
@@ -74,7 +74,7 @@ async def test_the_debt_of_a_cancelled_deploy_is_withdrawn_only_if_the_vm_uses_t
     ] * is_withdrawn
 
 
-async def is_refused_now(front: Front) -> bool:
+async def is_refused_now(front: FrontEnd) -> bool:
     (debt,) = await front.world.journal.debts()
     try:
         await front.reconciler.revalidation.refuse_needed(debt, DeployId("i-7"))
@@ -83,7 +83,7 @@ async def is_refused_now(front: Front) -> bool:
     return False
 
 
-async def test_a_new_debt_stands_although_the_vm_runs_but_is_not_paid_without_the_vms_document(front: Front) -> None:
+async def test_a_new_debt_stands_although_the_vm_runs_but_is_not_paid_without_the_vms_document(front: FrontEnd) -> None:
     front.set_by = -10.0
     front.restart()
     await front.world.add_debt("i-7")
@@ -94,7 +94,7 @@ async def test_a_new_debt_stands_although_the_vm_runs_but_is_not_paid_without_th
 
 @pytest.mark.parametrize("other", [{"stime": STIME + 1}, {"deploy_id": "i-8"}])
 async def test_the_debt_for_a_leftover_stands_if_the_vm_has_another_stime_or_deploy_id(
-    front: Front, other: dict[str, Any]
+    front: FrontEnd, other: dict[str, Any]
 ) -> None:
     await front.create("i-8", seq=1)
     front.opennebula.vm(7, "i-8")
@@ -106,7 +106,7 @@ async def test_the_debt_for_a_leftover_stands_if_the_vm_has_another_stime_or_dep
 # Right before the payment: a new process pays debts before its first check, and the pool may lack a VM
 
 
-async def is_confirmed(front: Front) -> bool:
+async def is_confirmed(front: FrontEnd) -> bool:
     """True if the instance of the debt would be terminated at this moment."""
     (debt,) = await front.world.journal.debts()
     try:
@@ -132,7 +132,7 @@ OBSTACLES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("obstacle", OBSTACLES.values(), ids=OBSTACLES)
 async def test_a_debt_for_an_orphan_is_confirmed_again_right_before_it_is_paid(
-    front: Front, obstacle: dict[str, Any]
+    front: FrontEnd, obstacle: dict[str, Any]
 ) -> None:
     end(front)
     assert await front.look(2) == {"i-7"}
@@ -151,7 +151,7 @@ async def test_a_debt_for_an_orphan_is_confirmed_again_right_before_it_is_paid(
     assert not await is_confirmed(front)
 
 
-async def test_the_debt_for_a_leftover_is_confirmed_although_its_vm_is_done_meanwhile(front: Front) -> None:
+async def test_the_debt_for_a_leftover_is_confirmed_although_its_vm_is_done_meanwhile(front: FrontEnd) -> None:
     await front.create("i-8", seq=1)
     front.opennebula.vm(7, "i-8")
     assert await front.look(2) == {"i-7"}
@@ -159,14 +159,14 @@ async def test_the_debt_for_a_leftover_is_confirmed_although_its_vm_is_done_mean
     assert await is_confirmed(front)
 
 
-async def test_the_debt_for_an_orphan_is_not_confirmed_if_its_tags_name_another_vm(front: Front) -> None:
+async def test_the_debt_for_an_orphan_is_not_confirmed_if_its_tags_name_another_vm(front: FrontEnd) -> None:
     end(front)
     assert await front.look(2) == {"i-7"}
     front.cloud.instances[DeployId("i-7")].identity = identity_of(8)
     assert not await is_confirmed(front)
 
 
-async def test_the_debt_for_an_orphan_is_not_paid_without_confirmation(front: Front) -> None:
+async def test_the_debt_for_an_orphan_is_not_paid_without_confirmation(front: FrontEnd) -> None:
     """For example without credentials, which existed when the debt was recorded."""
     end(front)
     assert await front.look(2) == {"i-7"}
@@ -176,7 +176,7 @@ async def test_the_debt_for_an_orphan_is_not_paid_without_confirmation(front: Fr
     assert front.cloud.count("destroy") == 0
 
 
-async def test_a_debt_for_an_orphan_is_not_withdrawn_after_a_request_for_the_same_termination(front: Front) -> None:
+async def test_a_debt_for_an_orphan_is_not_withdrawn_after_a_request_for_the_same_termination(front: FrontEnd) -> None:
     end(front)
     assert await front.look(2) == {"i-7"}
     await front.world.add_debt("i-7")

@@ -13,7 +13,7 @@ import pytest
 from one_provider_mad.providers.ec2.provider import Ec2Provider
 from one_provider_mad.providers.ec2.settings import Ec2Settings
 from one_provider_mad.providers.interface import ProviderContext
-from tests.providers.ec2.faulty_endpoint import KEY, REGION, SECRET, Face
+from tests.providers.ec2.faulty_endpoint import KEY, REGION, SECRET, FaultyEc2
 
 OWNER = "tests"
 
@@ -31,8 +31,8 @@ def no_aws_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-async def face() -> AsyncIterator[Face]:
-    async with Face().served() as served:
+async def ec2() -> AsyncIterator[FaultyEc2]:
+    async with FaultyEc2().served() as served:
         yield served
 
 
@@ -57,12 +57,12 @@ def make(url: str, **settings: Any) -> Ec2Provider:
 
 
 @pytest.fixture
-async def connect(face: Face) -> AsyncIterator[Open]:
+async def connect(ec2: FaultyEc2) -> AsyncIterator[Open]:
     """Opens providers on the cloud; the arguments are settings."""
     async with AsyncExitStack() as stack:
 
         async def open_one(**settings: Any) -> Ec2Provider:
-            provider = make(face.url, **settings)
+            provider = make(ec2.url, **settings)
             await provider.open()
             stack.push_async_callback(provider.close)
             return provider

@@ -12,7 +12,7 @@ from tests.end_to_end.information_driver import PROGRAM as INFORMATION_DRIVER
 from tests.end_to_end.information_driver import Monitored
 from tests.end_to_end.oned import Driver, Place
 from tests.monitor.decoder import read_modern
-from tests.providers.ec2.faulty_endpoint import KEY, REGION, SECRET, Face
+from tests.providers.ec2.faulty_endpoint import KEY, REGION, SECRET, FaultyEc2
 
 NAME = "ec2"
 OWNER = "one-test"
@@ -39,12 +39,12 @@ instance_types = {{ "t3.small" = 10 }}
 """
 
 
-def configuration(face: Face, *, watch_interval: float = 0.02, grace: float = 5.0, more: str = "") -> str:
+def configuration(ec2: FaultyEc2, *, watch_interval: float = 0.02, grace: float = 5.0, more: str = "") -> str:
     """A configuration of the endpoint, with short periods."""
     return CONFIGURATION.format(
         owner=OWNER,
         region=REGION,
-        url=face.url,
+        url=ec2.url,
         key=KEY,
         secret=SECRET,
         watch_interval=watch_interval,

@@ -32,7 +32,7 @@ from tests.waiting import HANG
 
 KEY, SECRET = "AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 
-__all__ = ["KEY", "REGION", "SECRET", "Face", "Order"]
+__all__ = ["KEY", "REGION", "SECRET", "FaultyEc2", "Order"]
 
 
 @dataclass
@@ -70,13 +70,13 @@ class OrderedServer(Server):
     """The endpoint with the faults that tests order.
 
     Args:
-        face: holds the ordered faults.
+        ec2: holds the ordered faults.
         account: the account to serve.
     """
 
-    def __init__(self, face: Face, account: served.Account) -> None:
+    def __init__(self, ec2: FaultyEc2, account: served.Account) -> None:
         super().__init__(account, keys={})
-        self.face = face
+        self.ec2 = ec2
 
     def application(self) -> web.Application:
         application = super().application()
@@ -89,17 +89,17 @@ class OrderedServer(Server):
         return application
 
     def key_of(self, key_id: str) -> Key | None:
-        if key_id not in self.face.keys:
+        if key_id not in self.ec2.keys:
             return None
-        return Key(self.face.keys[key_id], self.face.tokens.get(key_id, ""))
+        return Key(self.ec2.keys[key_id], self.ec2.tokens.get(key_id, ""))
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        self.face.connections.add(request.transport)
+        self.ec2.connections.add(request.transport)
         return await super().handle(request)
 
     async def respond(self, call: Call, request: web.Request) -> web.StreamResponse:
         order = self._met(call.action)
-        account = self.face.account
+        account = self.ec2.account
         if call.service == "ec2" and (strange := unknown_parameters(call.action, call.form)):
             raise Refusal("UnknownParameter", f"The parameter {strange[0]} is not recognized")
         account.calls.append((call.action, dict(call.form)))
@@ -118,7 +118,7 @@ class OrderedServer(Server):
         try:
             return await self._performed(call)
         except Refusal as refusal:
-            if refusal.code != "IdempotentInstanceTerminated" or not self.face.account.answers_spent_tokens:
+            if refusal.code != "IdempotentInstanceTerminated" or not self.ec2.account.answers_spent_tokens:
                 raise
         asked = {"Filter.1.Name": "client-token", "Filter.1.Value.1": call.form["ClientToken"]}
         found = await self.account.perform("DescribeInstances", asked)
@@ -127,14 +127,14 @@ class OrderedServer(Server):
 
     async def _performed(self, call: Call) -> Answer:
         made = await super().perform(call)
-        if call.action == "RunInstances" and call.form["InstanceType"] in self.face.account.ends:
+        if call.action == "RunInstances" and call.form["InstanceType"] in self.ec2.account.ends:
             deploy_id = DeployId(made["instancesSet"][0]["instanceId"])
             await self.account.resources.cloud.terminate(deploy_id, reason="Server.InsufficientInstanceCapacity")
         return made
 
     def _check_capacity(self, call: Call) -> None:
         """Refuse a type without capacity in the requested zone or subnet, unless the token's instance exists."""
-        account, form = self.face.account, call.form
+        account, form = self.ec2.account, call.form
         kind, token = form["InstanceType"], form.get("ClientToken", "")
         place = form.get("SubnetId") or form.get("Placement.AvailabilityZone", "")
         if not {(kind, place), (kind, "")} & account.short:
@@ -145,7 +145,7 @@ class OrderedServer(Server):
         raise Refusal("InsufficientInstanceCapacity", text, status=500)
 
     def _met(self, action: str) -> Order | None:
-        for order in self.face.orders:
+        for order in self.ec2.orders:
             if order.action not in ("", action) or order.times < 1:
                 continue
             if order.after > 0:
@@ -177,14 +177,14 @@ class OrderedServer(Server):
         return {"Credentials": self._new_key(), "AssumedRoleUser": user}
 
     def _new_key(self) -> dict[str, str]:
-        face = self.face
-        key_id = f"ASIA{len(face.keys):016d}"
-        face.keys[key_id], face.tokens[key_id] = f"secret of {key_id}", f"session of {key_id}"
+        ec2 = self.ec2
+        key_id = f"ASIA{len(ec2.keys):016d}"
+        ec2.keys[key_id], ec2.tokens[key_id] = f"secret of {key_id}", f"session of {key_id}"
         return {
             "AccessKeyId": key_id,
-            "SecretAccessKey": face.keys[key_id],
-            "SessionToken": face.tokens[key_id],
-            "Expiration": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + face.role_seconds)),
+            "SecretAccessKey": ec2.keys[key_id],
+            "SessionToken": ec2.tokens[key_id],
+            "Expiration": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + ec2.role_seconds)),
         }
 
     async def _given(self, _: web.Request) -> web.Response:
@@ -200,16 +200,16 @@ class OrderedServer(Server):
     # For tests in another process
 
     async def _ordered(self, request: web.Request) -> web.Response:
-        account = self.face.account
+        account = self.ec2.account
         for name, value in (await request.json()).items():
             if name == "reset":
                 account.reset()
-                self.face.orders.clear()
-                self.face.connections.clear()
+                self.ec2.orders.clear()
+                self.ec2.connections.clear()
             elif name == "short":
                 account.short = {(kind, place) for kind, place in value}
             elif name == "fault":
-                self.face.order(**value)
+                self.ec2.order(**value)
             elif name == "launch":
                 await self.account.perform("RunInstances", value)
             else:
@@ -217,7 +217,7 @@ class OrderedServer(Server):
         return web.Response()
 
     async def _shown(self, _: web.Request) -> web.Response:
-        account = self.face.account
+        account = self.ec2.account
         return web.json_response(
             {
                 "calls": [action for action, _ in account.calls],
@@ -229,7 +229,7 @@ class OrderedServer(Server):
 
 
 @dataclass
-class Face:
+class FaultyEc2:
     """An endpoint in a thread of its own, and its account.
 
     Attributes:
@@ -257,9 +257,9 @@ class Face:
         return self.orders[-1]
 
     @contextmanager
-    def running(self) -> Iterator[Face]:
+    def running(self) -> Iterator[FaultyEc2]:
         unknown_parameters("DescribeInstances", ())  # botocore reads its description now, not in the endpoint's loop
-        with TemporaryDirectory(prefix="ec2-face-") as folder:
+        with TemporaryDirectory(prefix="faulty-ec2-") as folder:
             self.path = path = Path(folder) / "cloud.db"
             account = served.Account(path, self.settings)
             with Background(OrderedServer(self, account)) as background:
@@ -274,7 +274,7 @@ class Face:
                     self.account.close()
 
     @asynccontextmanager
-    async def served(self) -> AsyncIterator[Face]:
+    async def served(self) -> AsyncIterator[FaultyEc2]:
         with ExitStack() as stack:
             await asyncio.to_thread(stack.enter_context, self.running())
             yield self
@@ -282,8 +282,8 @@ class Face:
 
 
 def main() -> None:
-    with Face().running() as face:
-        sys.stdout.write(f"{face.url}\n")
+    with FaultyEc2().running() as ec2:
+        sys.stdout.write(f"{ec2.url}\n")
         sys.stdout.flush()
         sys.stdin.read()
 

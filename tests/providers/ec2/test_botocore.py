@@ -26,7 +26,7 @@ from one_provider_mad.safe_xml import text_of
 from one_provider_mad.testing.conformance import until
 from tests.providers.ec2.account import NUMBER, Instance
 from tests.providers.ec2.conftest import make
-from tests.providers.ec2.faulty_endpoint import KEY, REGION, SECRET, Face
+from tests.providers.ec2.faulty_endpoint import KEY, REGION, SECRET, FaultyEc2
 
 RUN = {"ImageId": "ami-1", "InstanceType": "t3.small", "MinCount": 1, "MaxCount": 1}
 TAG = {"Key": "Name", "Value": "web & <1>"}
@@ -77,8 +77,8 @@ class Botocore:
 
 
 @pytest.fixture
-async def botocore(face: Face) -> Botocore:
-    return await asyncio.to_thread(Botocore, face.url)
+async def botocore(ec2: FaultyEc2) -> Botocore:
+    return await asyncio.to_thread(Botocore, ec2.url)
 
 
 def named(*values: str, by: str) -> list[dict[str, Any]]:
@@ -86,14 +86,14 @@ def named(*values: str, by: str) -> list[dict[str, Any]]:
 
 
 async def test_botocore_launches_stops_resizes_starts_and_terminates_an_instance(
-    face: Face, botocore: Botocore
+    ec2: FaultyEc2, botocore: Botocore
 ) -> None:
-    face.account.lag = 3600
+    ec2.account.lag = 3600
     hidden = await botocore.run()
     with pytest.raises(ClientError, match=r"InvalidInstanceID\.NotFound"):
         await botocore.describe_instances(InstanceIds=[hidden])
     assert not (await botocore.describe_instances())["Reservations"]
-    face.account.lag = 0
+    ec2.account.lag = 0
     once = {"ClientToken": "once", "TagSpecifications": [{"ResourceType": "instance", "Tags": [TAG]}]}
     begun = datetime.now(UTC)
     made = (await botocore.run_instances(**RUN, **once))["Instances"][0]
@@ -134,7 +134,9 @@ async def test_botocore_launches_stops_resizes_starts_and_terminates_an_instance
         await botocore.run(**once)
 
 
-async def test_botocore_creates_attaches_and_removes_volumes_addresses_and_tags(face: Face, botocore: Botocore) -> None:
+async def test_botocore_creates_attaches_and_removes_volumes_addresses_and_tags(
+    ec2: FaultyEc2, botocore: Botocore
+) -> None:
     number, other = await botocore.run(), await botocore.run()
     await botocore.reaches(number, "running")
     volume = (await botocore.create_volume(AvailabilityZone=ZONE, Size=1, ClientToken="v"))["VolumeId"]
@@ -186,13 +188,13 @@ async def test_types_images_zones_and_regions_are_described(botocore: Botocore) 
     assert [region["RegionName"] for region in (await botocore.describe_regions())["Regions"]] == [REGION]
 
 
-async def test_scheduled_events_and_spot_interruptions_are_described(face: Face, botocore: Botocore) -> None:
+async def test_scheduled_events_and_spot_interruptions_are_described(ec2: FaultyEc2, botocore: Botocore) -> None:
     number, spot = await botocore.run(), await botocore.run(InstanceMarketOptions={"MarketType": "spot"})
     await botocore.reaches(number, "running")
-    face.account.plan_event(number, "instance-retirement", "degraded hardware", time.time() + 3600)
+    ec2.account.plan_event(number, "instance-retirement", "degraded hardware", time.time() + 3600)
     status = (await botocore.describe_instance_status(Filters=named("instance-*", by="event.code")))["InstanceStatuses"]
     assert [(each["InstanceId"], each["Events"][0]["Code"]) for each in status] == [(number, "instance-retirement")]
-    face.account.plan_event(spot, "marked-for-termination", "two minutes left", time.time())
+    ec2.account.plan_event(spot, "marked-for-termination", "two minutes left", time.time())
     requests = (await botocore.describe_spot_instance_requests())["SpotInstanceRequests"]
     assert [(each["InstanceId"], each["Status"]["Code"]) for each in requests] == [(spot, "marked-for-termination")]
     with pytest.raises(ClientError, match="UnsupportedOperation"):
@@ -208,10 +210,10 @@ async def test_only_an_instance_launched_with_hibernation_can_be_hibernated(boto
     await botocore.reaches(ready, "stopped")
 
 
-async def test_botocore_and_the_driver_read_the_same_cloudwatch_figures(face: Face, botocore: Botocore) -> None:
+async def test_botocore_and_the_driver_read_the_same_cloudwatch_figures(ec2: FaultyEc2, botocore: Botocore) -> None:
     """botocore calls CloudWatch in JSON, the driver by the Query API."""
     hour = 3600.0
-    face.account.instances["i-1"] = Instance(
+    ec2.account.instances["i-1"] = Instance(
         id="i-1",
         token="",
         asked={"ImageId": "ami-1"},
@@ -222,7 +224,7 @@ async def test_botocore_and_the_driver_read_the_same_cloudwatch_figures(face: Fa
         state="running",
         ready_at=time.time() - hour,
     )
-    watch = await asyncio.to_thread(Botocore, face.url, "cloudwatch")
+    watch = await asyncio.to_thread(Botocore, ec2.url, "cloudwatch")
     now = datetime.now(UTC)
 
     def query(name: str, instance_id: str) -> dict[str, Any]:
@@ -243,7 +245,7 @@ async def test_botocore_and_the_driver_read_the_same_cloudwatch_figures(face: Fa
     assert nothing["Values"] == []
     with pytest.raises(ClientError, match="StartTime must be less"):
         await watch.get_metric_data(**{**asked, "StartTime": now, "EndTime": now})
-    intruder = await asyncio.to_thread(Botocore, face.url, "cloudwatch", secret="wrong")
+    intruder = await asyncio.to_thread(Botocore, ec2.url, "cloudwatch", secret="wrong")
     with pytest.raises(ClientError, match="SignatureDoesNotMatch"):
         await intruder.get_metric_data(**asked)
 
@@ -259,7 +261,7 @@ async def test_botocore_and_the_driver_read_the_same_cloudwatch_figures(face: Fa
         f"{metric}.Metric.Dimensions.member.1.Name": "InstanceId",
         f"{metric}.Metric.Dimensions.member.1.Value": "i-1",
     }
-    client = Client(make(face.url)._settings)
+    client = Client(make(ec2.url)._settings)
     await client.open()
     shown = await client.call("GetMetricData", form, read=lambda root: root)
     await client.close()
@@ -271,31 +273,31 @@ async def test_botocore_and_the_driver_read_the_same_cloudwatch_figures(face: Fa
     assert [datetime.fromisoformat(at) for at in points["Timestamps"]] == cpu["Timestamps"][::-1]
 
 
-async def test_a_signed_caller_is_identified_and_a_bad_signature_is_refused(face: Face, botocore: Botocore) -> None:
-    sts = await asyncio.to_thread(Botocore, face.url, "sts")
+async def test_a_signed_caller_is_identified_and_a_bad_signature_is_refused(ec2: FaultyEc2, botocore: Botocore) -> None:
+    sts = await asyncio.to_thread(Botocore, ec2.url, "sts")
     assert (await sts.get_caller_identity())["Account"] == NUMBER
     for service, method in (("ec2", "describe_instances"), ("sts", "get_caller_identity")):
-        intruder = await asyncio.to_thread(Botocore, face.url, service, secret="wrong")
+        intruder = await asyncio.to_thread(Botocore, ec2.url, service, secret="wrong")
         with pytest.raises(ClientError, match="SignatureDoesNotMatch"):
             await getattr(intruder, method)()
     with pytest.raises(ClientError, match="DryRunOperation"):
         await botocore.run(DryRun=True)
-    elsewhere = await asyncio.to_thread(Botocore, face.url, region="us-east-1")
+    elsewhere = await asyncio.to_thread(Botocore, ec2.url, region="us-east-1")
     with pytest.raises(ClientError, match=f"SignatureDoesNotMatch.*scoped to {REGION}"):
         await elsewhere.describe_instances()
-    unsigned = await asyncio.to_thread(Botocore, face.url, signature_version=UNSIGNED)
+    unsigned = await asyncio.to_thread(Botocore, ec2.url, signature_version=UNSIGNED)
     with pytest.raises(ClientError, match="MissingAuthenticationToken"):
         await unsigned.describe_instances()
-    face.account._account.resources.clock = lambda: time.time() + 1000
+    ec2.account._account.resources.clock = lambda: time.time() + 1000
     with pytest.raises(ClientError, match="RequestExpired"):
         await botocore.describe_instances()
 
 
 async def test_the_endpoint_and_the_simulated_provider_share_one_cloud(
-    face: Face, botocore: Botocore, tmp_path: Path
+    ec2: FaultyEc2, botocore: Botocore, tmp_path: Path
 ) -> None:
     context = ProviderContext(name="x", hypervisor="x", owner="x", state_directory=tmp_path, warn=pytest.fail)
-    provider = SimulatedProvider(context, SimulatedSettings(database=str(face.path), boot_time=0, stop_time=0))
+    provider = SimulatedProvider(context, SimulatedSettings(database=str(ec2.path), boot_time=0, stop_time=0))
     await provider.open()
     theirs = await provider.cloud.launch(Launch(type="small_256mb", image="default"), tags={"a": "b"})
     ours = await botocore.run()
@@ -308,16 +310,16 @@ async def test_the_endpoint_and_the_simulated_provider_share_one_cloud(
     await provider.close()
 
 
-def test_a_call_without_parameters_is_refused_or_answered_for_every_action(face: Face) -> None:
-    for action in face.account._account._actions:
+def test_a_call_without_parameters_is_refused_or_answered_for_every_action(ec2: FaultyEc2) -> None:
+    for action in ec2.account._account._actions:
         try:
-            answer = face.account.act(action, {})
+            answer = ec2.account.act(action, {})
         except Refusal as refusal:
             assert refusal.status < 500  # noqa: PT017 - some of them are answered
         else:
             assert isinstance(answer, dict)
     with pytest.raises(Refusal, match="InvalidAction"):
-        face.account.act("Nonsense", {})
+        ec2.account.act("Nonsense", {})
 
 
 @pytest.mark.parametrize(
@@ -338,8 +340,8 @@ async def test_an_invalid_launch_is_refused_with_ec2s_code(
     assert not (await botocore.describe_instances())["Reservations"]
 
 
-async def test_a_listing_of_1200_instances_comes_in_pages_without_gaps(face: Face, botocore: Botocore) -> None:
-    face.account.instances.fill(
+async def test_a_listing_of_1200_instances_comes_in_pages_without_gaps(ec2: FaultyEc2, botocore: Botocore) -> None:
+    ec2.account.instances.fill(
         Instance(
             id=f"i-{number:017x}",
             token="",
@@ -356,6 +358,6 @@ async def test_a_listing_of_1200_instances_comes_in_pages_without_gaps(face: Fac
     pages = await botocore.pages("describe_instances", PaginationConfig={"PageSize": 500})
     assert [len(page["Reservations"]) for page in pages] == [500, 500, 200]
     ids = [each["InstanceId"] for page in pages for one in page["Reservations"] for each in one["Instances"]]
-    assert ids == list(face.account.instances)
+    assert ids == list(ec2.account.instances)
     with pytest.raises(ClientError, match="InvalidParameterCombination"):
         await botocore.describe_instances(MaxResults=5, InstanceIds=ids[:1])

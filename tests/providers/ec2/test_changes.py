@@ -17,7 +17,7 @@ from one_provider_mad.providers.interface import Attached
 from one_provider_mad.testing.conformance import describe_one, reach
 from tests.providers.ec2.account import ADDRESSES
 from tests.providers.ec2.conftest import OWNER, Open
-from tests.providers.ec2.faulty_endpoint import Face
+from tests.providers.ec2.faulty_endpoint import FaultyEc2
 from tests.providers.ec2.vms import a_vm, launched
 
 NIC = {"NIC_ID": "1", "NETWORK": "home", "MAC": "02:00:0a:00:00:05"}
@@ -34,32 +34,34 @@ def with_context(request: VmRequest, **context: str) -> VmRequest:
     return msgspec.structs.replace(request, template=Template(values={"CONTEXT": (context,)}))
 
 
-def user_data(face: Face, deploy_id: DeployId) -> str:
-    shown = face.account.act("DescribeInstanceAttribute", {"InstanceId": deploy_id, "Attribute": "userData"})
+def user_data(ec2: FaultyEc2, deploy_id: DeployId) -> str:
+    shown = ec2.account.act("DescribeInstanceAttribute", {"InstanceId": deploy_id, "Attribute": "userData"})
     return base64.b64decode(shown["userData"].get("value", "")).decode()
 
 
-def interfaces(face: Face) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = face.account.act("DescribeNetworkInterfaces", {})["networkInterfaceSet"]
+def interfaces(ec2: FaultyEc2) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = ec2.account.act("DescribeNetworkInterfaces", {})["networkInterfaceSet"]
     return found
 
 
 class TestSection:
-    async def test_user_data_is_changed_to_the_vms_present_context(self, face: Face, connect: Open) -> None:
+    async def test_user_data_is_changed_to_the_vms_present_context(self, ec2: FaultyEc2, connect: Open) -> None:
         provider = await connect()
         deploy_id = await stopped(provider, with_context(a_vm(), KEY="first"))
-        assert user_data(face, deploy_id) == 'KEY="first"\n'
+        assert user_data(ec2, deploy_id) == 'KEY="first"\n'
         await provider.update_context(deploy_id, with_context(a_vm(), KEY="second"))
-        assert user_data(face, deploy_id) == 'KEY="second"\n'
+        assert user_data(ec2, deploy_id) == 'KEY="second"\n'
         await provider.update_context(deploy_id, a_vm())
-        assert user_data(face, deploy_id) == ""
+        assert user_data(ec2, deploy_id) == ""
 
-    async def test_user_data_of_the_section_has_precedence_over_the_context(self, face: Face, connect: Open) -> None:
+    async def test_user_data_of_the_section_has_precedence_over_the_context(
+        self, ec2: FaultyEc2, connect: Open
+    ) -> None:
         provider = await connect()
         deploy_id = await stopped(provider)
         asked = with_context(a_vm(USERDATA=base64.b64encode(b"#!/bin/sh").decode()), KEY="second")
         await provider.reconfigure(deploy_id, asked, "USERDATA")
-        assert user_data(face, deploy_id) == "#!/bin/sh"
+        assert user_data(ec2, deploy_id) == "#!/bin/sh"
 
     @pytest.mark.parametrize(
         ("listed", "kind"),
@@ -89,7 +91,9 @@ class TestSection:
         sentence = f"{name}={text} of the template is not a number: write a figure that is not negative"
         assert str(caught.value) == sentence
 
-    async def test_security_groups_ebs_optimized_tags_and_address_are_changed(self, face: Face, connect: Open) -> None:
+    async def test_security_groups_ebs_optimized_tags_and_address_are_changed(
+        self, ec2: FaultyEc2, connect: Open
+    ) -> None:
         provider = await connect()
         address = next(iter(ADDRESSES))
         edited: dict[str, Any] = {
@@ -101,7 +105,7 @@ class TestSection:
         deploy_id = await stopped(provider, a_vm(SECURITYGROUPIDS="sg-old"))
         for name in edited:
             await provider.reconfigure(deploy_id, a_vm(**edited), name)
-        (instance,) = face.account.act("DescribeInstances", {"InstanceId.1": deploy_id})["reservationSet"][0][
+        (instance,) = ec2.account.act("DescribeInstances", {"InstanceId.1": deploy_id})["reservationSet"][0][
             "instancesSet"
         ]
         assert [group["groupId"] for group in instance["groupSet"]] == ["sg-a", "sg-b"]
@@ -141,14 +145,14 @@ class TestSection:
 class TestInterfaces:
     @pytest.mark.parametrize("is_running", [True, False])
     async def test_an_attached_nic_is_a_tagged_network_interface_that_ends_with_the_instance(
-        self, face: Face, connect: Open, *, is_running: bool
+        self, ec2: FaultyEc2, connect: Open, *, is_running: bool
     ) -> None:
         provider = await connect()
         asked = a_vm(SUBNETID="subnet-7", SECURITYGROUPIDS="sg-a,sg-b")
         deploy_id = await (launched if is_running else stopped)(provider, asked)
         for _ in range(2):
             await provider.attach_nic(deploy_id, NIC)
-        (interface,) = interfaces(face)
+        (interface,) = interfaces(ec2)
         assert (interface["subnetId"], [each["groupId"] for each in interface["groupSet"]]) == (
             "subnet-7",
             ["sg-a", "sg-b"],
@@ -159,22 +163,24 @@ class TestInterfaces:
         assert a_vm().identity(owner=OWNER).tags().items() <= tags.items()
         assert await provider.attached(deploy_id) == Attached(nics=frozenset({"1"}))
         await provider.destroy(deploy_id)
-        assert interfaces(face) == []
+        assert interfaces(ec2) == []
 
-    async def test_a_nic_is_created_in_the_subnet_and_groups_that_it_names(self, face: Face, connect: Open) -> None:
+    async def test_a_nic_is_created_in_the_subnet_and_groups_that_it_names(self, ec2: FaultyEc2, connect: Open) -> None:
         provider = await connect()
         deploy_id = await launched(provider)
         await provider.attach_nic(deploy_id, {**NIC, "SUBNETID": "subnet-9", "SECURITYGROUPIDS": "sg-9"})
-        (interface,) = interfaces(face)
+        (interface,) = interfaces(ec2)
         assert (interface["subnetId"], interface["groupSet"][0]["groupId"]) == ("subnet-9", "sg-9")
 
-    async def test_detaching_a_nic_detaches_only_the_interface_created_for_it(self, face: Face, connect: Open) -> None:
+    async def test_detaching_a_nic_detaches_only_the_interface_created_for_it(
+        self, ec2: FaultyEc2, connect: Open
+    ) -> None:
         provider = await connect()
         deploy_id = await launched(provider)
         for nic_id in ("1", "2"):
             await provider.attach_nic(deploy_id, {**NIC, "NIC_ID": nic_id})
-        foreign = face.account.act("CreateNetworkInterface", {"SubnetId": "subnet-1"})
-        face.account.act(
+        foreign = ec2.account.act("CreateNetworkInterface", {"SubnetId": "subnet-1"})
+        ec2.account.act(
             "AttachNetworkInterface",
             {
                 "NetworkInterfaceId": foreign["networkInterface"]["networkInterfaceId"],
@@ -184,51 +190,51 @@ class TestInterfaces:
         )
         for nic_id in ("1", "3", "0"):
             await provider.detach_nic(deploy_id, {"NIC_ID": nic_id})
-        assert [each["attachment"]["deviceIndex"] for each in interfaces(face)] == [2, 3]
+        assert [each["attachment"]["deviceIndex"] for each in interfaces(ec2)] == [2, 3]
 
-    async def test_a_network_interface_that_cannot_be_attached_is_deleted(self, face: Face, connect: Open) -> None:
+    async def test_a_network_interface_that_cannot_be_attached_is_deleted(self, ec2: FaultyEc2, connect: Open) -> None:
         provider = await connect()
         deploy_id = await launched(provider)
-        face.order("AttachNetworkInterface", code="AttachmentLimitExceeded", message="Full.", status=400)
+        ec2.order("AttachNetworkInterface", code="AttachmentLimitExceeded", message="Full.", status=400)
         with pytest.raises(BadParameter, match=r"Full\."):
             await provider.attach_nic(deploy_id, NIC)
-        assert interfaces(face) == []
+        assert interfaces(ec2) == []
 
     async def test_a_repeated_attach_after_a_lost_answer_creates_no_second_interface(
-        self, face: Face, connect: Open
+        self, ec2: FaultyEc2, connect: Open
     ) -> None:
         provider = await connect()
         deploy_id = await launched(provider)
-        face.order("AttachNetworkInterface", is_done=True)
+        ec2.order("AttachNetworkInterface", is_done=True)
         with pytest.raises(Exception, match="internal error"):
             await provider.attach_nic(deploy_id, NIC)
         await provider.attach_nic(deploy_id, NIC)
-        (interface,) = interfaces(face)
+        (interface,) = interfaces(ec2)
         assert interface["attachment"]["deleteOnTermination"] is True
 
     @pytest.mark.parametrize("is_done", [True, False])
     async def test_an_interface_of_an_attach_with_a_lost_answer_ends_with_the_instance(
-        self, face: Face, connect: Open, *, is_done: bool
+        self, ec2: FaultyEc2, connect: Open, *, is_done: bool
     ) -> None:
         provider = await connect()
         deploy_id = await launched(provider)
-        face.order("AttachNetworkInterface", is_done=is_done)
+        ec2.order("AttachNetworkInterface", is_done=is_done)
         with pytest.raises(ProviderUnavailable):
             await provider.attach_nic(deploy_id, NIC)
         await provider.destroy(deploy_id)
-        assert interfaces(face) == []
+        assert interfaces(ec2) == []
 
     async def test_an_interface_is_reused_after_an_attach_call_that_was_not_carried_out(
-        self, face: Face, connect: Open
+        self, ec2: FaultyEc2, connect: Open
     ) -> None:
         provider = await connect()
         deploy_id = await launched(provider)
-        face.order("AttachNetworkInterface", code="Unavailable", message="Overloaded.", status=503)
+        ec2.order("AttachNetworkInterface", code="Unavailable", message="Overloaded.", status=503)
         with pytest.raises(NotReached):
             await provider.attach_nic(deploy_id, NIC)
-        (made,) = interfaces(face)
+        (made,) = interfaces(ec2)
         await provider.attach_nic(deploy_id, NIC)
-        assert [each["networkInterfaceId"] for each in interfaces(face)] == [made["networkInterfaceId"]]
+        assert [each["networkInterfaceId"] for each in interfaces(ec2)] == [made["networkInterfaceId"]]
 
     async def test_attaching_a_nic_alias_is_refused(self, connect: Open) -> None:
         provider = await connect()
@@ -237,12 +243,12 @@ class TestInterfaces:
             await provider.attach_nic(deploy_id, {**NIC, "PARENT": "NIC0"})
 
     async def test_attached_disks_are_listed_without_the_right_to_list_interfaces(
-        self, face: Face, connect: Open
+        self, ec2: FaultyEc2, connect: Open
     ) -> None:
         provider = await connect()
         deploy_id = await launched(provider)
         await provider.attach_disk(deploy_id, {"DISK_ID": "2", "SIZE": "1024"})
-        face.order("DescribeNetworkInterfaces", code="UnauthorizedOperation", message="No.", status=403)
+        ec2.order("DescribeNetworkInterfaces", code="UnauthorizedOperation", message="No.", status=403)
         assert await provider.attached(deploy_id) == Attached(disks=frozenset({"2"}))
 
 

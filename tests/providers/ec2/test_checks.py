@@ -11,7 +11,7 @@ from one_provider_mad.providers.ec2.checks import NO_INSTANCE
 from one_provider_mad.providers.ec2.provider import Ec2Provider
 from one_provider_mad.providers.interface import CheckResult, SelfChecking
 from tests.providers.ec2.conftest import Open, make
-from tests.providers.ec2.faulty_endpoint import Face
+from tests.providers.ec2.faulty_endpoint import FaultyEc2
 from tests.providers.ec2.scripted_server import Form, Scripted
 from tests.providers.ec2.vms import launched
 
@@ -32,10 +32,10 @@ def wrong(points: dict[str, list[CheckResult]]) -> list[str]:
     return [each.found for several in points.values() for each in several if each.is_well is not True]
 
 
-async def test_all_checks_of_a_healthy_account_pass_and_change_nothing(face: Face, connect: Open) -> None:
+async def test_all_checks_of_a_healthy_account_pass_and_change_nothing(ec2: FaultyEc2, connect: Open) -> None:
     provider = await connect(defaults=DEFAULTS)
     deploy_id = await launched(provider)
-    before, asked = dict(face.account.instances), len(face.account.calls)
+    before, asked = dict(ec2.account.instances), len(ec2.account.calls)
     points = await checked(provider)
     assert wrong(points) == []
     assert [each.found for each in points["rights to change"]] == [CHANGES]
@@ -43,9 +43,9 @@ async def test_all_checks_of_a_healthy_account_pass_and_change_nothing(face: Fac
     assert [each.found for each in points["default image"]] == ["ami-1 is available"]
     assert [each.found for each in points["default type"]] == ["t3.small, t3a.small available"]
     assert points["clock"][0].is_well
-    assert face.account.instances.keys() == before.keys()
-    assert face.account.instances[deploy_id].word == "running"
-    calls = face.account.calls[asked:]
+    assert ec2.account.instances.keys() == before.keys()
+    assert ec2.account.instances[deploy_id].word == "running"
+    calls = ec2.account.calls[asked:]
     assert [name for name, form in calls if form.get("DryRun") != "true" and name not in READ_ONLY] == []
     # Only Amazon is trusted with a real instance in a dry run.
     assert {form["InstanceId.1"] for name, form in calls if name == "TerminateInstances"} == {NO_INSTANCE}
@@ -60,19 +60,19 @@ async def test_all_checks_of_a_healthy_account_pass_and_change_nothing(face: Fac
         ("RunInstances", "right to create"),
     ],
 )
-async def test_a_missing_right_is_named_with_its_remedy(face: Face, connect: Open, action: str, what: str) -> None:
+async def test_a_missing_right_is_named_with_its_remedy(ec2: FaultyEc2, connect: Open, action: str, what: str) -> None:
     provider = await connect(defaults=DEFAULTS)
     if what == "rights to change":
         await launched(provider)
-    face.order(action, code="UnauthorizedOperation", message="You are not authorized to perform this", status=403)
+    ec2.order(action, code="UnauthorizedOperation", message="You are not authorized to perform this", status=403)
     (point,) = [each for each in (await checked(provider))[what] if each.is_well is not True]
     assert (point.is_well, point.found) == (False, f"{action} is not held")
     assert point.remedy.startswith(f"allow ec2:{action}")
 
 
-async def test_without_an_instance_a_refused_right_to_change_is_unknown(face: Face, connect: Open) -> None:
+async def test_without_an_instance_a_refused_right_to_change_is_unknown(ec2: FaultyEc2, connect: Open) -> None:
     provider = await connect(defaults=DEFAULTS)
-    face.order("StopInstances", code="UnauthorizedOperation", message="You are not authorized", status=403)
+    ec2.order("StopInstances", code="UnauthorizedOperation", message="You are not authorized", status=403)
     (point,) = (await checked(provider))["rights to change"]
     assert point.is_well is None
     assert point.found == "not known: StopInstances refused for an instance that does not exist"
@@ -91,19 +91,19 @@ async def test_invalid_defaults_fail_and_without_defaults_the_right_to_create_is
     assert (point.is_well, point.found) == (None, "was not tried")
 
 
-async def test_missing_optional_rights_are_reported_and_fail_no_check(face: Face, connect: Open) -> None:
+async def test_missing_optional_rights_are_reported_and_fail_no_check(ec2: FaultyEc2, connect: Open) -> None:
     for action in ("DescribeSnapshots", "DescribeAddresses", "DescribeInstanceTypes"):
-        face.order(action, code="UnauthorizedOperation", message="No", status=403)
+        ec2.order(action, code="UnauthorizedOperation", message="No", status=403)
     points = await checked(await connect(defaults=DEFAULTS))
     assert wrong(points) == ["DescribeSnapshots, DescribeAddresses not held", "was not checked"]
     assert not [each for several in points.values() for each in several if each.is_well is False]
 
 
 async def test_a_clock_that_differs_from_ec2s_fails_its_check(
-    face: Face, connect: Open, monkeypatch: pytest.MonkeyPatch
+    ec2: FaultyEc2, connect: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     provider = await connect()
-    face.order("DescribeInstances", after=1, code="DryRunOperation", status=412, headers={"Date": formatdate(0)})
+    ec2.order("DescribeInstances", after=1, code="DryRunOperation", status=412, headers={"Date": formatdate(0)})
     (point,) = (await checked(provider))["clock"]
     assert (point.is_well, "s ahead of EC2's" in point.found) == (False, True)
 
@@ -123,9 +123,9 @@ LISTINGS = (
 LEFTOVERS = ("DescribeSnapshots", "DescribeAddresses")
 
 
-async def test_a_listing_carried_out_in_spite_of_dry_run_proves_the_right(face: Face, connect: Open) -> None:
+async def test_a_listing_carried_out_in_spite_of_dry_run_proves_the_right(ec2: FaultyEc2, connect: Open) -> None:
     """Moto's server does so, and other implementations of EC2's API."""
-    face.order("DescribeVolumes", body="<DescribeVolumesResponse><volumeSet/></DescribeVolumesResponse>", status=200)
+    ec2.order("DescribeVolumes", body="<DescribeVolumesResponse><volumeSet/></DescribeVolumesResponse>", status=200)
     points = await checked(await connect(defaults=DEFAULTS))
     assert [(each.is_well, each.found) for each in points["rights to list"]] == [(True, f"{', '.join(LISTINGS)}: held")]
     assert wrong(points) == []

@@ -29,7 +29,7 @@ from one_provider_mad.safe_xml import Element, text_of
 from one_provider_mad.testing.conformance import CloudUnderTest, a_call, until
 from tests.end_to_end.oned import ROOT
 from tests.providers.ec2.conftest import Open, make
-from tests.providers.ec2.faulty_endpoint import KEY, REGION, SECRET, Face
+from tests.providers.ec2.faulty_endpoint import KEY, REGION, SECRET, FaultyEc2
 from tests.providers.ec2.test_conformance import Ec2Console
 from tests.providers.ec2.vms import a_vm
 
@@ -124,10 +124,10 @@ def listed(tags: str, *states: str) -> str:
     ],
 )
 async def test_a_failed_or_malformed_answer_becomes_our_error_class(
-    face: Face, connect: Open, fault: dict[str, object], kind: type[ProviderError], sentence: str
+    ec2: FaultyEc2, connect: Open, fault: dict[str, object], kind: type[ProviderError], sentence: str
 ) -> None:
     provider = await connect()
-    face.order("DescribeInstances", **fault)
+    ec2.order("DescribeInstances", **fault)
     with pytest.raises(kind) as caught:
         await provider.list_instances()
     assert type(caught.value) is kind
@@ -137,22 +137,22 @@ async def test_a_failed_or_malformed_answer_becomes_our_error_class(
     assert await provider.list_instances() == []  # the next call succeeds
 
 
-async def test_a_listing_with_two_states_of_one_instance_is_refused(face: Face, connect: Open) -> None:
+async def test_a_listing_with_two_states_of_one_instance_is_refused(ec2: FaultyEc2, connect: Open) -> None:
     provider = await connect()
-    face.order("DescribeInstances", body=listed("", "running", "stopped"), status=200)
+    ec2.order("DescribeInstances", body=listed("", "running", "stopped"), status=200)
     with pytest.raises(ProviderUnavailable, match="two different rows for instance 'i-1'"):
         await provider.describe([DeployId("i-1")])
 
 
-async def test_a_retry_after_of_ec2_counts_as_thirty_seconds_at_most(face: Face, connect: Open) -> None:
+async def test_a_retry_after_of_ec2_counts_as_thirty_seconds_at_most(ec2: FaultyEc2, connect: Open) -> None:
     provider = await connect()
-    face.order("DescribeInstances", body="<html>", status=429, headers={"Retry-After": "9999"})
+    ec2.order("DescribeInstances", body="<html>", status=429, headers={"Retry-After": "9999"})
     with pytest.raises(Throttled, match="HTTP status 429") as caught:
         await provider.list_instances()
     assert caught.value.retry_after == 30
 
 
-async def test_an_endpoint_that_refuses_connections_is_not_reached(face: Face) -> None:
+async def test_an_endpoint_that_refuses_connections_is_not_reached(ec2: FaultyEc2) -> None:
     provider = make("http://127.0.0.1:9/")
     await provider.open()
     with pytest.raises(NotReached, match=r"^EC2 at 127\.0\.0\.1:9 cannot be reached: connection refused; see"):
@@ -162,13 +162,13 @@ async def test_an_endpoint_that_refuses_connections_is_not_reached(face: Face) -
         await provider.list_instances()
 
 
-async def test_an_encoded_authorization_message_is_logged_whole(face: Face, connect: Open) -> None:
+async def test_an_encoded_authorization_message_is_logged_whole(ec2: FaultyEc2, connect: Open) -> None:
     """STS decodes only the whole message, and then names the policy that refuses."""
     provider = await connect()
     encoded = "-4gIOHlTkIaWH_" * 731  # 10,234 characters, EC2's longest are 10,240
     message = f"You are not authorized to perform this operation. Encoded authorization failure message: {encoded}"
     for action in ("RunInstances", "DescribeInstances"):
-        face.order(action, code="UnauthorizedOperation", message=message, status=403, times=2)
+        ec2.order(action, code="UnauthorizedOperation", message=message, status=403, times=2)
     with capture_logs() as logged:
         for _ in range(2):
             with pytest.raises(PermissionDenied, match="; the driver's log has the whole encoded message, for aws sts"):
@@ -182,78 +182,78 @@ async def test_an_encoded_authorization_message_is_logged_whole(face: Face, conn
     assert {text for _, text in found} == {encoded}
 
 
-async def test_an_answer_beyond_max_answer_is_refused(face: Face, connect: Open) -> None:
+async def test_an_answer_beyond_max_answer_is_refused(ec2: FaultyEc2, connect: Open) -> None:
     provider = await connect(max_answer=2048)
-    face.order("DescribeInstances", body="x" * 100_000, status=200)
+    ec2.order("DescribeInstances", body="x" * 100_000, status=200)
     with pytest.raises(ProviderUnavailable, match="has more than 2048 bytes: raise max_answer"):
         await provider.list_instances()
 
 
-async def test_an_external_entity_in_an_answer_is_not_expanded(face: Face, connect: Open) -> None:
+async def test_an_external_entity_in_an_answer_is_not_expanded(ec2: FaultyEc2, connect: Open) -> None:
     provider = await connect()
     bomb = f'<!DOCTYPE r [<!ENTITY a SYSTEM "file:///etc/passwd">]>{described("&a;")}'
-    face.order("DescribeInstances", body=bomb, status=200)
+    ec2.order("DescribeInstances", body=bomb, status=200)
     assert await provider.list_instances() == []
 
 
-async def test_the_client_still_works_after_a_cancelled_call(face: Face, connect: Open) -> None:
+async def test_the_client_still_works_after_a_cancelled_call(ec2: FaultyEc2, connect: Open) -> None:
     provider = await connect(max_connections=1)
-    face.order("DescribeInstances", hold=asyncio.Event())
+    ec2.order("DescribeInstances", hold=asyncio.Event())
     task = asyncio.create_task(provider.list_instances())
-    await until(lambda: _called(face, "DescribeInstances"), "the call")
+    await until(lambda: _called(ec2, "DescribeInstances"), "the call")
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await provider.list_instances() == []
 
 
-async def _called(face: Face, action: str) -> bool:
+async def _called(ec2: FaultyEc2, action: str) -> bool:
     await asyncio.sleep(0)
-    return face.account.count(action) > 0
+    return ec2.account.count(action) > 0
 
 
-async def test_twenty_calls_in_a_row_reuse_one_connection(face: Face, connect: Open) -> None:
+async def test_twenty_calls_in_a_row_reuse_one_connection(ec2: FaultyEc2, connect: Open) -> None:
     provider = await connect()
     for _ in range(20):
         await provider.list_instances()
-    assert len(face.connections) == 1
+    assert len(ec2.connections) == 1
 
 
 def described(items: str, rest: str = "") -> str:
     return f"<DescribeInstancesResponse><reservationSet>{items}</reservationSet>{rest}</DescribeInstancesResponse>"
 
 
-def launch(face: Face, count: int) -> None:
+def launch(ec2: FaultyEc2, count: int) -> None:
     for _ in range(count):
-        face.account.act("RunInstances", {"ImageId": "ami-1", "InstanceType": "t3.small"})
+        ec2.account.act("RunInstances", {"ImageId": "ami-1", "InstanceType": "t3.small"})
 
 
 class TestPages:
-    async def test_all_pages_are_joined_into_one_list(self, face: Face, connect: Open) -> None:
-        launch(face, 12)
+    async def test_all_pages_are_joined_into_one_list(self, ec2: FaultyEc2, connect: Open) -> None:
+        launch(ec2, 12)
         provider = await connect(page_size=5)
         assert len(await provider.list_instances()) == 12
-        assert face.account.count("DescribeInstances") == 3
+        assert ec2.account.count("DescribeInstances") == 3
 
-    async def test_a_listing_fails_if_one_of_its_pages_fails(self, face: Face, connect: Open) -> None:
-        launch(face, 12)
+    async def test_a_listing_fails_if_one_of_its_pages_fails(self, ec2: FaultyEc2, connect: Open) -> None:
+        launch(ec2, 12)
         provider = await connect(page_size=5)
-        face.order("DescribeInstances", after=1, code="Unavailable", status=503)
+        ec2.order("DescribeInstances", after=1, code="Unavailable", status=503)
         with pytest.raises(ProviderUnavailable):
             await provider.list_instances()
 
-    async def test_a_listing_fails_if_the_next_token_repeats(self, face: Face, connect: Open) -> None:
+    async def test_a_listing_fails_if_the_next_token_repeats(self, ec2: FaultyEc2, connect: Open) -> None:
         provider = await connect()
         again = described("", "<nextToken>again</nextToken>")
-        face.order("DescribeInstances", body=again, status=200, times=9)
+        ec2.order("DescribeInstances", body=again, status=200, times=9)
         with pytest.raises(ProviderUnavailable, match="do not come to an end"):
             await provider.list_instances()
-        assert face.account.count("DescribeInstances") == 2
+        assert ec2.account.count("DescribeInstances") == 2
 
     @pytest.mark.parametrize(("count", "is_aside"), [(10, False), (400, True)])
-    async def test_only_a_large_page_is_parsed_in_a_thread(self, face: Face, count: int, is_aside: bool) -> None:  # noqa: FBT001
+    async def test_only_a_large_page_is_parsed_in_a_thread(self, ec2: FaultyEc2, count: int, is_aside: bool) -> None:  # noqa: FBT001
         """So that parsing does not block the event loop."""
-        settings = Ec2Settings(region=REGION, endpoint_url=face.url, access_key_id=KEY, secret_access_key=SECRET)
+        settings = Ec2Settings(region=REGION, endpoint_url=ec2.url, access_key_id=KEY, secret_access_key=SECRET)
         client = Client(settings)
         await client.open()
         threads = []
@@ -262,7 +262,7 @@ class TestPages:
             threads.append(threading.current_thread())
             return len(root.findall("reservationSet/item"))
 
-        face.order("DescribeInstances", body=described(_items(count)), status=200)
+        ec2.order("DescribeInstances", body=described(_items(count)), status=200)
         assert await client.call("DescribeInstances", read=read) == count
         assert (threads != [threading.current_thread()]) is is_aside
         await client.close()
@@ -306,9 +306,9 @@ class TestThrottling:
         assert 5 < (caught.value.retry_after or 0) <= 12
 
 
-async def test_the_endpoint_of_the_tests_refuses_unknown_parameters(face: Face) -> None:
+async def test_the_endpoint_of_the_tests_refuses_unknown_parameters(ec2: FaultyEc2) -> None:
     """The endpoint has the list of EC2's parameters, so that a misspelt one fails a test."""
-    client = Client(make(face.url)._settings)
+    client = Client(make(ec2.url)._settings)
     await client.open()
 
     def nothing(root: Element) -> str:
@@ -319,7 +319,7 @@ async def test_the_endpoint_of_the_tests_refuses_unknown_parameters(face: Face) 
     await client.close()
 
 
-async def test_a_wrong_secret_is_refused_in_one_line_without_the_signed_text(face: Face, connect: Open) -> None:
+async def test_a_wrong_secret_is_refused_in_one_line_without_the_signed_text(ec2: FaultyEc2, connect: Open) -> None:
     provider = await connect(secret_access_key="wrong")
     with pytest.raises(AuthenticationRefused) as caught:
         await provider.account()
@@ -327,19 +327,19 @@ async def test_a_wrong_secret_is_refused_in_one_line_without_the_signed_text(fac
     assert "Canonical" not in str(caught.value)
 
 
-async def test_a_repeated_create_after_lost_answers_returns_the_one_instance(face: Face, connect: Open) -> None:
+async def test_a_repeated_create_after_lost_answers_returns_the_one_instance(ec2: FaultyEc2, connect: Open) -> None:
     provider = await connect()
     cloud = CloudUnderTest(
         connect=lambda: provider,
-        console=Ec2Console(face),
+        console=Ec2Console(ec2),
         section={"AMI": "ami-1", "INSTANCETYPE": "t3.small"},
         other_section={},
         unknown_deploy_id=DeployId("i-0"),
     )
     call = a_call(provider, cloud.request(vm_id=VmId(1)))
     for fault in ({"drop": True}, {"cut": 40}, {"status": 500, "body": "oops"}):
-        face.order("RunInstances", is_done=True, **fault)
+        ec2.order("RunInstances", is_done=True, **fault)
         with pytest.raises(ProviderUnavailable):
             await provider.create(call)
-    assert await provider.create(call) == next(iter(face.account.instances))
-    assert len(face.account.instances) == 1
+    assert await provider.create(call) == next(iter(ec2.account.instances))
+    assert len(ec2.account.instances) == 1

@@ -23,21 +23,21 @@ from one_provider_mad.providers.interface import (
 )
 from one_provider_mad.testing.conformance import CloudUnderTest, OwnedCloudConformance, describe_one
 from tests.providers.ec2.conftest import make
-from tests.providers.ec2.faulty_endpoint import Face
+from tests.providers.ec2.faulty_endpoint import FaultyEc2
 
 
 @dataclass
 class Ec2Console:
     """Another user in the cloud's own console."""
 
-    face: Face
+    ec2: FaultyEc2
 
     async def launch(self) -> DeployId:
-        answer = self.face.account.act("RunInstances", {"InstanceType": "t3.small", "ImageId": "ami-0foreign"})
+        answer = self.ec2.account.act("RunInstances", {"InstanceType": "t3.small", "ImageId": "ami-0foreign"})
         return DeployId(answer["instancesSet"][0]["instanceId"])
 
     async def terminate(self, deploy_id: DeployId) -> None:
-        self.face.account.act("TerminateInstances", {"InstanceId.1": deploy_id})
+        self.ec2.account.act("TerminateInstances", {"InstanceId.1": deploy_id})
 
 
 LACKS: dict[type, str] = {
@@ -50,10 +50,10 @@ LACKS: dict[type, str] = {
 
 class TestEc2Conforms(OwnedCloudConformance):
     @pytest.fixture
-    def cloud(self, face: Face) -> CloudUnderTest:
+    def cloud(self, ec2: FaultyEc2) -> CloudUnderTest:
         return CloudUnderTest(
-            connect=partial(make, face.url),
-            console=Ec2Console(face),
+            connect=partial(make, ec2.url),
+            console=Ec2Console(ec2),
             section={"AMI": "ami-0abc", "INSTANCETYPE": "t3.small"},
             other_section={"INSTANCETYPE": "t3.large"},
             unknown_deploy_id=DeployId("i-0ffffffffffffffff"),

@@ -19,7 +19,7 @@ from one_provider_mad.providers.ec2.credentials import Credentials
 from one_provider_mad.providers.ec2.settings import Ec2Settings
 from tests.providers.ec2.account import NUMBER
 from tests.providers.ec2.conftest import Open
-from tests.providers.ec2.faulty_endpoint import KEY, REGION, SECRET, Face
+from tests.providers.ec2.faulty_endpoint import KEY, REGION, SECRET, FaultyEc2
 
 NONE: dict[str, Any] = {"access_key_id": None, "secret_access_key": None}
 ACCOUNT = f"{NUMBER}/{REGION}"
@@ -71,87 +71,89 @@ async def test_credentials_are_read_from_a_credential_process(connect: Open, tmp
 
 
 async def test_credentials_are_read_from_the_service_of_a_container(
-    face: Face, connect: Open, monkeypatch: pytest.MonkeyPatch
+    ec2: FaultyEc2, connect: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{face.url}container")
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{ec2.url}container")
     assert await (await connect(**NONE)).account() == ACCOUNT
 
 
 async def test_credentials_are_read_from_the_metadata_service_of_the_machine(
-    face: Face, connect: Open, monkeypatch: pytest.MonkeyPatch
+    ec2: FaultyEc2, connect: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
-    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", face.url)
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", ec2.url)
     assert await (await connect(**NONE)).account() == ACCOUNT
 
 
-async def test_credentials_are_read_from_an_assumed_role(face: Face, connect: Open) -> None:
+async def test_credentials_are_read_from_an_assumed_role(ec2: FaultyEc2, connect: Open) -> None:
     provider = await connect(role_arn=ROLE, external_id="one")
     assert await provider.account() == ACCOUNT
     assert await provider.list_instances() == []
-    asked = [form for action, form in face.account.calls if action == "AssumeRole"]
+    asked = [form for action, form in ec2.account.calls if action == "AssumeRole"]
     assert [(form["RoleArn"], form["ExternalId"]) for form in asked] == [(ROLE, "one")]
 
 
-async def test_credentials_are_refreshed_before_they_expire(face: Face, connect: Open) -> None:
-    face.role_seconds = 14 * 60.0  # botocore begins 15 minutes before
+async def test_credentials_are_refreshed_before_they_expire(ec2: FaultyEc2, connect: Open) -> None:
+    ec2.role_seconds = 14 * 60.0  # botocore begins 15 minutes before
     provider = await connect(role_arn=ROLE)
     await asyncio.gather(*(provider.list_instances() for _ in range(3)))
-    first = face.account.count("AssumeRole")
-    face.role_seconds = 3600.0
+    first = ec2.account.count("AssumeRole")
+    ec2.role_seconds = 3600.0
     provider._client._credentials._renew_at = 0.0  # a minute later
     await provider.list_instances()
-    assert face.account.count("AssumeRole") == first + 1
+    assert ec2.account.count("AssumeRole") == first + 1
     await provider.list_instances()
-    assert face.account.count("AssumeRole") == first + 1
+    assert ec2.account.count("AssumeRole") == first + 1
 
 
-async def test_twenty_simultaneous_calls_assume_the_role_once(face: Face, connect: Open) -> None:
+async def test_twenty_simultaneous_calls_assume_the_role_once(ec2: FaultyEc2, connect: Open) -> None:
     provider = await connect(role_arn=ROLE)
     await asyncio.gather(*(provider.list_instances() for _ in range(20)))
-    assert face.account.count("AssumeRole") == 1
+    assert ec2.account.count("AssumeRole") == 1
 
 
-async def test_changed_keys_are_read_from_their_file_after_a_refusal(face: Face, connect: Open, tmp_path: Path) -> None:
+async def test_changed_keys_are_read_from_their_file_after_a_refusal(
+    ec2: FaultyEc2, connect: Open, tmp_path: Path
+) -> None:
     file = tmp_path / "aws-credentials"
     file.write_text(keys())
     provider = await connect(**NONE)
     await provider.list_instances()
-    face.keys = {"AKIDNEW": "new secret"}
+    ec2.keys = {"AKIDNEW": "new secret"}
     with pytest.raises(AuthenticationRefused):
         await provider.list_instances()
     file.write_text(keys(key="AKIDNEW", secret="new secret"))
     assert await provider.list_instances() == []
 
 
-async def test_changed_keys_of_another_account_are_refused(face: Face, connect: Open, tmp_path: Path) -> None:
+async def test_changed_keys_of_another_account_are_refused(ec2: FaultyEc2, connect: Open, tmp_path: Path) -> None:
     """In another account all our instances would be missing, and a create would buy a second one."""
     file = tmp_path / "aws-credentials"
     file.write_text(keys())
     provider = await connect(**NONE)
     await provider.account()
-    face.keys = {"AKIDOTHER": "s"}
+    ec2.keys = {"AKIDOTHER": "s"}
     file.write_text(keys(key="AKIDOTHER", secret="s"))
     body = "<GetCallerIdentityResult><Account>999999999999</Account></GetCallerIdentityResult>"
     response = f"<GetCallerIdentityResponse>{body}</GetCallerIdentityResponse>"
-    face.order("GetCallerIdentity", body=response, status=200, times=2)
+    ec2.order("GetCallerIdentity", body=response, status=200, times=2)
     for _ in range(2):
         with pytest.raises(AuthenticationRefused, match=f"now belong to account 999999999999, expected {NUMBER}"):
             await provider.list_instances()
-    assert face.account.count("DescribeInstances") == 0
+    assert ec2.account.count("DescribeInstances") == 0
     assert await provider.list_instances() == []  # they are ours again
 
 
-async def test_credentials_stay_in_use_if_a_refused_call_brings_no_new_ones(face: Face, connect: Open) -> None:
+async def test_credentials_stay_in_use_if_a_refused_call_brings_no_new_ones(ec2: FaultyEc2, connect: Open) -> None:
     """EC2 also answers AuthFailure for an image that is not shared, which any user can name."""
     provider = await connect(role_arn=ROLE)
     await provider.list_instances()
-    face.order("DescribeInstances", code="AuthFailure", message="Not authorized for images", status=403)
-    face.order("AssumeRole", code="AccessDenied", message="No.", status=403, times=9)
+    ec2.order("DescribeInstances", code="AuthFailure", message="Not authorized for images", status=403)
+    ec2.order("AssumeRole", code="AccessDenied", message="No.", status=403, times=9)
     for _ in range(2):
         with suppress(AuthenticationRefused):
             await provider.list_instances()
-    assert face.account.count("DescribeInstances") == 3
+    assert ec2.account.count("DescribeInstances") == 3
     assert await provider.list_instances() == []
 
 
@@ -176,8 +178,8 @@ async def test_a_missing_profile_or_broken_file_is_named_in_the_error(
         await (await connect(**NONE, **placed)).account()
 
 
-async def test_a_role_that_may_not_be_assumed_is_named_in_the_error(face: Face, connect: Open) -> None:
-    face.order("AssumeRole", code="AccessDenied", message="User is not authorized to assume it", status=403)
+async def test_a_role_that_may_not_be_assumed_is_named_in_the_error(ec2: FaultyEc2, connect: Open) -> None:
+    ec2.order("AssumeRole", code="AccessDenied", message="User is not authorized to assume it", status=403)
     with pytest.raises(AuthenticationRefused, match="the AWS role cannot be assumed: User is not authorized"):
         await (await connect(role_arn=ROLE)).account()
 
@@ -193,7 +195,7 @@ async def test_without_botocore_the_error_says_how_to_install_it(
         await provider.account()
 
 
-async def test_a_signature_equals_botocores_and_shows_no_secret(face: Face) -> None:
+async def test_a_signature_equals_botocores_and_shows_no_secret(ec2: FaultyEc2) -> None:
     from botocore.auth import SigV4Auth
     from botocore.awsrequest import AWSRequest
     from botocore.credentials import Credentials as Given

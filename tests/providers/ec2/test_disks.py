@@ -13,13 +13,13 @@ from one_provider_mad.errors import BadParameter, ProviderUnavailable
 from one_provider_mad.providers.ec2.provider import Ec2Provider
 from one_provider_mad.testing.conformance import reach, until
 from tests.providers.ec2.conftest import OWNER, Open
-from tests.providers.ec2.faulty_endpoint import Face
+from tests.providers.ec2.faulty_endpoint import FaultyEc2
 from tests.providers.ec2.vms import a_vm, launched
 
 
-async def all_made(face: Face) -> bool:
+async def all_made(ec2: FaultyEc2) -> bool:
     await asyncio.sleep(0)
-    return all(time.time() >= volume.ready_at for volume in face.account.volumes.values())
+    return all(time.time() >= volume.ready_at for volume in ec2.account.volumes.values())
 
 
 async def shown_volumes(provider: Ec2Provider, deploy_id: DeployId) -> list[str]:
@@ -31,12 +31,12 @@ DISK = {"DISK_ID": "2", "SIZE": "1500", "TARGET": "vdf"}
 
 class TestDisks:
     async def test_an_attached_disk_is_a_tagged_volume_that_is_deleted_with_the_instance(
-        self, face: Face, connect: Open
+        self, ec2: FaultyEc2, connect: Open
     ) -> None:
         provider = await connect()
         deploy_id = await launched(provider)
         await provider.attach_disk(deploy_id, DISK)
-        (volume,) = face.account.volumes.values()
+        (volume,) = ec2.account.volumes.values()
         assert (volume.size, volume.zone, volume.device) == (2, "eu-west-1a", "/dev/sdf")
         assert a_vm().identity(owner=OWNER).tags().items() <= volume.tags.items()
         await provider.destroy(deploy_id)
@@ -55,17 +55,17 @@ class TestDisks:
         assert await shown_volumes(provider, deploy_id) == before
 
     async def test_a_detached_disk_is_deleted_and_its_disk_id_can_be_used_again(
-        self, face: Face, connect: Open
+        self, ec2: FaultyEc2, connect: Open
     ) -> None:
         provider = await connect()
         deploy_id = await launched(provider)
         for _ in range(2):
             await provider.attach_disk(deploy_id, DISK)
             await provider.detach_disk(deploy_id, DISK)
-        assert [volume.state for volume in face.account.volumes.values()] == ["deleted", "deleted"]
+        assert [volume.state for volume in ec2.account.volumes.values()] == ["deleted", "deleted"]
 
     async def test_a_deleted_volume_is_not_mistaken_for_a_new_one_by_another_provider(
-        self, face: Face, connect: Open, monkeypatch: pytest.MonkeyPatch
+        self, ec2: FaultyEc2, connect: Open, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("one_provider_mad.providers.ec2.disks._UNSEEN", 0.05)
         provider, later = await connect(), await connect()
@@ -73,84 +73,84 @@ class TestDisks:
         await provider.attach_disk(deploy_id, DISK)
         await provider.detach_disk(deploy_id, DISK)
         await later.attach_disk(deploy_id, DISK)
-        assert [volume.state for volume in face.account.volumes.values()] == ["deleted", "in-use"]
+        assert [volume.state for volume in ec2.account.volumes.values()] == ["deleted", "in-use"]
 
-    async def test_a_repeated_attach_after_lost_answers_creates_one_volume(self, face: Face, connect: Open) -> None:
+    async def test_a_repeated_attach_after_lost_answers_creates_one_volume(self, ec2: FaultyEc2, connect: Open) -> None:
         provider = await connect()
         deploy_id = await launched(provider)
         for action in ("CreateVolume", "AttachVolume", "ModifyInstanceAttribute"):
-            face.order(action, is_done=True, drop=True)
+            ec2.order(action, is_done=True, drop=True)
             with pytest.raises(ProviderUnavailable):
                 await provider.attach_disk(deploy_id, DISK)
         await provider.attach_disk(deploy_id, DISK)
-        assert [volume.state for volume in face.account.volumes.values()] == ["in-use"]
+        assert [volume.state for volume in ec2.account.volumes.values()] == ["in-use"]
 
     @pytest.mark.parametrize("action", ["CreateVolume", "AttachVolume"])
     async def test_a_volume_of_an_attach_with_a_lost_answer_is_deleted_with_the_instance(
-        self, face: Face, connect: Open, action: str
+        self, ec2: FaultyEc2, connect: Open, action: str
     ) -> None:
         provider = await connect()
         deploy_id = await launched(provider)
-        face.order(action, is_done=True, drop=True)
+        ec2.order(action, is_done=True, drop=True)
         with pytest.raises(ProviderUnavailable):
             await provider.attach_disk(deploy_id, DISK)
         await provider.destroy(deploy_id)  # a volume that is still being created cannot be deleted yet
-        await until(lambda: all_made(face), "the volume to be made")
-        assert [volume.state for volume in face.account.volumes.values()] == ["deleted"]
+        await until(lambda: all_made(ec2), "the volume to be made")
+        assert [volume.state for volume in ec2.account.volumes.values()] == ["deleted"]
 
     async def test_a_volume_that_cannot_be_deleted_does_not_keep_others_from_being_deleted(
-        self, face: Face, connect: Open
+        self, ec2: FaultyEc2, connect: Open
     ) -> None:
         provider = await connect()
         deploy_id = await launched(provider)
         for disk in ("1", "2"):
-            face.order("AttachVolume", drop=True)
+            ec2.order("AttachVolume", drop=True)
             with pytest.raises(ProviderUnavailable):
                 await provider.attach_disk(deploy_id, {**DISK, "DISK_ID": disk})
-        face.order("DeleteVolume", code="InvalidVolume.NotFound", message="The volume does not exist.", status=400)
+        ec2.order("DeleteVolume", code="InvalidVolume.NotFound", message="The volume does not exist.", status=400)
         await provider.destroy(deploy_id)
         await reach(provider, deploy_id, InstanceState.TERMINATED)
-        left = [volume.id for volume in face.account.volumes.values() if volume.state != "deleted"]
-        assert (len(left), len(face.account.volumes)) == (1, 2)
+        left = [volume.id for volume in ec2.account.volumes.values() if volume.state != "deleted"]
+        assert (len(left), len(ec2.account.volumes)) == (1, 2)
         warned: list[str] = provider.warned  # type: ignore[attr-defined] # conftest puts it there
         assert [each.partition(": EC2")[0] for each in warned] == [
             f"volumes of instance {deploy_id} may outlive it: {left[0]}"
         ]
 
     async def test_a_volume_that_could_not_be_attached_is_not_used_for_a_later_disk(
-        self, face: Face, connect: Open
+        self, ec2: FaultyEc2, connect: Open
     ) -> None:
         provider = await connect(tags={"Team": "one"})
         deploy_id = await launched(provider)
-        face.order("AttachVolume", code="AttachmentLimitExceeded", message="No more.", status=400)
+        ec2.order("AttachVolume", code="AttachmentLimitExceeded", message="No more.", status=400)
         with pytest.raises(BadParameter, match="No more"):
             await provider.attach_disk(deploy_id, DISK)
-        face.order("AttachVolume", drop=True)
+        ec2.order("AttachVolume", drop=True)
         with pytest.raises(ProviderUnavailable):
             await provider.attach_disk(deploy_id, DISK)
         await provider.attach_disk(deploy_id, {**DISK, "SIZE": "4096"})
-        volumes = [(volume.state, volume.size) for volume in face.account.volumes.values()]
+        volumes = [(volume.state, volume.size) for volume in ec2.account.volumes.values()]
         assert volumes == [("deleted", 2), ("deleted", 2), ("in-use", 4)]
-        assert {volume.tags["Team"] for volume in face.account.volumes.values()} == {"one"}
+        assert {volume.tags["Team"] for volume in ec2.account.volumes.values()} == {"one"}
 
     async def test_an_attach_gives_up_after_three_volumes_that_are_not_listed(
-        self, face: Face, connect: Open, monkeypatch: pytest.MonkeyPatch
+        self, ec2: FaultyEc2, connect: Open, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("one_provider_mad.providers.ec2.disks._UNSEEN", 0.01)
         provider = await connect()
         deploy_id = await launched(provider)
         nothing = "<DescribeVolumesResponse><volumeSet/></DescribeVolumesResponse>"
-        late = face.order("DescribeVolumes", body=nothing, status=200, times=1000)
+        late = ec2.order("DescribeVolumes", body=nothing, status=200, times=1000)
         with pytest.raises(ProviderUnavailable, match="are not listed"):
             await provider.attach_disk(deploy_id, DISK)
-        assert face.account.count("CreateVolume") == 3
+        assert ec2.account.count("CreateVolume") == 3
         late.times = 0
         await provider.destroy(deploy_id)
-        await until(lambda: all_made(face), "the volumes to be made")
-        assert {volume.state for volume in face.account.volumes.values()} == {"deleted"}
+        await until(lambda: all_made(ec2), "the volumes to be made")
+        assert {volume.state for volume in ec2.account.volumes.values()} == {"deleted"}
 
     async def test_a_disk_of_another_size_can_reuse_the_disk_id_of_a_deleted_volume(
-        self, face: Face, connect: Open
+        self, ec2: FaultyEc2, connect: Open
     ) -> None:
         """EC2 keeps the tokens of deleted volumes, and a restarted driver has no record of them."""
         provider, later = await connect(), await connect()
@@ -158,12 +158,14 @@ class TestDisks:
         await provider.attach_disk(deploy_id, DISK)
         await provider.detach_disk(deploy_id, DISK)
         await later.attach_disk(deploy_id, {**DISK, "SIZE": "4096"})
-        assert [volume.state for volume in face.account.volumes.values()] == ["deleted", "in-use"]
+        assert [volume.state for volume in ec2.account.volumes.values()] == ["deleted", "in-use"]
 
-    async def test_an_instance_is_terminated_without_the_right_to_list_volumes(self, face: Face, connect: Open) -> None:
+    async def test_an_instance_is_terminated_without_the_right_to_list_volumes(
+        self, ec2: FaultyEc2, connect: Open
+    ) -> None:
         provider = await connect()
         deploy_id = await launched(provider)
-        face.order("DescribeVolumes", code="UnauthorizedOperation", message="No.", status=403)
+        ec2.order("DescribeVolumes", code="UnauthorizedOperation", message="No.", status=403)
         await provider.destroy(deploy_id)
         await reach(provider, deploy_id, InstanceState.TERMINATED)
         warned: list[str] = provider.warned  # type: ignore[attr-defined] # conftest puts it there
@@ -171,12 +173,14 @@ class TestDisks:
             f"volumes of instance {deploy_id} may outlive it: EC2: No. (DescribeVolumes, UnauthorizedOperation)"
         ]
 
-    async def test_disks_with_the_same_or_no_target_get_devices_of_their_own(self, face: Face, connect: Open) -> None:
+    async def test_disks_with_the_same_or_no_target_get_devices_of_their_own(
+        self, ec2: FaultyEc2, connect: Open
+    ) -> None:
         provider = await connect()
         deploy_id = await launched(provider)
         for number, target in enumerate(("vdf", "vdf", "vda", "")):
             await provider.attach_disk(deploy_id, {"DISK_ID": str(number), "SIZE": "1", "TARGET": target})
-        assert [each.device for each in face.account.volumes.values()] == [f"/dev/sd{each}" for each in "fghi"]
+        assert [each.device for each in ec2.account.volumes.values()] == [f"/dev/sd{each}" for each in "fghi"]
 
     @pytest.mark.parametrize(
         ("disk", "sentence"),
@@ -189,12 +193,12 @@ class TestDisks:
         ids=str,
     )
     async def test_a_disk_without_id_or_size_or_with_an_image_is_refused(
-        self, face: Face, connect: Open, disk: Mapping[str, str], sentence: str
+        self, ec2: FaultyEc2, connect: Open, disk: Mapping[str, str], sentence: str
     ) -> None:
         provider = await connect()
         with pytest.raises(BadParameter, match=sentence):
             await provider.attach_disk(DeployId("i-1"), disk)
-        assert not face.account.calls
+        assert not ec2.account.calls
 
     async def test_resizing_a_disk_that_is_not_attached_is_refused(self, connect: Open) -> None:
         provider = await connect()

@@ -14,17 +14,17 @@ from one_provider_mad.providers.ec2.query import tagged
 from tests.end_to_end.oned import Place
 from tests.monitor.decoder import Line, read_template, vectors
 from tests.providers.ec2.drivers import NAME, OWNER, MonitoredEc2, configuration
-from tests.providers.ec2.faulty_endpoint import Face
+from tests.providers.ec2.faulty_endpoint import FaultyEc2
 from tests.waiting import until
 
 
 @pytest.fixture
-def face() -> Iterator[Face]:
-    with Face().running() as face:
-        yield face
+def ec2() -> Iterator[FaultyEc2]:
+    with FaultyEc2().running() as ec2:
+        yield ec2
 
 
-def launched(face: Face, vm_id: int, **more: str) -> str:
+def launched(ec2: FaultyEc2, vm_id: int, **more: str) -> str:
     """An instance of ours on host 3, as a deploy would have made it."""
     identity = Identity(owner=OWNER, vm_id=VmId(vm_id), stime=1_760_000_000, seq=0, host_id=3)
     asked = {
@@ -32,7 +32,7 @@ def launched(face: Face, vm_id: int, **more: str) -> str:
         "InstanceType": "t3.small",
         **tagged("TagSpecification.1", "instance", identity.tags()),
     }
-    answer = face.account.act("RunInstances", {**asked, **more})
+    answer = ec2.account.act("RunInstances", {**asked, **more})
     return str(answer["instancesSet"][0]["instanceId"])
 
 
@@ -45,15 +45,15 @@ def shown(line: Line) -> dict[int, dict[str, str]]:
     return found
 
 
-def test_events_and_figures_are_reported_and_each_event_is_logged_once(face: Face, tmp_path: Path) -> None:
+def test_events_and_figures_are_reported_and_each_event_is_logged_once(ec2: FaultyEc2, tmp_path: Path) -> None:
     place = Place(tmp_path / "one")
-    place.configure(configuration(face, more="cloudwatch = true\nevents_period = 10"), name=NAME)
-    plain = launched(face, 7)
-    spot = launched(face, 8, **{"InstanceMarketOptions.MarketType": "spot"})
-    until(lambda: {each.word for each in face.account.instances.values()} == {"running"})
+    place.configure(configuration(ec2, more="cloudwatch = true\nevents_period = 10"), name=NAME)
+    plain = launched(ec2, 7)
+    spot = launched(ec2, 8, **{"InstanceMarketOptions.MarketType": "spot"})
+    until(lambda: {each.word for each in ec2.account.instances.values()} == {"running"})
     soon = time.time() + 86400
-    face.account.plan_event(plain, "instance-retirement", "The instance is running on degraded hardware", soon)
-    face.account.plan_event(spot, "marked-for-termination", "Your Spot Instance has been marked", time.time())
+    ec2.account.plan_event(plain, "instance-retirement", "The instance is running on degraded hardware", soon)
+    ec2.account.plan_event(spot, "marked-for-termination", "Your Spot Instance has been marked", time.time())
     monitored = MonitoredEc2(place)
     with monitored.driver:
         monitored.start(SYNC_STATE_VM=1, STATE_VM=1)
@@ -77,6 +77,6 @@ def test_events_and_figures_are_reported_and_each_event_is_logged_once(face: Fac
             sum(f"instance {plain} of VM 7 has a scheduled event, instance-retirement" in text for text in logged) == 1
         )
         assert sum(f"instance {spot} of VM 8 is being taken back by EC2" in text for text in logged) == 1
-    asked = face.account.count("GetMetricData")
+    asked = ec2.account.count("GetMetricData")
     assert asked == 2  # one for the days before and one for the last minutes, for any number of listings
-    assert face.account.count("DescribeInstances") > asked
+    assert ec2.account.count("DescribeInstances") > asked

@@ -30,7 +30,7 @@ from tests.end_to_end.test_kill import (
 )
 from tests.providers.ec2.account import SETTINGS
 from tests.providers.ec2.drivers import ENVIRON, NAME, configuration, started, template
-from tests.providers.ec2.faulty_endpoint import Face
+from tests.providers.ec2.faulty_endpoint import FaultyEc2
 from tests.waiting import until
 
 SEED = 20260102
@@ -51,22 +51,22 @@ def deploy(vm_id: VmId) -> bytes:
 class Killer:
     """Kills drivers in the middle of deploys, each in an OpenNebula of its own on the same endpoint."""
 
-    def __init__(self, root: Path, face: Face) -> None:
+    def __init__(self, root: Path, ec2: FaultyEc2) -> None:
         self.landed: Counter[Landed] = Counter()
         self.count = 0
         self._root = root
-        self._face = face
+        self._ec2 = ec2
         self._random = random.Random(SEED)
         self._points = cycle(self._random.sample(POINTS, len(POINTS)))
 
     def place(self) -> Place:
         """A new OpenNebula, and an empty account."""
         self.count += 1
-        account = self._face.account
+        account = self._ec2.account
         account.reset()
         account.boot, account.lag = BOOT, LAG
         place = Place(self._root / str(self.count))
-        place.configure(configuration(self._face, grace=LAG + 0.3), name=NAME)
+        place.configure(configuration(self._ec2, grace=LAG + 0.3), name=NAME)
         return place
 
     def kill(self, place: Place) -> list[Remains]:
@@ -86,7 +86,7 @@ class Killer:
 
     def _owners(self) -> list[VmId]:
         """The VMs of all instances; one for each instance."""
-        return [VmId(int(each.tags["ONE_PROVIDER_VM_ID"])) for each in list(self._face.account.instances.values())]
+        return [VmId(int(each.tags["ONE_PROVIDER_VM_ID"])) for each in list(self._ec2.account.instances.values())]
 
     def _remains(self, driver: Driver) -> list[Remains]:
         place = driver.place
@@ -108,18 +108,18 @@ class Killer:
 @pytest.mark.parametrize("kills", [pytest.param(5, id="20"), pytest.param(50, id="200", marks=pytest.mark.soak)])
 def test_a_driver_killed_anywhere_in_a_deploy_buys_one_instance(tmp_path: Path, kills: int) -> None:
     """Four VMs for each kill; the next driver gets each deploy again, and answers with the VM's only instance."""
-    with Face(settings=SLOW).running() as face:
-        killer = Killer(tmp_path, face)
+    with FaultyEc2(settings=SLOW).running() as ec2:
+        killer = Killer(tmp_path, ec2)
         for _ in range(kills):
             place = killer.place()
             killer.kill(place)
             with started(place) as driver:
                 driver.write(b"".join(map(deploy, VMS)))
                 answered = answers(driver, VMS)
-            assert [each.id for each in face.account.alive] == list(face.account.instances)
-            assert sorted(answered.values()) == sorted(face.account.instances)
+            assert [each.id for each in ec2.account.alive] == list(ec2.account.instances)
+            assert sorted(answered.values()) == sorted(ec2.account.instances)
             for vm_id, deploy_id in answered.items():
-                assert face.account.instances[deploy_id].tags["ONE_PROVIDER_VM_ID"] == str(vm_id)
+                assert ec2.account.instances[deploy_id].tags["ONE_PROVIDER_VM_ID"] == str(vm_id)
         print_points(f"EC2, seed {SEED}", killer.landed, count=killer.count)
 
 

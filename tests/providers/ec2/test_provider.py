@@ -26,13 +26,13 @@ from one_provider_mad.providers.interface import CapacitySource, CreateCall, Imp
 from one_provider_mad.testing.conformance import describe_one, reach
 from tests.providers.ec2.account import Instance as Shown
 from tests.providers.ec2.conftest import OWNER, Open
-from tests.providers.ec2.faulty_endpoint import Face
+from tests.providers.ec2.faulty_endpoint import FaultyEc2
 from tests.providers.ec2.vms import a_call, a_vm, launched
 
 
 class TestCreating:
     async def test_a_type_and_zone_without_capacity_are_tried_last_until_they_succeed(
-        self, face: Face, connect: Open
+        self, ec2: FaultyEc2, connect: Open
     ) -> None:
         provider = await connect()
         vm = a_vm(INSTANCETYPE="t3.small,t3a.small", AVAILABILITYZONE="eu-west-1a,eu-west-1b")
@@ -42,11 +42,11 @@ class TestCreating:
             return [(each["InstanceType"], each["Placement.AvailabilityZone"][-1]) for each in asked]
 
         assert order() == [("t3.small", "a"), ("t3.small", "b"), ("t3a.small", "a"), ("t3a.small", "b")]
-        face.account.short = {("t3.small", "eu-west-1a")}
+        ec2.account.short = {("t3.small", "eu-west-1a")}
         with pytest.raises(NoCapacity, match=r"t3\.small in eu-west-1a: EC2: We currently do not have sufficient"):
             await provider.create(a_call(provider, vm))
         assert order() == [("t3.small", "b"), ("t3a.small", "a"), ("t3a.small", "b"), ("t3.small", "a")]
-        face.account.short.clear()
+        ec2.account.short.clear()
         await provider.create(a_call(provider, vm, at=3))
         assert order()[0] == ("t3.small", "a")  # it has capacity after all
 
@@ -59,9 +59,9 @@ class TestCreating:
         now = 601.0
         assert memory.ordered([one, two]) == (one, two)
 
-    async def test_a_spot_limit_lets_a_create_continue_on_demand(self, face: Face, connect: Open) -> None:
+    async def test_a_spot_limit_lets_a_create_continue_on_demand(self, ec2: FaultyEc2, connect: Open) -> None:
         provider, vm = await connect(), a_vm(SPOT="PREFERRED")
-        face.order("RunInstances", code="MaxSpotInstanceCountExceeded", status=400)
+        ec2.order("RunInstances", code="MaxSpotInstanceCountExceeded", status=400)
         with pytest.raises(NoCapacity, match="MaxSpotInstanceCountExceeded"):
             await provider.create(a_call(provider, vm))
         first, second = provider.plan(vm).alternatives
@@ -69,7 +69,7 @@ class TestCreating:
             "",
             "spot",
         )  # spot is tried last for now
-        face.order("RunInstances", code="VcpuLimitExceeded", status=400)
+        ec2.order("RunInstances", code="VcpuLimitExceeded", status=400)
         with pytest.raises(QuotaExceeded):
             await provider.create(a_call(provider, a_vm()))
 
@@ -84,55 +84,55 @@ class TestCreating:
         ],
     )
     async def test_only_an_instance_limit_of_standard_families_concerns_all_instance_types(
-        self, face: Face, connect: Open, code: str, kind: str, *, is_general: bool
+        self, ec2: FaultyEc2, connect: Open, code: str, kind: str, *, is_general: bool
     ) -> None:
         provider = await connect()
-        face.order("RunInstances", code=code, status=400)
+        ec2.order("RunInstances", code=code, status=400)
         with pytest.raises(QuotaExceeded, match=code) as caught:
             await provider.create(a_call(provider, a_vm(INSTANCETYPE=kind)))
         assert caught.value.is_general is is_general
 
-    async def test_a_token_answered_with_a_terminated_instance_is_spent(self, face: Face, connect: Open) -> None:
+    async def test_a_token_answered_with_a_terminated_instance_is_spent(self, ec2: FaultyEc2, connect: Open) -> None:
         """EC2 answered so until January 2025, and compatible clouds may still."""
-        face.account.answers_spent_tokens = True
+        ec2.account.answers_spent_tokens = True
         provider = await connect()
         deploy_id = await launched(provider)
         await provider.destroy(deploy_id)
         with pytest.raises(TokenSpent, match=f"belongs to instance {deploy_id}, which is (shutting-down|terminated)"):
             await provider.create(a_call(provider, a_vm()))
 
-    async def test_the_root_volumes_device_is_read_from_the_image_once(self, face: Face, connect: Open) -> None:
+    async def test_the_root_volumes_device_is_read_from_the_image_once(self, ec2: FaultyEc2, connect: Open) -> None:
         provider = await connect()
         call = a_call(provider, a_vm(VOLUMESIZE="30"))
         deploy_id = await provider.create(call)
         other = await connect()
         assert await other.create(call) == deploy_id
         assert await provider.create(call) == deploy_id
-        assert face.account.count("DescribeImages") == 2  # one for each of the two
-        assert face.account.instances[deploy_id].asked["BlockDeviceMapping.1.DeviceName"] == "/dev/xvda"
+        assert ec2.account.count("DescribeImages") == 2  # one for each of the two
+        assert ec2.account.instances[deploy_id].asked["BlockDeviceMapping.1.DeviceName"] == "/dev/xvda"
         body = "<DescribeImagesResponse><imagesSet/></DescribeImagesResponse>"
-        face.order("DescribeImages", body=body, status=200)
+        ec2.order("DescribeImages", body=body, status=200)
         with pytest.raises(BadParameter, match="AMI ami-2 has no root volume"):
             await provider.create(a_call(provider, a_vm(AMI="ami-2", VOLUMESIZE="30")))
 
     @pytest.mark.parametrize("token", ["", "x" * 65, "é"])
     async def test_an_empty_too_long_or_non_ascii_token_is_refused_without_a_call(
-        self, face: Face, connect: Open, token: str
+        self, ec2: FaultyEc2, connect: Open, token: str
     ) -> None:
         provider = await connect()
         call = a_call(provider, a_vm())
         with pytest.raises(BadParameter, match="an idempotency token has 1 to 64 ASCII characters"):
             await provider.create(CreateCall(identity=call.identity, token=token, parameters=call.parameters))
-        assert not face.account.calls
+        assert not ec2.account.calls
 
-    async def test_a_create_answered_without_an_instance_is_unavailable(self, face: Face, connect: Open) -> None:
+    async def test_a_create_answered_without_an_instance_is_unavailable(self, ec2: FaultyEc2, connect: Open) -> None:
         provider = await connect()
-        face.order("RunInstances", body="<RunInstancesResponse/>", status=200)
+        ec2.order("RunInstances", body="<RunInstancesResponse/>", status=200)
         with pytest.raises(ProviderUnavailable, match="names 0 instances instead of one"):
             await provider.create(a_call(provider, a_vm()))
 
-    async def test_an_instance_that_ec2_does_not_show_yet_is_not_found(self, face: Face, connect: Open) -> None:
-        face.account.lag = 60.0
+    async def test_an_instance_that_ec2_does_not_show_yet_is_not_found(self, ec2: FaultyEc2, connect: Open) -> None:
+        ec2.account.lag = 60.0
         provider = await connect()
         deploy_id = await provider.create(a_call(provider, a_vm()))
         assert await describe_one(provider, deploy_id) is None
@@ -144,45 +144,47 @@ class TestCreating:
 
 
 class TestAddress:
-    async def test_the_elastic_ip_is_associated_when_the_instance_has_booted(self, face: Face, connect: Open) -> None:
+    async def test_the_elastic_ip_is_associated_when_the_instance_has_booted(
+        self, ec2: FaultyEc2, connect: Open
+    ) -> None:
         provider = await connect()
         for address in ("198.51.100.7", "eipalloc-1"):
             vm = a_vm(ELASTICIP=address)
             deploy_id = await launched(provider, vm)
             for _ in range(2):
                 await provider.finish_boot(deploy_id, vm)
-            assert face.account.instances[deploy_id].address == address
+            assert ec2.account.instances[deploy_id].address == address
 
-    async def test_without_an_elastic_ip_no_call_is_made_after_the_boot(self, face: Face, connect: Open) -> None:
+    async def test_without_an_elastic_ip_no_call_is_made_after_the_boot(self, ec2: FaultyEc2, connect: Open) -> None:
         provider = await connect()
         await provider.finish_boot(DeployId("i-1"), a_vm())
-        assert not face.account.calls
+        assert not ec2.account.calls
 
 
 class TestListing:
-    async def test_a_thousand_instances_are_described_by_one_call(self, face: Face, connect: Open) -> None:
+    async def test_a_thousand_instances_are_described_by_one_call(self, ec2: FaultyEc2, connect: Open) -> None:
         provider = await connect()
-        ids = [fill(face, number, ONE_PROVIDER_OWNER=OWNER) for number in range(1000)]
+        ids = [fill(ec2, number, ONE_PROVIDER_OWNER=OWNER) for number in range(1000)]
         found = await provider.describe(ids)
         assert set(found) == set(ids)
-        assert face.account.count("DescribeInstances") == 1
+        assert ec2.account.count("DescribeInstances") == 1
 
     async def test_instances_without_our_tags_are_described_by_a_second_call_with_ids(
-        self, face: Face, connect: Open
+        self, ec2: FaultyEc2, connect: Open
     ) -> None:
         provider = await connect()
-        ours = [fill(face, number, ONE_PROVIDER_OWNER=OWNER) for number in range(300)]
-        imported = fill(face, 300)
+        ours = [fill(ec2, number, ONE_PROVIDER_OWNER=OWNER) for number in range(300)]
+        imported = fill(ec2, 300)
         found = await provider.describe([*ours, imported, DeployId("i-unknown")])
         assert set(found) == {*ours, imported}
-        assert face.account.count("DescribeInstances") == 2
+        assert ec2.account.count("DescribeInstances") == 2
 
-    async def test_two_hundred_instances_are_described_by_their_ids(self, face: Face, connect: Open) -> None:
+    async def test_two_hundred_instances_are_described_by_their_ids(self, ec2: FaultyEc2, connect: Open) -> None:
         provider = await connect()
-        ids = [fill(face, number) for number in range(200)]
-        fill(face, 200, ONE_PROVIDER_OWNER=OWNER)
+        ids = [fill(ec2, number) for number in range(200)]
+        fill(ec2, 200, ONE_PROVIDER_OWNER=OWNER)
         assert set(await provider.describe(ids)) == set(ids)
-        assert face.account.count("DescribeInstances") == 1
+        assert ec2.account.count("DescribeInstances") == 1
 
     async def test_an_instance_has_the_attributes_that_upstreams_driver_reports(self, connect: Open) -> None:
         begun = time.time()
@@ -208,12 +210,12 @@ class TestListing:
         assert (instance.name, instance.reason, instance.raw_state) == ("vm-7", "", "running")
         assert begun - 1 <= instance.created_at <= time.time(), "EC2 cuts off parts of a second"
 
-    async def test_an_undocumented_state_is_unknown_with_one_warning(self, face: Face, connect: Open) -> None:
+    async def test_an_undocumented_state_is_unknown_with_one_warning(self, ec2: FaultyEc2, connect: Open) -> None:
         provider = await connect()
         one = "<item><instanceId>i-1</instanceId><instanceState><name>dreaming</name></instanceState></item>"
         body = f"<reservationSet><item><instancesSet>{one}</instancesSet></item></reservationSet>"
         body = f"<DescribeInstancesResponse>{body}</DescribeInstancesResponse>"
-        face.order("DescribeInstances", body=body, status=200, times=2)
+        ec2.order("DescribeInstances", body=body, status=200, times=2)
         for _ in range(2):
             (instance,) = await provider.list_instances()
             assert instance.state is InstanceState.UNKNOWN
@@ -226,10 +228,10 @@ class TestListing:
         assert set(STATES) == set(Shown.CODES)
 
 
-def fill(face: Face, number: int, **tags: str) -> DeployId:
+def fill(ec2: FaultyEc2, number: int, **tags: str) -> DeployId:
     """Add an instance without a launch."""
     deploy_id = f"i-{number}"
-    face.account.instances[deploy_id] = Shown(
+    ec2.account.instances[deploy_id] = Shown(
         id=deploy_id,
         token="",
         asked={"ImageId": "ami-1"},
@@ -260,22 +262,22 @@ class TestUpstream:
         ],
     )
     async def test_the_vm_id_of_upstreams_tag_is_read_if_adopt_upstream_is_set(
-        self, face: Face, connect: Open, tags: dict[str, str], settings: dict[str, Any], vm_id: int | None
+        self, ec2: FaultyEc2, connect: Open, tags: dict[str, str], settings: dict[str, Any], vm_id: int | None
     ) -> None:
         provider = await connect(**settings)
-        fill(face, 1, **tags)
+        fill(ec2, 1, **tags)
         (instance,) = await provider.list_instances()
         assert provider.upstream_vm_id(instance) == vm_id
 
     async def test_an_instance_with_our_tags_does_not_count_as_the_upstream_drivers_any_more(
-        self, face: Face, connect: Open
+        self, ec2: FaultyEc2, connect: Open
     ) -> None:
         provider = await connect(adopt_upstream=True)
-        deploy_id = fill(face, 1, ONE_ID="7")
+        deploy_id = fill(ec2, 1, ONE_ID="7")
         await provider.retag(deploy_id, a_vm().identity(owner=OWNER))
         (instance,) = await provider.find(owner=OWNER, vm_id=VmId(7))
         assert provider.upstream_vm_id(instance) is None
-        assert face.account.instances[deploy_id].tags[UPSTREAM_TAG] == "7"
+        assert ec2.account.instances[deploy_id].tags[UPSTREAM_TAG] == "7"
 
 
 class TestSizes:
@@ -312,10 +314,10 @@ class TestSizes:
             resized("z9.small", BUILT_IN, cpu=1, memory=1)
 
     async def test_import_hints_of_a_listed_instance_have_its_size_image_and_type(
-        self, face: Face, connect: Open
+        self, ec2: FaultyEc2, connect: Open
     ) -> None:
         provider = await connect()
-        fill(face, 1)
+        fill(ec2, 1)
         (instance,) = await provider.list_instances()
         assert isinstance(provider, ImportSource)
         hints = provider.import_hints(instance)
@@ -326,22 +328,22 @@ class TestSizes:
 
 
 class TestFurther:
-    async def test_a_hard_stop_after_a_soft_one_stops_the_instance_at_once(self, face: Face, connect: Open) -> None:
-        face.account.stop = 60.0
+    async def test_a_hard_stop_after_a_soft_one_stops_the_instance_at_once(self, ec2: FaultyEc2, connect: Open) -> None:
+        ec2.account.stop = 60.0
         provider = await connect()
         deploy_id = await launched(provider)
         await provider.stop(deploy_id, hard=False)
-        assert not face.account.instances[deploy_id].forced
+        assert not ec2.account.instances[deploy_id].forced
         await provider.stop(deploy_id, hard=True)
         await reach(provider, deploy_id, InstanceState.STOPPED)
 
-    async def test_a_configured_account_is_returned_without_a_call_to_sts(self, face: Face, connect: Open) -> None:
+    async def test_a_configured_account_is_returned_without_a_call_to_sts(self, ec2: FaultyEc2, connect: Open) -> None:
         provider = await connect(account="private")
         assert await provider.account() == "private/eu-west-1"
-        assert not face.account.calls
+        assert not ec2.account.calls
 
-    async def test_forty_simultaneous_creates_share_four_connections(self, face: Face, connect: Open) -> None:
+    async def test_forty_simultaneous_creates_share_four_connections(self, ec2: FaultyEc2, connect: Open) -> None:
         provider = await connect(max_connections=4)
         ids = await asyncio.gather(*(provider.create(a_call(provider, a_vm(number))) for number in range(40)))
         assert len(set(ids)) == 40
-        assert len(face.connections) <= 4
+        assert len(ec2.connections) <= 4

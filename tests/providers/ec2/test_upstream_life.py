@@ -9,7 +9,7 @@ import pytest
 from tests.end_to_end import wire
 from tests.end_to_end.oned import Place
 from tests.providers.ec2.drivers import NAME, OWNER, MonitoredEc2, configuration, started
-from tests.providers.ec2.faulty_endpoint import Face
+from tests.providers.ec2.faulty_endpoint import FaultyEc2
 
 AS_UPSTREAM = {
     "ImageId": "ami-1",
@@ -23,15 +23,17 @@ AS_UPSTREAM = {
 
 
 @pytest.fixture
-def face() -> Iterator[Face]:
-    with Face().running() as face:
-        yield face
+def ec2() -> Iterator[FaultyEc2]:
+    with FaultyEc2().running() as ec2:
+        yield ec2
 
 
-def test_a_vm_deployed_by_upstreams_driver_is_monitored_powered_off_and_terminated(face: Face, place: Place) -> None:
-    deploy_id = deployed_by_upstream(face)
+def test_a_vm_deployed_by_upstreams_driver_is_monitored_powered_off_and_terminated(
+    ec2: FaultyEc2, place: Place
+) -> None:
+    deploy_id = deployed_by_upstream(ec2)
     more = "adopt_upstream = true"
-    place.configure(configuration(face, more=more).replace("[monitor]", "[monitor]\nsync_period = 0.1"), name=NAME)
+    place.configure(configuration(ec2, more=more).replace("[monitor]", "[monitor]\nsync_period = 0.1"), name=NAME)
     core = MonitoredEc2(place)
     try:
         core.start()
@@ -41,25 +43,25 @@ def test_a_vm_deployed_by_upstreams_driver_is_monitored_powered_off_and_terminat
             assert driver.ask(wire.terminate(8, deploy_id)).startswith(
                 f"FAILURE instance {deploy_id} is VM 7's by upstream's tag: it is left alone"
             )
-            assert tags(face, deploy_id) == {"ONE_ID": "7"}
+            assert tags(ec2, deploy_id) == {"ONE_ID": "7"}
             assert driver.ask(wire.power_off(7, deploy_id, host_id=3)) == "SUCCESS -"
-        assert tags(face, deploy_id)["ONE_PROVIDER_OWNER"] == OWNER
+        assert tags(ec2, deploy_id)["ONE_PROVIDER_OWNER"] == OWNER
         assert core.sync(vm7="POWEROFF") == {7: "POWEROFF"}
         with started(place) as driver:
             assert driver.ask(wire.resume(7, deploy_id, host_id=3)) == f"SUCCESS {deploy_id}"
             assert core.sync(vm7="RUNNING") == {7: "RUNNING"}
             assert driver.ask(wire.terminate(7, deploy_id, host_id=3)) == "SUCCESS -"
-        assert {each.word for each in face.account.instances.values()} == {"terminated"}
+        assert {each.word for each in ec2.account.instances.values()} == {"terminated"}
     finally:
         core.driver.leave()
 
 
-def deployed_by_upstream(face: Face) -> str:
+def deployed_by_upstream(ec2: FaultyEc2) -> str:
     """Create an instance as upstream's driver does, running and with one tag."""
-    face.account.act("RunInstances", AS_UPSTREAM)
-    [deploy_id] = [each.id for each in face.account.alive]
+    ec2.account.act("RunInstances", AS_UPSTREAM)
+    [deploy_id] = [each.id for each in ec2.account.alive]
     return deploy_id
 
 
-def tags(face: Face, deploy_id: str) -> dict[str, str]:
-    return dict(face.account.instances[deploy_id].tags)
+def tags(ec2: FaultyEc2, deploy_id: str) -> dict[str, str]:
+    return dict(ec2.account.instances[deploy_id].tags)

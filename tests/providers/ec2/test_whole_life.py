@@ -16,27 +16,27 @@ from tests.end_to_end.information_driver import states
 from tests.end_to_end.oned import Driver, Place
 from tests.monitor.decoder import Line, vectors
 from tests.providers.ec2.drivers import NAME, OWNER, MonitoredEc2, configuration, started, template
-from tests.providers.ec2.faulty_endpoint import Face
+from tests.providers.ec2.faulty_endpoint import FaultyEc2
 from tests.waiting import until
 
 
 @pytest.fixture(scope="module")
-def face() -> Iterator[Face]:
+def ec2() -> Iterator[FaultyEc2]:
     """One endpoint for all tests; each begins with an empty account."""
-    with Face().running() as face:
-        yield face
+    with FaultyEc2().running() as ec2:
+        yield ec2
 
 
 @pytest.fixture(autouse=True)
-def _empty(face: Face) -> None:
-    face.account.reset()
-    face.orders.clear()
+def _empty(ec2: FaultyEc2) -> None:
+    ec2.account.reset()
+    ec2.orders.clear()
 
 
 @pytest.fixture
-def place(face: Face, tmp_path: Path) -> Place:
+def place(ec2: FaultyEc2, tmp_path: Path) -> Place:
     place = Place(tmp_path / "one")
-    place.configure(configuration(face), name=NAME)
+    place.configure(configuration(ec2), name=NAME)
     return place
 
 
@@ -46,14 +46,14 @@ def driver(place: Place) -> Iterator[Driver]:
         yield driver
 
 
-def alive(face: Face) -> list[str]:
-    return [each.id for each in face.account.alive]
+def alive(ec2: FaultyEc2) -> list[str]:
+    return [each.id for each in ec2.account.alive]
 
 
-def test_a_vm_on_ec2_from_deploy_to_terminate(face: Face, driver: Driver) -> None:
+def test_a_vm_on_ec2_from_deploy_to_terminate(ec2: FaultyEc2, driver: Driver) -> None:
     deploy_id = driver.created(wire.deploy(7, template=template(TAGS="role=web")))
     assert deploy_id.startswith("i-")
-    instance = face.account.instances[deploy_id]
+    instance = ec2.account.instances[deploy_id]
     assert instance.tags["ONE_PROVIDER_OWNER"] == OWNER
     assert (instance.tags["ONE_PROVIDER_VM_ID"], instance.tags["role"]) == ("7", "web")
 
@@ -76,20 +76,20 @@ def test_a_vm_on_ec2_from_deploy_to_terminate(face: Face, driver: Driver) -> Non
     )
 
     assert driver.ask(wire.terminate(7, deploy_id)) == "SUCCESS -"
-    assert {each.word for each in face.account.instances.values()} == {"terminated"}
-    assert face.account.count("RunInstances") == 1
+    assert {each.word for each in ec2.account.instances.values()} == {"terminated"}
+    assert ec2.account.count("RunInstances") == 1
 
 
-def test_a_vm_without_a_public_cloud_section_is_refused(face: Face, place: Place) -> None:
+def test_a_vm_without_a_public_cloud_section_is_refused(ec2: FaultyEc2, place: Place) -> None:
     defaults = '[ec2.defaults]\nAMI = "ami-0abc"\nINSTANCETYPE = "t3.small"'
-    place.configure(configuration(face, more=defaults), name=NAME)
+    place.configure(configuration(ec2, more=defaults), name=NAME)
     ordinary = Template(values={"CPU": ("1",), "MEMORY": ("1024",)})
     with started(place) as driver:
         assert driver.ask(wire.deploy(7, template=ordinary)) == (
             'FAILURE the template has no PUBLIC_CLOUD section with TYPE="ec2": add one, or place the VM on another'
             " host (policy.without_section)"
         )
-    assert face.account.count("RunInstances") == 0
+    assert ec2.account.count("RunInstances") == 0
 
 
 def is_report_of(word: str) -> Callable[[Line], bool]:
@@ -97,28 +97,28 @@ def is_report_of(word: str) -> Callable[[Line], bool]:
     return lambda line: line.word == "STATE_VM" and states(line).get(7) == word
 
 
-def test_a_vm_is_reported_running_only_after_its_deploy_is_answered(face: Face, place: Place) -> None:
+def test_a_vm_is_reported_running_only_after_its_deploy_is_answered(ec2: FaultyEc2, place: Place) -> None:
     """oned would complete an unanswered DEPLOY by the report. Later states and wild instances are reported too."""
-    face.account.boot = 1.0
+    ec2.account.boot = 1.0
     place.configure(
-        configuration(face, watch_interval=3.0), name=NAME
+        configuration(ec2, watch_interval=3.0), name=NAME
     )  # so that the action driver's second listing is late
     monitored = MonitoredEc2(place)
     with started(place) as driver, monitored.driver:
         monitored.start(SYNC_STATE_VM=1, STATE_VM=1)
         monitored.system()
         driver.send(wire.deploy(7, template=template(), host_id=3))
-        until(lambda: [each.word for each in face.account.instances.values()] == ["running"])
-        listings = face.account.count("DescribeInstances")
-        until(lambda: face.account.count("DescribeInstances") >= listings + 4)
+        until(lambda: [each.word for each in ec2.account.instances.values()] == ["running"])
+        listings = ec2.account.count("DescribeInstances")
+        until(lambda: ec2.account.count("DescribeInstances") >= listings + 4)
         monitored.catch_up()
         early = [states(line) for line in monitored.lines if line.word == "STATE_VM"]
         assert driver.is_quiet()  # these listings were before the reply
         assert all(seen.get(7, "UNKNOWN") == "UNKNOWN" for seen in early)
         assert not [line for line in monitored.lines if line.word == "MONITOR_VM" and "AWS_" in line.text]
         deploy_id = driver.reply("DEPLOY", 7).removeprefix("SUCCESS ")
-        face.account.boot = 0.02
-        place.configure(configuration(face), name=NAME)
+        ec2.account.boot = 0.02
+        place.configure(configuration(ec2), name=NAME)
 
         monitored.wait(is_report_of("RUNNING"))
         figures = monitored.wait(lambda line: line.word == "MONITOR_VM" and bool(vectors(line.values, "VM")))
@@ -130,7 +130,7 @@ def test_a_vm_is_reported_running_only_after_its_deploy_is_answered(face: Face, 
         driver.ask(wire.resume(7, deploy_id, template=template(), host_id=3))
         monitored.wait(is_report_of("RUNNING"))
 
-        wild = face.account.act("RunInstances", {"ImageId": "ami-0foreign", "InstanceType": "t3.nano"})
+        wild = ec2.account.act("RunInstances", {"ImageId": "ami-0foreign", "InstanceType": "t3.nano"})
         foreign = wild["instancesSet"][0]["instanceId"]
         line = monitored.wait(lambda line: line.word == "SYSTEM_HOST" and foreign in line.text)
         [shown] = vectors(line.values, "VM")
@@ -141,7 +141,7 @@ def test_a_vm_is_reported_running_only_after_its_deploy_is_answered(face: Face, 
 
         assert driver.ask(wire.terminate(7, deploy_id)) == "SUCCESS -"
         monitored.wait(lambda line: "SYNC_STATE" in line.values and 7 not in states(line))
-    assert alive(face) == [foreign]
+    assert alive(ec2) == [foreign]
     assert "Traceback" not in monitored.log()
 
 
@@ -149,31 +149,31 @@ class TestMoney:
     """No VM gets a second instance, and no instance is left over."""
 
     def test_a_type_without_capacity_is_replaced_by_the_next_and_tried_last_later(
-        self, face: Face, driver: Driver
+        self, ec2: FaultyEc2, driver: Driver
     ) -> None:
-        face.account.short = {("t3.small", "subnet-1"), ("t3.small", "subnet-2")}
+        ec2.account.short = {("t3.small", "subnet-1"), ("t3.small", "subnet-2")}
         asked = template(INSTANCETYPE="t3.small,t3a.small", SUBNETID="subnet-1,subnet-2")
         deploy_id = driver.created(wire.deploy(9, template=asked))
-        got = face.account.instances[deploy_id].asked
+        got = ec2.account.instances[deploy_id].asked
         assert (got["InstanceType"], got["SubnetId"]) == ("t3a.small", "subnet-1")
-        assert face.account.count("RunInstances") == 3
+        assert ec2.account.count("RunInstances") == 3
         logged = [line for line in driver.lines if line.startswith(("LOG I 9", "LOG W 9"))]
         assert sum("We currently do not have sufficient t3.small capacity" in line for line in logged) == 2
         second = driver.created(wire.deploy(10, template=asked))
-        assert face.account.instances[second].kind == "t3a.small"
-        assert face.account.count("RunInstances") == 4  # a type that was just short is not tried first
+        assert ec2.account.instances[second].kind == "t3a.small"
+        assert ec2.account.count("RunInstances") == 4  # a type that was just short is not tried first
 
         # A cloud that is down for a moment keeps no instance from being terminated.
-        face.order(times=1, status=503, code="Unavailable")
+        ec2.order(times=1, status=503, code="Unavailable")
         assert driver.ask(wire.cleanup(9, deploy_id)) == "SUCCESS -"
-        assert alive(face) == [second]
+        assert alive(ec2) == [second]
 
     def test_a_type_whose_instances_end_at_once_for_capacity_is_replaced_by_the_next(
-        self, face: Face, driver: Driver, place: Place
+        self, ec2: FaultyEc2, driver: Driver, place: Place
     ) -> None:
-        face.account.ends, face.account.end = {"t3.small", "t3.large"}, 0.3
+        ec2.account.ends, ec2.account.end = {"t3.small", "t3.large"}, 0.3
         deploy_id = driver.created(wire.deploy(9, template=template(INSTANCETYPE="t3.small,t3a.small")))
-        assert [(each.kind, each.id == deploy_id) for each in face.account.instances.values()] == [
+        assert [(each.kind, each.id == deploy_id) for each in ec2.account.instances.values()] == [
             ("t3.small", False),
             ("t3a.small", True),
         ]
@@ -181,84 +181,84 @@ class TestMoney:
         assert len(warnings) == 1
         assert "There was insufficient capacity available to satisfy the launch request" in warnings[0]
         until(lambda: not read_debts(place.var / f"one_provider_mad_{NAME}.journal"))
-        assert alive(face) == [deploy_id]
+        assert alive(ec2) == [deploy_id]
 
         later = driver.created(wire.deploy(10, template=template(INSTANCETYPE="t3.small,t3a.small")))
-        assert face.account.instances[later].kind == "t3a.small", "a type that was short is tried last"
+        assert ec2.account.instances[later].kind == "t3a.small", "a type that was short is tried last"
         reply = driver.ask(wire.deploy(11, template=template(INSTANCETYPE="t3.large")))
         assert re.match(r"FAILURE instance i-\w+ is (shutting-down|terminated): Server\.InsufficientInstanceCap", reply)
-        assert face.account.count("RunInstances") == 4
+        assert ec2.account.count("RunInstances") == 4
 
     def test_an_instance_whose_create_was_answered_with_an_unusable_id_is_terminated(
-        self, face: Face, driver: Driver
+        self, ec2: FaultyEc2, driver: Driver
     ) -> None:
         state = "<instanceState><name>pending</name></instanceState>"
         made = f"<instancesSet><item><instanceId>../../../etc/passwd</instanceId>{state}</item></instancesSet>"
         body = f"<RunInstancesResponse>{made}</RunInstancesResponse>"
-        face.order("RunInstances", is_done=True, status=200, body=body)
+        ec2.order("RunInstances", is_done=True, status=200, body=body)
         assert driver.ask(wire.deploy(9, template=template())) == (
             "FAILURE the cloud has answered with an unusable id: the deploy id would be taken for an option or a path:"
             " '../../../etc/passwd'; the instance is looked for by its tags, and terminated"
         )
-        assert len(face.account.instances) == 1
-        until(lambda: not alive(face))
+        assert len(ec2.account.instances) == 1
+        until(lambda: not alive(ec2))
 
     def test_a_deploy_retried_after_its_instance_was_terminated_uses_a_new_token(
-        self, face: Face, place: Place
+        self, ec2: FaultyEc2, place: Place
     ) -> None:
-        face.account.boot = 60.0
-        place.configure(configuration(face, grace=1.0), name=NAME)
+        ec2.account.boot = 60.0
+        place.configure(configuration(ec2, grace=1.0), name=NAME)
         with started(place) as driver:
-            self.deploy_with_a_spent_token(face, driver)
+            self.deploy_with_a_spent_token(ec2, driver)
 
-    def deploy_with_a_spent_token(self, face: Face, driver: Driver) -> None:
+    def deploy_with_a_spent_token(self, ec2: FaultyEc2, driver: Driver) -> None:
         driver.send(wire.deploy(8, template=template()))
-        until(lambda: alive(face))
-        [first] = alive(face)
-        face.account.boot = 0.02
-        face.account.act("TerminateInstances", {"InstanceId.1": first})
+        until(lambda: alive(ec2))
+        [first] = alive(ec2)
+        ec2.account.boot = 0.02
+        ec2.account.act("TerminateInstances", {"InstanceId.1": first})
         assert driver.reply("DEPLOY", 8).startswith("FAILURE ")
         second = driver.created(wire.deploy(8, template=template()))
-        assert alive(face) == [second]
-        tokens = {each.asked["ClientToken"] for each in face.account.instances.values()}
+        assert alive(ec2) == [second]
+        tokens = {each.asked["ClientToken"] for each in ec2.account.instances.values()}
         assert len(tokens) == 2
 
-        face.order("RunInstances", code="IdempotentParameterMismatch", message="Arguments differ", status=400)
+        ec2.order("RunInstances", code="IdempotentParameterMismatch", message="Arguments differ", status=400)
         assert "Arguments differ" in driver.ask(wire.deploy(9, template=template()))
-        assert alive(face) == [second]
+        assert alive(ec2) == [second]
 
     def test_a_retried_create_is_the_same_call_after_changes_of_settings_and_template(
-        self, face: Face, place: Place
+        self, ec2: FaultyEc2, place: Place
     ) -> None:
         """The answer is lost, then the configuration and the template change, and the instance is not visible yet."""
-        face.account.lag = 60.0
-        face.order("RunInstances", is_done=True, drop=True)
+        ec2.account.lag = 60.0
+        ec2.order("RunInstances", is_done=True, drop=True)
         with started(place) as driver:
             driver.send(wire.deploy(8, template=template()))
-            until(lambda: face.account.count("RunInstances"))
+            until(lambda: ec2.account.count("RunInstances"))
             driver.kill()
-        place.configure(configuration(face, more='tags = { team = "two" }\nimdsv2 = "optional"'), name=NAME)
+        place.configure(configuration(ec2, more='tags = { team = "two" }\nimdsv2 = "optional"'), name=NAME)
         with started(place) as driver:
             driver.send(wire.deploy(8, template=template(INSTANCETYPE="t3.large")))
-            until(lambda: face.account.count("RunInstances") == 2)
-            face.account.show_all()
-            assert [driver.reply("DEPLOY", 8)] == [f"SUCCESS {each}" for each in alive(face)]
+            until(lambda: ec2.account.count("RunInstances") == 2)
+            ec2.account.show_all()
+            assert [driver.reply("DEPLOY", 8)] == [f"SUCCESS {each}" for each in alive(ec2)]
             assert not [refused for refused in driver.lines if "Idempotent" in refused]
-        assert face.account.count("RunInstances") == 2
-        assert len(alive(face)) == 1
+        assert ec2.account.count("RunInstances") == 2
+        assert len(alive(ec2)) == 1
 
-    def test_without_client_tokens_a_create_is_called_once(self, face: Face, place: Place) -> None:
-        place.configure(configuration(face, more="client_tokens = false"), name=NAME)
+    def test_without_client_tokens_a_create_is_called_once(self, ec2: FaultyEc2, place: Place) -> None:
+        place.configure(configuration(ec2, more="client_tokens = false"), name=NAME)
         with started(place, f"-t 15 -r 3 {NAME}") as driver:
-            face.order("RunInstances", is_done=True, drop=True)
+            ec2.order("RunInstances", is_done=True, drop=True)
             deploy_id = driver.created(wire.deploy(8, template=template()))
-        assert alive(face) == [deploy_id]
-        assert face.account.count("RunInstances") == 1
+        assert alive(ec2) == [deploy_id]
+        assert ec2.account.count("RunInstances") == 1
 
-    def test_actions_fail_if_the_credentials_belong_to_another_account(self, face: Face, place: Place) -> None:
+    def test_actions_fail_if_the_credentials_belong_to_another_account(self, ec2: FaultyEc2, place: Place) -> None:
         with started(place) as driver:
             deploy_id = driver.created(wire.deploy(8, template=template()))
-        resources = face.account._account.resources
+        resources = ec2.account._account.resources
         before, resources.number = resources.number, "210987654321"
         try:
             with started(place) as driver:
@@ -266,22 +266,22 @@ class TestMoney:
                     assert "210987654321" in driver.ask(line)
         finally:
             resources.number = before
-        assert alive(face) == [deploy_id]
+        assert alive(ec2) == [deploy_id]
 
 
-def test_simultaneous_polls_share_listings(face: Face, place: Place) -> None:
+def test_simultaneous_polls_share_listings(ec2: FaultyEc2, place: Place) -> None:
     with started(place, f"-t 100 -r 0 {NAME}") as driver:
         numbers = range(100, 160)
         for number in numbers:
             driver.send(wire.deploy(number, template=template()))
         ids = dict(driver.wait_for(lambda line: " SUCCESS " in line).split(" ")[2:4] for _ in numbers)
-        listings = face.account.count("DescribeInstances")
+        listings = ec2.account.count("DescribeInstances")
         for _ in range(10):
             for number in numbers:
                 driver.send(wire.poll(number, ids[str(number)]))
         for _ in range(10 * len(numbers)):
             driver.wait_for(lambda line: line.startswith("POLL SUCCESS "))
-        assert face.account.count("DescribeInstances") - listings < 100
+        assert ec2.account.count("DescribeInstances") - listings < 100
 
 
 WRONG = {
@@ -290,8 +290,8 @@ WRONG = {
 }
 
 
-def test_wrong_settings_fail_actions_and_an_unreachable_endpoint_is_waited_for(face: Face, driver: Driver) -> None:
-    right = configuration(face)
+def test_wrong_settings_fail_actions_and_an_unreachable_endpoint_is_waited_for(ec2: FaultyEc2, driver: Driver) -> None:
+    right = configuration(ec2)
     for key, (value, sentence) in WRONG.items():
         lines = [f'{key} = "{value}"' if line.startswith(f"{key} =") else line for line in right.splitlines()]
         driver.place.configure("\n".join(lines), name=NAME)
