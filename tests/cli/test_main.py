@@ -15,7 +15,7 @@ from one_provider_mad import __version__
 from one_provider_mad.cli import main as program
 from one_provider_mad.cli.check import NOT_WELL
 from one_provider_mad.errors import SettingsError
-from tests.end_to_end import wire
+from tests.end_to_end import oned_requests
 from tests.end_to_end.oned import Driver, Place
 from tests.waiting import HANG
 
@@ -111,8 +111,8 @@ def test_drivers_never_import_the_command_line_tool(place: Place, tmp_path: Path
     environ = {"PYTHONPATH": str(site), "SPIED": str(spied)}
     place.simulate()
     with Driver(place, environ=environ) as vmm:
-        deploy_id = vmm.created(wire.deploy(7))
-        assert vmm.ask(wire.terminate(7, deploy_id)).startswith("SUCCESS")
+        deploy_id = vmm.created(oned_requests.deploy(7))
+        assert vmm.ask(oned_requests.terminate(7, deploy_id)).startswith("SUCCESS")
     with Driver(place, "simulated", program=LAUNCHER.with_name("one_im_provider"), environ=environ) as im:
         im.send("MONITOR 3 cloud /var/lib/one/datastores 1")
         assert im.next_line().startswith("MONITOR SUCCESS 3 ")

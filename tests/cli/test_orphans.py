@@ -22,7 +22,7 @@ from one_provider_mad.journal.records import Debt
 from one_provider_mad.journal.writer import Journal
 from one_provider_mad.orphans.reconciler import MACHINE, ORPHANS
 from one_provider_mad.orphans.timetable import TROUBLE
-from tests.end_to_end import wire
+from tests.end_to_end import oned_requests
 from tests.end_to_end.oned import COVERAGE, Driver, Place, aside
 from tests.orphans.local_oned import LocalOned
 from tests.waiting import HANG, until
@@ -91,8 +91,8 @@ def test_orphans_prints_the_orphans_that_the_driver_found_and_changes_nothing(pl
     )
     begun = time.time()
     with LocalOned() as oned, Driver(place, environ=oned.environ(place.root)) as driver:
-        deploy_id = driver.created(wire.deploy(7))
-        driver.ask(wire.power_off(7, deploy_id))
+        deploy_id = driver.created(oned_requests.deploy(7))
+        driver.ask(oned_requests.power_off(7, deploy_id))
         oned.know(place.instances()[0]).end(int(time.time()) - 5)
         until(lambda: '"event":"orphan"' in place.log())
     code, table, errors = orphans(place, NAME)
@@ -138,7 +138,7 @@ def test_orphans_prints_pending_terminations_and_unused_volumes_and_addresses(pl
 def test_an_instance_whose_vm_has_an_action_under_way_is_not_counted_as_an_orphan(place: Place) -> None:
     place.configure('provider = "simulated"\nowner = "mine"\n[simulated]\nboot_time = 3600\n[orphans]\ninterval = 1\n')
     with LocalOned() as oned, Driver(place, environ=oned.environ(place.root)) as driver:
-        driver.send(wire.deploy(7))
+        driver.send(oned_requests.deploy(7))
         until(lambda: place.instances() != [])
         oned.know(place.instances()[0], deploy_id="")
         until(lambda: json_lines(place)["orphans"] != [])

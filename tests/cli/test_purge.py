@@ -12,7 +12,7 @@ import pytest
 from one_provider_mad.cli.check import NOT_WELL
 from tests.cli.running import json_of, output_of
 from tests.conftest import StartDriver
-from tests.end_to_end import wire
+from tests.end_to_end import oned_requests
 from tests.end_to_end.oned import ROOT, Place
 
 VERSION_9 = ROOT / "tests" / "journal_versions" / "9.sql"
@@ -34,7 +34,7 @@ def removable(place: Place, *, code: int = 0) -> list[str]:
 def test_files_may_be_deleted_once_every_instance_is_terminated(place: Place, driver: StartDriver) -> None:
     place.simulate(boot_time=0, destroy_time=0)
     one = driver()
-    deploy_id = one.created(wire.deploy(7))
+    deploy_id = one.created(oned_requests.deploy(7))
     assert "still serves it: stop OpenNebula first" in found(place, code=NOT_WELL)["fault"]
     assert removable(place, code=NOT_WELL) == []
     one.finalize()
@@ -45,7 +45,7 @@ def test_files_may_be_deleted_once_every_instance_is_terminated(place: Place, dr
     assert str(place.conf / "simulated.toml") in kept["kept"], "its owner and credentials find the instances"
     assert removable(place, code=NOT_WELL) == ["one_vmm_provider_simulated.log"]
     one = driver()
-    assert one.ask(wire.terminate(7, deploy_id)).startswith("SUCCESS")
+    assert one.ask(oned_requests.terminate(7, deploy_id)).startswith("SUCCESS")
     one.finalize()
     assert found(place)["kept"] == []
     assert {"simulated.toml", journal(place).name, "simulated.db", "one_provider_mad_simulated.configured"} <= {

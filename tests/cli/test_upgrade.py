@@ -15,7 +15,7 @@ from one_provider_mad.cli.check import NOT_WELL
 from one_provider_mad.journal.schema import VERSION
 from tests.cli.running import json_of, output_of, ran
 from tests.conftest import StartDriver
-from tests.end_to_end import wire
+from tests.end_to_end import oned_requests
 from tests.end_to_end.oned import ROOT, Driver, Place
 from tests.waiting import until
 
@@ -65,7 +65,7 @@ def test_earlier_journal_may_be_upgraded_and_the_way_back_is_named(place: Place)
 def test_files_of_this_version_leave_the_way_back_open(place: Place, driver: StartDriver) -> None:
     place.simulate(boot_time=0)
     one = driver()
-    one.created(wire.deploy(7))
+    one.created(oned_requests.deploy(7))
     one.finalize()
     (place.var / "one_im_provider_simulated.state").write_text('{"version": 1}')
     findings = found(place)
@@ -156,7 +156,7 @@ def test_requests_in_flight_and_the_running_driver_are_shown(place: Place, drive
     place.simulate(boot_time=600)
     before = time.time()
     one = driver()
-    one.send(wire.deploy(7))
+    one.send(oned_requests.deploy(7))
     until(place.unanswered)
     findings = found(place)
     assert [(each["action"], each["vm_id"], each["is_writer_alive"]) for each in findings["requests"]] == [
@@ -200,7 +200,7 @@ def test_a_driver_whose_files_were_replaced_has_to_be_restarted(
     place.simulate(boot_time=0)
     one = driver(program=release / "bin" / "one_vmm_provider")
     begun = time.time()
-    one.created(wire.deploy(7))
+    one.created(oned_requests.deploy(7))
     (release / "one_provider_mad").unlink()
     (release / "one_provider_mad").mkdir()
     fresh = release / "one_provider_mad" / "__init__.py"

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tests.end_to_end import wire
+from tests.end_to_end import oned_requests
 
 
 class Wait(NamedTuple):
@@ -182,7 +182,7 @@ class CoreVm:
     def _clean(self, *, is_cancelling: bool) -> Iterator[bytes]:
         if is_cancelling:
             self.doubt()
-            yield wire.driver_cancel(self.number)
+            yield oned_requests.driver_cancel(self.number)
         yield self._line("CLEANUP", "CLEANUP_RESUBMIT")
 
     def _line(self, action: str, lcm_state: str) -> bytes:
@@ -191,7 +191,7 @@ class CoreVm:
         self.asked[action] += 1
         self.is_perhaps_lost = False
         self.asked_at = time.time()
-        return wire.line(
+        return oned_requests.line(
             action,
             self.number,
             lcm_state or "RUNNING",

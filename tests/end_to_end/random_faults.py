@@ -30,8 +30,8 @@ MONITOR: Table = {
     "missing_after": 4,
 }
 
-WEATHERS: Mapping[str, Table] = {
-    "fair": {},
+FAULTS: Mapping[str, Table] = {
+    "no faults": {},
     "an outage": {"outage": True},
     "calls fail": {"transient": {"rate": 0.2}},
     "answers are lost": {"lost_answers": {"rate": 0.2}},
@@ -46,7 +46,7 @@ WEATHERS: Mapping[str, Table] = {
 }
 
 BRIEF = {"some instances are not listed": 0.3}
-"""The most seconds that a weather lasts: shorter than the number of listings after which a VM counts as missing."""
+"""The most seconds that these faults last: shorter than the number of listings after which a VM counts as missing."""
 
 BOOT_TIMES = (0.1, 0.3, 1.0, 2.5)
 
@@ -57,13 +57,13 @@ class RandomFaults:
     Args:
         place: where the configuration is.
         seed: of the order of the faults.
-        seconds: how long a weather lasts, at least and at most.
+        seconds: how long a set of faults lasts, at least and at most.
         missing_state: the state that is reported for missing instances.
     """
 
     def __init__(self, place: Place, *, seed: int, seconds: tuple[float, float], missing_state: str) -> None:
         self._place = place
-        self._random = random.Random(f"weather {seed}")
+        self._random = random.Random(f"faults {seed}")
         self._seconds = seconds
         self._missing_state = missing_state
         self._next: list[str] = []
@@ -71,11 +71,11 @@ class RandomFaults:
         self.name = ""
 
     def change(self, now: float) -> str:
-        """The name of the new weather if it is time for one, else an empty text."""
+        """Change the faults if it is time; return their name, else an empty text."""
         if now < self._until:
             return ""
         if not self._next:
-            self._next = self._random.sample(list(WEATHERS), len(WEATHERS))
+            self._next = self._random.sample(list(FAULTS), len(FAULTS))
         name = self._next.pop()
         if name == self.name:
             name, self._next[0] = self._next[0], name
@@ -88,7 +88,7 @@ class RandomFaults:
         """Write the configuration, as a whole."""
         tables: Mapping[str, Table] = {
             "simulated": {**CLOUD, "boot_time": boot_time},
-            "simulated.faults": {"seed": "storm", **WEATHERS[name]},
+            "simulated.faults": {"seed": "random run", **FAULTS[name]},
             "monitor": {**MONITOR, "missing_state": self._missing_state},
         }
         lines = _keys({"provider": "simulated", "owner": OWNER, "call_timeout": 1.0})

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from one_provider_mad.domain import Template
-from tests.end_to_end import wire
+from tests.end_to_end import oned_requests
 from tests.end_to_end.script_folder import HOST, ScriptPlace, altered, edited
 from tests.oned_lines import RELEASES, Details, Release
 
@@ -242,7 +242,7 @@ def request(
                 given.pop("TM_COMMAND", None)
     if action == "DEPLOY":
         given["LOCAL_DEPLOYMENT_FILE"] = str(place.deployment_file(vm_id))
-    line = altered(wire.line(action, vm_id, release=release, **details), **given)
+    line = altered(oned_requests.line(action, vm_id, release=release, **details), **given)
     if release == "4.4":
         return line
     driver = "<![CDATA[{}]]></VN_MAD>"

@@ -20,7 +20,7 @@ from one_provider_mad.domain import Template
 from one_provider_mad.providers.simulated.cloud import Cloud, Launch
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
 from tests.conftest import StartDriver
-from tests.end_to_end import wire
+from tests.end_to_end import oned_requests
 from tests.end_to_end.oned import ROOT, Driver, Place, aside
 from tests.oned_lines import ACTIONS, RELEASES, STIME, Release
 from tests.waiting import until
@@ -134,14 +134,16 @@ def test_every_action_of_the_protocol_has_a_case() -> None:
 def test_every_action_gets_exactly_one_reply_in_the_form_of_its_release(
     served: Driver, vm_id: int, case: Case, release: Release
 ) -> None:
-    template = Template(values={**wire.asking_for("medium_1gb").values, "DISK": ({"SIZE": "10240"},)})
+    template = Template(values={**oned_requests.asking_for("medium_1gb").values, "DISK": ({"SIZE": "10240"},)})
     deploy_id = ""
     if case.action != "DEPLOY":
-        deploy_id = served.created(wire.deploy(vm_id, release=release, template=template))
+        deploy_id = served.created(oned_requests.deploy(vm_id, release=release, template=template))
     for action, lcm_state, operand in case.before:
-        line = wire.line(action, vm_id, lcm_state, release=release, deploy_id=deploy_id, operand=operand)
+        line = oned_requests.line(action, vm_id, lcm_state, release=release, deploy_id=deploy_id, operand=operand)
         assert served.ask(line).startswith("SUCCESS ")
-    line = wire.line(case.action, vm_id, release=release, deploy_id=deploy_id, operand=case.operand, template=template)
+    line = oned_requests.line(
+        case.action, vm_id, release=release, deploy_id=deploy_id, operand=case.operand, template=template
+    )
     served.send(line)
     if (case.action, release) == ("SAVE", "5.10"):
         # A last POLL reply empties the attributes that a suspended instance lacks (actions/last_poll.py).
@@ -187,7 +189,9 @@ def test_vm_keeps_one_instance_and_one_deploy_id_through_its_whole_life(
 ) -> None:
     deploy_id = ""
     for step in LIFE:
-        line = wire.line(step.action, vm_id, step.lcm_state, release=release, deploy_id=deploy_id, seq=step.seq)
+        line = oned_requests.line(
+            step.action, vm_id, step.lcm_state, release=release, deploy_id=deploy_id, seq=step.seq
+        )
         result, payload = served.ask(line).split(" ", 1)
         assert result == "SUCCESS", (step, payload)
         if step.action == "DEPLOY":
@@ -199,7 +203,7 @@ def test_vm_keeps_one_instance_and_one_deploy_id_through_its_whole_life(
 
 
 def test_one_provider_instances_shows_the_instance_that_the_driver_created(driver: StartDriver, place: Place) -> None:
-    deploy_id = driver().created(wire.deploy(7))
+    deploy_id = driver().created(oned_requests.deploy(7))
     command = [str(ROOT / "bin" / "one-provider"), "instances", "simulated", "--json"]
     done = subprocess.run(command, env={"PATH": "/usr/bin:/bin", "ONE_LOCATION": str(place.root)}, capture_output=True)
     assert done.stderr == b""
@@ -228,8 +232,8 @@ def test_one_provider_instances_shows_the_instance_that_the_driver_created(drive
 def test_lcm_state_decides_whether_an_action_stops_suspends_or_terminates(
     served: Driver, vm_id: int, action: str, lcm_state: str, release: Release, state: str
 ) -> None:
-    deploy_id = served.created(wire.deploy(vm_id, release=release))
-    line = wire.line(action, vm_id, lcm_state, release=release, deploy_id=deploy_id)
+    deploy_id = served.created(oned_requests.deploy(vm_id, release=release))
+    line = oned_requests.line(action, vm_id, lcm_state, release=release, deploy_id=deploy_id)
     assert served.ask(line) == "SUCCESS -"
     assert state_of(served, vm_id) == state
     assert served.ask(line) == "SUCCESS -", "a repeated request succeeds"
@@ -252,14 +256,14 @@ def test_lcm_state_decides_whether_an_action_stops_suspends_or_terminates(
 def test_action_in_an_lcm_state_without_meaning_fails_and_changes_nothing(
     served: Driver, vm_id: int, action: str, lcm_state: str, sentence: str
 ) -> None:
-    deploy_id = served.created(wire.deploy(vm_id))
-    assert served.ask(wire.line(action, vm_id, lcm_state, deploy_id=deploy_id)) == f"FAILURE {sentence}"
+    deploy_id = served.created(oned_requests.deploy(vm_id))
+    assert served.ask(oned_requests.line(action, vm_id, lcm_state, deploy_id=deploy_id)) == f"FAILURE {sentence}"
     assert state_of(served, vm_id) == "running"
 
 
 def test_shutdown_in_an_unknown_lcm_state_fails_and_changes_nothing(served: Driver, vm_id: int) -> None:
-    deploy_id = served.created(wire.deploy(vm_id))
-    line = wire.line("SHUTDOWN", vm_id, deploy_id=deploy_id, lcm_state=99)
+    deploy_id = served.created(oned_requests.deploy(vm_id))
+    line = oned_requests.line("SHUTDOWN", vm_id, deploy_id=deploy_id, lcm_state=99)
     assert served.ask(line) == "FAILURE SHUTDOWN has no meaning in LCM_STATE 99 (unknown), nothing was done"
     assert state_of(served, vm_id) == "running"
 
@@ -269,10 +273,10 @@ def test_shutdown_in_an_unknown_lcm_state_fails_and_changes_nothing(served: Driv
 def test_deploy_of_a_stopped_vm_starts_its_instance_and_replies_the_same_id(
     served: Driver, vm_id: int, lcm_state: str, release: Release
 ) -> None:
-    deploy_id = served.created(wire.deploy(vm_id, release=release))
-    assert served.ask(wire.power_off(vm_id, deploy_id, release=release)) == "SUCCESS -"
-    line = wire.line("DEPLOY", vm_id, lcm_state, release=release, deploy_id=deploy_id, seq=1)
-    assert b"<DEPLOY_ID/>" in wire.document(line), "oned leaves the top-level DEPLOY_ID empty"
+    deploy_id = served.created(oned_requests.deploy(vm_id, release=release))
+    assert served.ask(oned_requests.power_off(vm_id, deploy_id, release=release)) == "SUCCESS -"
+    line = oned_requests.line("DEPLOY", vm_id, lcm_state, release=release, deploy_id=deploy_id, seq=1)
+    assert b"<DEPLOY_ID/>" in oned_requests.document(line), "oned leaves the top-level DEPLOY_ID empty"
     assert served.ask(line) == f"SUCCESS {deploy_id}"
     assert served.ask(line) == f"SUCCESS {deploy_id}"
     assert state_of(served, vm_id) == "running"
@@ -282,40 +286,40 @@ def test_deploy_of_a_stopped_vm_starts_its_instance_and_replies_the_same_id(
 def test_resume_without_an_existing_instance_fails_and_creates_nothing(
     served: Driver, vm_id: int, deploy_id: str
 ) -> None:
-    assert served.ask(wire.resume(vm_id, deploy_id)) == f"FAILURE VM {vm_id} has no instance"
-    reply = served.ask(wire.resume(vm_id, "sim-0123456789ab"))
+    assert served.ask(oned_requests.resume(vm_id, deploy_id)) == f"FAILURE VM {vm_id} has no instance"
+    reply = served.ask(oned_requests.resume(vm_id, "sim-0123456789ab"))
     assert reply == f"FAILURE instance sim-0123456789ab of VM {vm_id} does not exist"
     assert state_of(served, vm_id) == ""
 
 
 def test_resume_finds_the_instance_by_tags_if_oned_sends_a_placeholder_id(served: Driver, vm_id: int) -> None:
-    deploy_id = served.created(wire.deploy(vm_id))
-    assert served.ask(wire.power_off(vm_id, deploy_id)) == "SUCCESS -"
-    assert served.ask(wire.resume(vm_id, f"one-{vm_id}")) == f"SUCCESS {deploy_id}"
+    deploy_id = served.created(oned_requests.deploy(vm_id))
+    assert served.ask(oned_requests.power_off(vm_id, deploy_id)) == "SUCCESS -"
+    assert served.ask(oned_requests.resume(vm_id, f"one-{vm_id}")) == f"SUCCESS {deploy_id}"
 
 
 def test_resume_of_a_terminated_instance_fails(served: Driver, vm_id: int) -> None:
-    deploy_id = served.created(wire.deploy(vm_id))
-    assert served.ask(wire.terminate(vm_id, deploy_id)) == "SUCCESS -"
-    reply = served.ask(wire.resume(vm_id, deploy_id))
+    deploy_id = served.created(oned_requests.deploy(vm_id))
+    assert served.ask(oned_requests.terminate(vm_id, deploy_id)) == "SUCCESS -"
+    reply = served.ask(oned_requests.resume(vm_id, deploy_id))
     assert reply.startswith(
         f"FAILURE instance {deploy_id} is terminated for good: onevm recover --recreate makes a new"
     )
 
 
 def test_deploy_without_lcm_state_creates_only_if_it_has_no_deploy_id(served: Driver, vm_id: int) -> None:
-    deploy_id = served.created(wire.without("LCM_STATE", "DEPLOY", vm_id))
+    deploy_id = served.created(oned_requests.without("LCM_STATE", "DEPLOY", vm_id))
     assert state_of(served, vm_id) == "running"
     sentence = "FAILURE the request has no LCM_STATE, and without it DEPLOY has no certain meaning"
-    assert served.ask(wire.without("LCM_STATE", "DEPLOY", vm_id, deploy_id=deploy_id)) == sentence
+    assert served.ask(oned_requests.without("LCM_STATE", "DEPLOY", vm_id, deploy_id=deploy_id)) == sentence
 
 
 @pytest.mark.parametrize("action", ["SHUTDOWN", "CANCEL", "SAVE", "RESTORE"])
 def test_actions_other_than_deploy_fail_without_an_lcm_state_and_change_nothing(
     served: Driver, vm_id: int, action: str
 ) -> None:
-    deploy_id = served.created(wire.deploy(vm_id))
-    reply = served.ask(wire.without("LCM_STATE", action, vm_id, deploy_id=deploy_id))
+    deploy_id = served.created(oned_requests.deploy(vm_id))
+    reply = served.ask(oned_requests.without("LCM_STATE", action, vm_id, deploy_id=deploy_id))
     assert reply == f"FAILURE the request has no LCM_STATE, and without it {action} has no certain meaning"
     assert state_of(served, vm_id) == "running"
 
@@ -325,20 +329,20 @@ def test_actions_other_than_deploy_fail_without_an_lcm_state_and_change_nothing(
 def test_cleanup_terminates_the_instance_with_or_without_its_deploy_id(
     served: Driver, vm_id: int, lcm_state: str, *, has_deploy_id: bool
 ) -> None:
-    deploy_id = served.created(wire.deploy(vm_id))
-    line = wire.line("CLEANUP", vm_id, lcm_state, deploy_id=deploy_id if has_deploy_id else "")
+    deploy_id = served.created(oned_requests.deploy(vm_id))
+    line = oned_requests.line("CLEANUP", vm_id, lcm_state, deploy_id=deploy_id if has_deploy_id else "")
     assert served.ask(line) == "SUCCESS -"
     assert state_of(served, vm_id) == ""
     assert served.ask(line) == "SUCCESS -", "a repeated CLEANUP succeeds"
 
 
 def test_cleanup_of_a_vm_without_an_instance_succeeds(served: Driver, vm_id: int) -> None:
-    assert served.ask(wire.cleanup(vm_id)) == "SUCCESS -"
+    assert served.ask(oned_requests.cleanup(vm_id)) == "SUCCESS -"
 
 
 def test_recreated_vm_gets_a_new_instance_and_the_old_one_is_terminated(served: Driver, vm_id: int) -> None:
-    old = served.created(wire.deploy(vm_id))
-    new = served.created(wire.deploy(vm_id, deploy_id=old, seq=1))
+    old = served.created(oned_requests.deploy(vm_id))
+    new = served.created(oned_requests.deploy(vm_id, deploy_id=old, seq=1))
     assert new != old
 
     def left() -> list[str]:
@@ -348,9 +352,9 @@ def test_recreated_vm_gets_a_new_instance_and_the_old_one_is_terminated(served: 
 
 
 def test_repeated_deploy_replies_the_same_instance(served: Driver, vm_id: int) -> None:
-    deploy_id = served.created(wire.deploy(vm_id))
-    assert served.ask(wire.deploy(vm_id)) == f"SUCCESS {deploy_id}"
-    assert served.ask(wire.line("DEPLOY", vm_id, "BOOT_FAILURE")) == f"SUCCESS {deploy_id}"
+    deploy_id = served.created(oned_requests.deploy(vm_id))
+    assert served.ask(oned_requests.deploy(vm_id)) == f"SUCCESS {deploy_id}"
+    assert served.ask(oned_requests.line("DEPLOY", vm_id, "BOOT_FAILURE")) == f"SUCCESS {deploy_id}"
     assert state_of(served, vm_id) == "running"
 
 
@@ -390,10 +394,10 @@ def victims(served: Driver) -> Mapping[str, Victim]:
     text = f'provider = "simulated"\nowner = "another-owner"\n[simulated]\ndatabase = "{database}"\nboot_time = 0\n'
     place.configure(text, name="other")
     with Driver(place, "-t 15 -r 0 other") as other:
-        foreign = other.created(wire.deploy(three))
+        foreign = other.created(oned_requests.deploy(three))
     found = [
-        Victim(served.created(wire.deploy(one)), next(_numbers), STIME),
-        Victim(served.created(wire.deploy(two)), two, STIME + 1),
+        Victim(served.created(oned_requests.deploy(one)), next(_numbers), STIME),
+        Victim(served.created(oned_requests.deploy(two)), two, STIME + 1),
         Victim(foreign, three, STIME),
         Victim(launch_in_the_console(place), next(_numbers), STIME),
     ]
@@ -444,7 +448,7 @@ def test_no_action_changes_an_instance_of_another_vm_or_owner(
     victim = victims[owner]
     before = rows(served.place, victim.deploy_id)
     for action, lcm_state, operand in ACTIONS_ON_AN_INSTANCE:
-        line = wire.line(
+        line = oned_requests.line(
             action, victim.requesting_vm, lcm_state, deploy_id=victim.deploy_id, stime=victim.stime, operand=operand
         )
         reply = served.ask(line)
@@ -459,7 +463,7 @@ def test_poll_of_an_instance_of_another_vm_or_owner_reports_no_state(
     served: Driver, victims: Mapping[str, Victim], owner: str
 ) -> None:
     victim = victims[owner]
-    reply = served.ask(wire.poll(victim.requesting_vm, victim.deploy_id, stime=victim.stime))
+    reply = served.ask(oned_requests.poll(victim.requesting_vm, victim.deploy_id, stime=victim.stime))
     assert reply == (f"FAILURE instance {victim.deploy_id} is not VM {victim.requesting_vm}'s, so no state is reported")
 
 
@@ -470,10 +474,10 @@ def test_deploy_imports_an_untagged_instance_only_if_allow_import_is_set(
     path = place.simulate(**AT_ONCE)
     path.write_text(f"{path.read_text()}\n[policy]\nallow_import = {str(is_allowed).lower()}\n")
     wild, one = launch_in_the_console(place), driver()
-    reply = one.ask(wire.deploy(7, deploy_id=wild))
+    reply = one.ask(oned_requests.deploy(7, deploy_id=wild))
     if is_allowed:
         assert reply == f"SUCCESS {wild}"
-        assert one.ask(wire.terminate(7, wild)) == "SUCCESS -"
+        assert one.ask(oned_requests.terminate(7, wild)) == "SUCCESS -"
     else:
         assert reply.startswith(f"FAILURE instance {wild} has no tags of ours")
     assert [entry["vm_id"] for entry in place.instances(is_all=True)] == [7 if is_allowed else None]
@@ -490,8 +494,8 @@ def poll_values(reply: str) -> dict[str, str]:
 
 
 def test_poll_reply_up_to_4_12_has_unquoted_values_and_usedcpu(served: Driver, vm_id: int) -> None:
-    deploy_id = served.created(wire.deploy(vm_id, release="4.4"))
-    reply = served.ask(wire.poll(vm_id, deploy_id, release="4.4"))
+    deploy_id = served.created(oned_requests.deploy(vm_id, release="4.4"))
+    reply = served.ask(oned_requests.poll(vm_id, deploy_id, release="4.4"))
     words = reply.removeprefix("SUCCESS ").split(" ")
     assert all(re.fullmatch(r"[A-Z_]+=[^\s\"=]+", word) for word in words), (
         "oned ignores the whole reply if one value is malformed"
@@ -504,8 +508,8 @@ def test_poll_reply_up_to_4_12_has_unquoted_values_and_usedcpu(served: Driver, v
 
 
 def test_poll_reply_from_4_14_on_has_quoted_values_and_cpu(served: Driver, vm_id: int) -> None:
-    deploy_id = served.created(wire.deploy(vm_id, release="5.10"))
-    found = poll_values(served.ask(wire.poll(vm_id, deploy_id)))
+    deploy_id = served.created(oned_requests.deploy(vm_id, release="5.10"))
+    found = poll_values(served.ask(oned_requests.poll(vm_id, deploy_id)))
     assert (found["STATE"], found["SIM_INSTANCE_TYPE"]) == ("a", '"small_256mb"')
     assert float(found["CPU"]) >= 0
     assert 0 < int(found["MEMORY"]) <= 256 * 1024, "KiB"
@@ -520,31 +524,33 @@ def test_poll_reply_from_4_14_on_has_quoted_values_and_cpu(served: Driver, vm_id
 def test_poll_reply_has_the_letter_of_the_instance_state(
     served: Driver, vm_id: int, action: str, lcm_state: str, letter: str, release: Release
 ) -> None:
-    deploy_id = served.created(wire.deploy(vm_id, release=release))
-    assert served.ask(wire.line(action, vm_id, lcm_state, release=release, deploy_id=deploy_id)) == "SUCCESS -"
-    assert poll_values(served.ask(wire.poll(vm_id, deploy_id, release=release)))["STATE"] == letter
+    deploy_id = served.created(oned_requests.deploy(vm_id, release=release))
+    assert served.ask(oned_requests.line(action, vm_id, lcm_state, release=release, deploy_id=deploy_id)) == "SUCCESS -"
+    assert poll_values(served.ask(oned_requests.poll(vm_id, deploy_id, release=release)))["STATE"] == letter
 
 
 def test_poll_of_a_terminated_or_unknown_instance_fails_with_the_reason(served: Driver, vm_id: int) -> None:
-    deploy_id = served.created(wire.deploy(vm_id))
-    assert served.ask(wire.terminate(vm_id, deploy_id)) == "SUCCESS -"
+    deploy_id = served.created(oned_requests.deploy(vm_id))
+    assert served.ask(oned_requests.terminate(vm_id, deploy_id)) == "SUCCESS -"
     gone = f"FAILURE instance {deploy_id} is terminated for good: onevm recover --recreate makes a new one"
-    assert served.ask(wire.poll(vm_id, deploy_id)) == gone
-    assert served.ask(wire.poll(vm_id, "sim-nowhere")) == (f"FAILURE instance sim-nowhere of VM {vm_id} does not exist")
+    assert served.ask(oned_requests.poll(vm_id, deploy_id)) == gone
+    assert served.ask(oned_requests.poll(vm_id, "sim-nowhere")) == (
+        f"FAILURE instance sim-nowhere of VM {vm_id} does not exist"
+    )
 
 
 def test_poll_finds_the_instance_by_tags_if_oned_sends_a_placeholder_id(served: Driver, vm_id: int) -> None:
-    served.created(wire.deploy(vm_id))
-    assert poll_values(served.ask(wire.poll(vm_id, f"one-{vm_id}")))["STATE"] == "a"
+    served.created(oned_requests.deploy(vm_id))
+    assert poll_values(served.ask(oned_requests.poll(vm_id, f"one-{vm_id}")))["STATE"] == "a"
 
 
 def test_poll_of_a_booting_instance_replies_a_dash_as_state(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=60)
-    driver("simulated").send(wire.deploy(7))
+    driver("simulated").send(oned_requests.deploy(7))
     until(place.instances)
     [entry] = place.instances()
     with Driver(place, "simulated", init=False) as by_hand:  # in the first one a POLL waits for the deploy
-        assert poll_values(by_hand.ask(wire.poll(7, entry["deploy_id"])))["STATE"] == "-"
+        assert poll_values(by_hand.ask(oned_requests.poll(7, entry["deploy_id"])))["STATE"] == "-"
 
 
 # Failures
@@ -555,9 +561,9 @@ def test_updatesg_and_updatenic_reply_the_security_group_or_network_id_first(
     served: Driver, vm_id: int, action: str, first: str
 ) -> None:
     operand = {"UPDATESG": {"SECURITY_GROUP_ID": "101"}, "UPDATENIC": {"VIRTUAL_NETWORK_ID": "7"}}[action]
-    deploy_id = served.created(wire.deploy(vm_id))
-    assert served.ask(wire.line(action, vm_id, deploy_id=deploy_id, operand=operand)) == f"SUCCESS {first}"
-    reply = served.ask(wire.line(action, vm_id + 10_000, deploy_id="sim-nowhere", operand=operand))
+    deploy_id = served.created(oned_requests.deploy(vm_id))
+    assert served.ask(oned_requests.line(action, vm_id, deploy_id=deploy_id, operand=operand)) == f"SUCCESS {first}"
+    reply = served.ask(oned_requests.line(action, vm_id + 10_000, deploy_id="sim-nowhere", operand=operand))
     assert reply == f"FAILURE {first} instance sim-nowhere of VM {vm_id + 10_000} does not exist"
 
 
@@ -566,7 +572,7 @@ def test_failed_reboot_is_also_logged_for_the_vm_where_oned_drops_the_reply(
     served: Driver, vm_id: int, release: Release
 ) -> None:
     sentence = f"instance sim-nowhere of VM {vm_id} does not exist"
-    line = wire.reboot(vm_id, "sim-nowhere", release=release)
+    line = oned_requests.reboot(vm_id, "sim-nowhere", release=release)
     if release == "7.4":
         served.send(line)
         assert served.next_line() == f"LOG E {vm_id} REBOOT: {sentence}"
@@ -576,16 +582,16 @@ def test_failed_reboot_is_also_logged_for_the_vm_where_oned_drops_the_reply(
 
 
 def test_reboot_with_an_unreadable_payload_is_also_logged_for_the_vm(served: Driver, vm_id: int) -> None:
-    served.send(wire.with_payload("REBOOT", vm_id, b"%%%"))
+    served.send(oned_requests.with_payload("REBOOT", vm_id, b"%%%"))
     assert served.next_line().startswith(f"LOG E {vm_id} REBOOT: payload is not base64")
     assert served.next_line().startswith(f"REBOOT FAILURE {vm_id} payload is not base64")
 
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_unknown_action_fails_and_lower_case_action_is_accepted(served: Driver, vm_id: int, release: Release) -> None:
-    assert served.ask(wire.unknown(vm_id, release=release)) == "FAILURE Action FROBNICATE not supported"
+    assert served.ask(oned_requests.unknown(vm_id, release=release)) == "FAILURE Action FROBNICATE not supported"
     assert served.ask(f"LOG {vm_id} x") == "FAILURE Action LOG not supported"
-    lower = wire.deploy(vm_id, release=release).replace(b"DEPLOY", b"deploy")
+    lower = oned_requests.deploy(vm_id, release=release).replace(b"DEPLOY", b"deploy")
     served.send(lower)
     assert served.reply("DEPLOY", vm_id).startswith("SUCCESS ")
 
@@ -603,12 +609,12 @@ def test_unknown_action_fails_and_lower_case_action_is_accepted(served: Driver, 
 def test_action_with_an_unreadable_payload_fails_with_the_reason(
     served: Driver, vm_id: int, action: str, payload: bytes, sentence: str
 ) -> None:
-    found = only_line_after(served, wire.with_payload(action, vm_id, payload))
+    found = only_line_after(served, oned_requests.with_payload(action, vm_id, payload))
     assert found.startswith(f"{action} FAILURE {vm_id} {sentence}")
 
 
 def test_action_fails_if_payload_and_line_name_different_vms(served: Driver, vm_id: int) -> None:
-    line = wire.deploy(vm_id).replace(f"  {vm_id} ".encode(), f"  {vm_id + 10_000} ".encode())
+    line = oned_requests.deploy(vm_id).replace(f"  {vm_id} ".encode(), f"  {vm_id + 10_000} ".encode())
     assert served.ask(line) == f"FAILURE the message is about VM {vm_id}, the line about VM {vm_id + 10_000}"
 
 
@@ -624,7 +630,7 @@ def test_general_log_line_has_the_id_that_the_release_expects(driver: StartDrive
     one = driver()
     one.send("DEPLOY  x29 abc")
     assert one.next_line().startswith("LOG E -1 ")
-    assert one.ask(wire.unknown(1, release="5.10"))
+    assert one.ask(oned_requests.unknown(1, release="5.10"))
     one.send("DEPLOY x29 abc")
     assert one.next_line().startswith("LOG E - ")
 
@@ -632,7 +638,7 @@ def test_general_log_line_has_the_id_that_the_release_expects(driver: StartDrive
 def test_line_without_an_id_does_not_change_the_detected_release(driver: StartDriver) -> None:
     """6.0 and later read the id `-` as VM 0."""
     one = driver()
-    assert one.ask(wire.unknown(1, release="7.4"))
+    assert one.ask(oned_requests.unknown(1, release="7.4"))
     for _ in range(2):
         one.send("NONSENSE")
         assert one.next_line().startswith("LOG E -1 ")
@@ -640,9 +646,9 @@ def test_line_without_an_id_does_not_change_the_detected_release(driver: StartDr
 
 @pytest.mark.parametrize("action", ["DEPLOY", "POLL"])
 def test_request_line_of_two_megabytes_is_answered_once(served: Driver, vm_id: int, action: str) -> None:
-    large = Template(values={**wire.asking_for().values, "CONTEXT": ({"BLOB": "x" * 1_500_000},)})
-    deploy_id = served.created(wire.deploy(vm_id, template=large))
-    line = wire.line(action, vm_id, release="5.10", deploy_id=deploy_id, template=large)
+    large = Template(values={**oned_requests.asking_for().values, "CONTEXT": ({"BLOB": "x" * 1_500_000},)})
+    deploy_id = served.created(oned_requests.deploy(vm_id, template=large))
+    line = oned_requests.line(action, vm_id, release="5.10", deploy_id=deploy_id, template=large)
     assert len(line) > 2_000_000
     assert only_line_after(served, line).startswith(f"{action} SUCCESS {vm_id} ")
 
@@ -650,7 +656,7 @@ def test_request_line_of_two_megabytes_is_answered_once(served: Driver, vm_id: i
 def test_request_line_above_16_mib_fails_and_the_next_one_is_carried_out(served: Driver, vm_id: int) -> None:
     served.send(f"DEPLOY  {vm_id} ".encode() + b"A" * (17 * 1024 * 1024))
     assert served.reply("DEPLOY", vm_id) == "FAILURE the request line is longer than 16777216 bytes"
-    assert served.created(wire.deploy(vm_id))
+    assert served.created(oned_requests.deploy(vm_id))
 
 
 # Templates
@@ -660,15 +666,17 @@ def test_request_line_above_16_mib_fails_and_the_next_one_is_carried_out(served:
     ("template", "sentence"),
     [
         pytest.param(
-            wire.asking_for("huge"), "instance type huge is not known to the simulated cloud, ", id="unknown-type"
+            oned_requests.asking_for("huge"),
+            "instance type huge is not known to the simulated cloud, ",
+            id="unknown-type",
         ),
         pytest.param(
-            wire.asking_for("", TAGS="ONE_PROVIDER_OWNER=me"),
+            oned_requests.asking_for("", TAGS="ONE_PROVIDER_OWNER=me"),
             "TAGS of the PUBLIC_CLOUD section has the tag ONE_PROVIDER_OWNER: ",
             id="reserved-tag",
         ),
         pytest.param(
-            wire.asking_for("", ONE_PROVIDER_VM_ID="8"),
+            oned_requests.asking_for("", ONE_PROVIDER_VM_ID="8"),
             "the PUBLIC_CLOUD section has the attribute ONE_PROVIDER_VM_ID: ",
             id="reserved-attribute",
         ),
@@ -677,14 +685,14 @@ def test_request_line_above_16_mib_fails_and_the_next_one_is_carried_out(served:
 def test_deploy_of_an_invalid_template_fails_and_creates_nothing(
     served: Driver, vm_id: int, template: Template, sentence: str
 ) -> None:
-    assert served.ask(wire.deploy(vm_id, template=template)).startswith(f"FAILURE {sentence}")
+    assert served.ask(oned_requests.deploy(vm_id, template=template)).startswith(f"FAILURE {sentence}")
     assert state_of(served, vm_id) == ""
 
 
 def test_the_attribute_clienttoken_and_unknown_attributes_are_ignored_with_a_warning(
     served: Driver, vm_id: int
 ) -> None:
-    line = wire.deploy(vm_id, template=wire.asking_for("", CLIENTTOKEN="mine", COLOUR="red"))
+    line = oned_requests.deploy(vm_id, template=oned_requests.asking_for("", CLIENTTOKEN="mine", COLOUR="red"))
     served.send(line)
     warnings = {served.next_line(), served.next_line()}
     assert {warning.partition(" is ")[0] for warning in warnings} == {
@@ -701,23 +709,23 @@ def test_deploy_takes_the_next_instance_type_if_one_is_full_and_fails_at_the_quo
     path.write_text(f"{path.read_text()}\n[simulated.capacity]\nxlarge_16gb = 0\n")
     one = driver()
     full = "the simulated cloud has room for 0 instances of type xlarge_16gb and is full"
-    assert one.ask(wire.deploy(1, template=wire.asking_for("xlarge_16gb"))) == f"FAILURE {full}"
-    one.send(wire.deploy(1, template=wire.asking_for("xlarge_16gb,large_8gb")))
+    assert one.ask(oned_requests.deploy(1, template=oned_requests.asking_for("xlarge_16gb"))) == f"FAILURE {full}"
+    one.send(oned_requests.deploy(1, template=oned_requests.asking_for("xlarge_16gb,large_8gb")))
     assert one.next_line() == f"LOG W 1 {full}"
     deploy_id = one.reply("DEPLOY", 1).removeprefix("SUCCESS ")
-    assert poll_values(one.ask(wire.poll(1, deploy_id)))["SIM_INSTANCE_TYPE"] == '"large_8gb"'
-    one.created(wire.deploy(2))
-    assert one.ask(wire.deploy(3)) == (
+    assert poll_values(one.ask(oned_requests.poll(1, deploy_id)))["SIM_INSTANCE_TYPE"] == '"large_8gb"'
+    one.created(oned_requests.deploy(2))
+    assert one.ask(oned_requests.deploy(3)) == (
         "FAILURE the simulated account may have 2 instances and has them, terminate one first"
     )
-    assert one.ask(wire.terminate(1, deploy_id)) == "SUCCESS -"
-    one.created(wire.deploy(3))
+    assert one.ask(oned_requests.terminate(1, deploy_id)) == "SUCCESS -"
+    one.created(oned_requests.deploy(3))
 
 
 def test_a_forbidden_attribute_fails_the_deploy_and_creates_nothing(driver: StartDriver, place: Place) -> None:
     path: Path = place.simulate(**AT_ONCE)
     path.write_text(f'{path.read_text()}\n[policy]\nforbidden_attributes = ["tags"]\n')
-    reply = driver().ask(wire.deploy(7, template=wire.asking_for("", TAGS="a=b")))
+    reply = driver().ask(oned_requests.deploy(7, template=oned_requests.asking_for("", TAGS="a=b")))
     assert reply == "FAILURE PUBLIC_CLOUD may not set TAGS here: remove it from the template"
     assert place.instances(is_all=True) == []
 
@@ -727,20 +735,20 @@ def test_without_section_refuse_fails_new_vms_without_a_section_of_this_cloud(
 ) -> None:
     path: Path = place.simulate(**AT_ONCE)
     one, ordinary = driver(), Template(values={"CPU": ("1",), "MEMORY": ("256",)})
-    deploy_id = one.created(wire.deploy(1, template=ordinary))
+    deploy_id = one.created(oned_requests.deploy(1, template=ordinary))
     path.write_text(f'{path.read_text()}\n[policy]\nwithout_section = "refuse"\n')
-    assert one.ask(wire.deploy(2, template=ordinary)) == (
+    assert one.ask(oned_requests.deploy(2, template=ordinary)) == (
         'FAILURE the template has no PUBLIC_CLOUD section with TYPE="simulated": add one, or place the VM on another'
         " host (policy.without_section)"
     )
-    one.created(wire.deploy(3))
-    assert one.ask(wire.deploy(1, template=ordinary)) == f"SUCCESS {deploy_id}"
+    one.created(oned_requests.deploy(3))
+    assert one.ask(oned_requests.deploy(1, template=ordinary)) == f"SUCCESS {deploy_id}"
     assert {entry["vm_id"] for entry in place.instances(is_all=True)} == {1, 3}
 
 
 def test_host_id_tag_is_updated_when_a_vm_starts_on_another_host(served: Driver, vm_id: int) -> None:
-    deploy_id = served.created(wire.deploy(vm_id, host_id=0))
-    assert served.ask(wire.line("SHUTDOWN", vm_id, "SHUTDOWN_UNDEPLOY", deploy_id=deploy_id)) == "SUCCESS -"
-    assert served.ask(wire.resume(vm_id, deploy_id, host="remote2", host_id=5)) == f"SUCCESS {deploy_id}"
+    deploy_id = served.created(oned_requests.deploy(vm_id, host_id=0))
+    assert served.ask(oned_requests.line("SHUTDOWN", vm_id, "SHUTDOWN_UNDEPLOY", deploy_id=deploy_id)) == "SUCCESS -"
+    assert served.ask(oned_requests.resume(vm_id, deploy_id, host="remote2", host_id=5)) == f"SUCCESS {deploy_id}"
     [entry] = [entry for entry in served.place.instances() if entry["vm_id"] == vm_id]
     assert (entry["host_id"], entry["seq"]) == (5, 0)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.blocking import ROOT
-from tests.end_to_end import wire
+from tests.end_to_end import oned_requests
 from tests.end_to_end.information_driver import Console, configure, monitored
 from tests.end_to_end.oned import Driver, Place
 from tests.end_to_end.script_folder import NAME, ScriptPlace, altered
@@ -57,24 +57,24 @@ def test_vm_life_on_the_embedded_cloud_never_blocks_an_event_loop(place: Place, 
     with monitored(place, **watched) as reports, Driver(place, **watched) as actions:
         reports.start()
         reports.sync(vm100="RUNNING")
-        deploy_id = actions.created(wire.deploy(7, host_id=3))
+        deploy_id = actions.created(oned_requests.deploy(7, host_id=3))
         reports.sync(vm7="RUNNING")
         for line in (
-            wire.poll(7, deploy_id),
-            wire.reboot(7, deploy_id, host_id=3),
-            wire.power_off(7, deploy_id, host_id=3),
-            wire.resume(7, deploy_id, host_id=3),
+            oned_requests.poll(7, deploy_id),
+            oned_requests.reboot(7, deploy_id, host_id=3),
+            oned_requests.power_off(7, deploy_id, host_id=3),
+            oned_requests.resume(7, deploy_id, host_id=3),
         ):
             assert actions.ask(line).startswith("SUCCESS")
         good = configuration.read_text()
         configuration.write_text("provider = ")
         until(lambda: "is not TOML" in reports.next().text)
-        actions.ask(wire.poll(7, deploy_id))
+        actions.ask(oned_requests.poll(7, deploy_id))
         configuration.write_text(good.replace("[monitor]", "[monitor]\nmissing_after = 2"))
         console.terminate(wild)
         reports.start(4)
         reports.sync(4)
-        assert actions.ask(wire.terminate(7, deploy_id, host_id=3)) == "SUCCESS -"
+        assert actions.ask(oned_requests.terminate(7, deploy_id, host_id=3)) == "SUCCESS -"
     with monitored(place, **watched) as successor:
         successor.sync(vm100="RUNNING")
 
@@ -93,11 +93,13 @@ def test_scripts_and_probes_never_block_an_event_loop(tmp_path: Path, watched: d
     place.plain_script(f"im/{NAME}.d/one", "#!/bin/sh\necho HYPERVISOR=cloud\n")
     place.plain_script(f"im/{NAME}.d/broken", "#!/bin/sh\nexit 3\n")
     with Driver(place, f"-t 15 -r 0 -p {NAME}", **watched) as actions:
-        deploy_id = actions.created(altered(wire.deploy(7), LOCAL_DEPLOYMENT_FILE=str(place.deployment_file(7))))
+        deploy_id = actions.created(
+            altered(oned_requests.deploy(7), LOCAL_DEPLOYMENT_FILE=str(place.deployment_file(7)))
+        )
         place.on_action("reboot", 7, "echo no such host >&2; exit 1")
-        assert actions.ask(wire.poll(7, deploy_id)).startswith("SUCCESS")
-        assert actions.ask(wire.reboot(7, deploy_id)).startswith("FAILURE")
-        assert actions.ask(wire.terminate(7, deploy_id)).startswith("SUCCESS")
+        assert actions.ask(oned_requests.poll(7, deploy_id)).startswith("SUCCESS")
+        assert actions.ask(oned_requests.reboot(7, deploy_id)).startswith("FAILURE")
+        assert actions.ask(oned_requests.terminate(7, deploy_id)).startswith("SUCCESS")
     with Driver(place, NAME, program=IM_PROGRAM, **watched) as probes:
         probes.send(start_monitor(3))
         probes.wait_for(lambda line: "HYPERVISOR" in read_modern(line.encode() + b"\n").text)

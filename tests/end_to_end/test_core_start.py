@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end import wire
+from tests.end_to_end import oned_requests
 from tests.end_to_end.oned import Driver, Place
 from tests.waiting import until
 
@@ -44,7 +44,7 @@ def has_logged(place: Place, event: str) -> bool:
 def test_reply_after_recovery_is_held_until_oned_listens(place: Place, start: Start) -> None:
     place.simulate(boot_time=3600)
     with Driver(place) as dead:
-        dead.send(wire.deploy(7))
+        dead.send(oned_requests.deploy(7))
         until(lambda: place.has_attempts() and place.unanswered() == ["DEPLOY"])
         dead.kill()
     one = start()
@@ -70,13 +70,13 @@ def test_held_replies_are_written_before_the_reply_to_a_request_that_arrives(pla
     one.send("POLL 7 x")
     until(lambda: has_logged(place, "request refused"))
     one.silence()
-    assert one.ask(wire.deploy(8)).startswith("SUCCESS sim-")
+    assert one.ask(oned_requests.deploy(8)).startswith("SUCCESS sim-")
     assert [line.split()[:3] for line in one.lines[1:]] == [["POLL", "FAILURE", "7"], ["DEPLOY", "SUCCESS", "8"]]
 
 
 def test_end_of_stdin_releases_held_replies(start: Start) -> None:
     one = start()
-    one.send(wire.poll(7, "sim-x"))
+    one.send(oned_requests.poll(7, "sim-x"))
     assert one.process.stdin is not None
     one.process.stdin.close()
     assert one.rest()[-1].startswith("POLL FAILURE 7 ")

@@ -21,7 +21,7 @@ from one_provider_mad.providers.simulated.cloud import Cloud
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
 from tests import oned_lines
 from tests.conftest import StartDriver
-from tests.end_to_end import wire
+from tests.end_to_end import oned_requests
 from tests.end_to_end.information_driver import Console
 from tests.end_to_end.oned import OWNER, Driver, Place, aside, replies
 from tests.waiting import HANG, until
@@ -84,10 +84,12 @@ def test_throttled_calls_are_sent_again_later_and_succeed_without_using_up_retri
     start: StartDriver, place: Place
 ) -> None:
     one = start("-t 50 -r 0 -w 20 simulated")
-    deploy_id = one.created(wire.deploy(7))
+    deploy_id = one.created(oned_requests.deploy(7))
     set_faults(place, "calls_a_second = 20")
     begun = time.monotonic()
-    lines = ask_all(one, [wire.reboot(7, deploy_id)] * 10 + [wire.deploy(vm_id) for vm_id in range(10, 16)])
+    lines = ask_all(
+        one, [oned_requests.reboot(7, deploy_id)] * 10 + [oned_requests.deploy(vm_id) for vm_id in range(10, 16)]
+    )
     assert time.monotonic() - begun >= 1, "of 28 calls at 20 a second the last 8 wait for a second"
     assert not [line for line in lines if " SUCCESS " not in line]
     assert [instance.attributes["SIM_REBOOTS"] for instance in in_cloud(place)] == ["10"] + ["0"] * 6
@@ -97,7 +99,7 @@ def test_throttled_call_is_given_up_at_the_deadline_of_its_action(start: StartDr
     ids = dict(enumerate(Console(place).run_many(range(7, 11)), start=7))
     set_faults(place, "calls_a_second = 2")
     one = start("-t 50 -r 5 -w 0.5 simulated")
-    lines = ask_all(one, [wire.reboot(vm_id, deploy_id, release="5.10") for vm_id, deploy_id in ids.items()])
+    lines = ask_all(one, [oned_requests.reboot(vm_id, deploy_id, release="5.10") for vm_id, deploy_id in ids.items()])
     failures = [line for line in lines if line.startswith("REBOOT FAILURE")]
     assert failures, "5 calls at 2 a second do not fit into half a second"
     given_up = re.compile("gave up after 0.5 s waiting for the cloud's answer to (describe|reboot)$")
@@ -119,22 +121,22 @@ def test_call_with_a_transient_error_is_sent_again_as_often_as_retries_allow(
     start: StartDriver, place: Place, retries: int, begins: str
 ) -> None:
     one = start(f"-r {retries} simulated")
-    deploy_id = one.created(wire.deploy(7))
+    deploy_id = one.created(oned_requests.deploy(7))
     set_faults(place, 'transient = { calls = ["reboot"], times = 2 }')
-    assert one.ask(wire.reboot(7, deploy_id)).startswith(begins)
+    assert one.ask(oned_requests.reboot(7, deploy_id)).startswith(begins)
     assert reboots(place) == ["1" if begins == "SUCCESS -" else "0"]
     assert place.hits("transient") == min(retries + 1, 2)
 
 
 def test_same_fault_seed_makes_the_same_calls_fail(start: StartDriver, place: Place) -> None:
     one = start("-t 1 -r 0 simulated")
-    deploy_id = one.created(wire.deploy(7))
+    deploy_id = one.created(oned_requests.deploy(7))
     runs = []
     for seed in (7, 7, 8):
         set_faults(place, f"seed = {seed}", 'transient = { calls = ["reboot"], rate = 0.5 }')
-        runs.append(results(ask_all(one, [wire.reboot(7, deploy_id)] * 40)))
+        runs.append(results(ask_all(one, [oned_requests.reboot(7, deploy_id)] * 40)))
         set_faults(place)
-        assert one.ask(wire.reboot(7, deploy_id)) == "SUCCESS -"
+        assert one.ask(oned_requests.reboot(7, deploy_id)) == "SUCCESS -"
     assert runs[0] == runs[1] != runs[2]
     assert 8 < runs[0].count("FAILURE") < 32
 
@@ -148,11 +150,13 @@ def test_deploy_that_the_cloud_refuses_fails_without_a_retry_and_may_be_repeated
     one = start("-r 5 simulated")
     for count, error in enumerate(("PermissionDenied", "QuotaExceeded"), start=1):
         set_faults(place, f'permanent = {{ calls = ["create"], error = "{error}" }}')
-        assert one.ask(wire.deploy(7)).startswith("FAILURE simulated refused create, by order of `permanent`"), error
+        assert one.ask(oned_requests.deploy(7)).startswith(
+            "FAILURE simulated refused create, by order of `permanent`"
+        ), error
         assert place.hits("permanent") == count, error
     assert in_cloud(place) == []
     set_faults(place)
-    deploy_id = one.created(wire.deploy(7))
+    deploy_id = one.created(oned_requests.deploy(7))
     assert alive(place) == [deploy_id]
 
 
@@ -172,10 +176,10 @@ def test_repeated_create_after_a_lost_response_yields_exactly_one_instance(
 ) -> None:
     set_faults(place, 'lost_answers = { calls = ["create"], times = 1 }', more=f"listing_lag = {lag}\n")
     one = start(f"-r {retries} simulated")
-    answer = one.ask(wire.deploy(7))
+    answer = one.ask(oned_requests.deploy(7))
     if not retries:
         assert answer.startswith("FAILURE simulated did not answer create, by order of `lost_answers`")
-        answer = one.ask(wire.deploy(7))
+        answer = one.ask(oned_requests.deploy(7))
     result, deploy_id = answer.split(" ", 1)
     assert result == "SUCCESS"
     assert [instance.deploy_id for instance in in_cloud(place)] == [deploy_id]
@@ -185,26 +189,26 @@ def test_repeated_create_after_a_lost_response_yields_exactly_one_instance(
 def test_cleanup_terminates_the_instance_of_a_create_whose_response_was_lost(start: StartDriver, place: Place) -> None:
     set_faults(place, 'lost_answers = { calls = ["create"] }', more="listing_lag = 0.15\n")
     one = start("-r 0 simulated")
-    assert one.ask(wire.deploy(7)).startswith("FAILURE ")
-    assert one.ask(wire.cleanup(7)) == "SUCCESS -"
+    assert one.ask(oned_requests.deploy(7)).startswith("FAILURE ")
+    assert one.ask(oned_requests.cleanup(7)) == "SUCCESS -"
     assert len(in_cloud(place)) == 1
     assert alive(place) == []
 
 
 def test_terminate_succeeds_if_the_response_of_destroy_is_lost_once(start: StartDriver, place: Place) -> None:
     one = start("-r 0 simulated")
-    deploy_id = one.created(wire.deploy(7))
+    deploy_id = one.created(oned_requests.deploy(7))
     set_faults(place, 'lost_answers = { calls = ["destroy"], times = 1 }')
-    assert one.ask(wire.terminate(7, deploy_id)) == "SUCCESS -"
+    assert one.ask(oned_requests.terminate(7, deploy_id)) == "SUCCESS -"
     assert alive(place) == []
 
 
 def test_poweroff_succeeds_if_the_response_of_stop_is_lost_once(start: StartDriver, place: Place) -> None:
     one = start("-r 0 simulated")
-    deploy_id = one.created(wire.deploy(7))
+    deploy_id = one.created(oned_requests.deploy(7))
     set_faults(place, 'lost_answers = { calls = ["stop"], times = 1 }')
-    assert one.ask(wire.power_off(7, deploy_id)) == "SUCCESS -"
-    assert one.ask(wire.resume(7, deploy_id)) == f"SUCCESS {deploy_id}"
+    assert one.ask(oned_requests.power_off(7, deploy_id)) == "SUCCESS -"
+    assert one.ask(oned_requests.resume(7, deploy_id)) == f"SUCCESS {deploy_id}"
 
 
 # Calls that hang
@@ -212,9 +216,13 @@ def test_poweroff_succeeds_if_the_response_of_stop_is_lost_once(start: StartDriv
 
 def test_action_with_a_hanging_call_fails_at_its_deadline_and_names_the_call(start: StartDriver, place: Place) -> None:
     one = start("-r 0 -w 2 simulated")
-    ids = {vm_id: one.created(wire.deploy(vm_id)) for vm_id in (1, 2)}
+    ids = {vm_id: one.created(oned_requests.deploy(vm_id)) for vm_id in (1, 2)}
     set_faults(place, 'hangs = { calls = ["reboot", "destroy", "create"] }', head="call_timeout = 3\n")
-    lines = [wire.reboot(1, ids[1], release="5.10"), wire.terminate(2, ids[2]), wire.deploy(3)]
+    lines = [
+        oned_requests.reboot(1, ids[1], release="5.10"),
+        oned_requests.terminate(2, ids[2]),
+        oned_requests.deploy(3),
+    ]
     gave_up = "gave up after 2 s waiting for the cloud's answer to"
     assert sorted(ask_all(one, lines)) == [
         f"DEPLOY FAILURE 3 {gave_up} create",
@@ -222,38 +230,38 @@ def test_action_with_a_hanging_call_fails_at_its_deadline_and_names_the_call(sta
         f"SHUTDOWN FAILURE 2 {gave_up} terminate",
     ]
     set_faults(place, 'hangs = { calls = ["describe", "find"] }')
-    assert sorted(ask_all(one, [wire.poll(1, ids[1]), wire.deploy(4)])) == [
+    assert sorted(ask_all(one, [oned_requests.poll(1, ids[1]), oned_requests.deploy(4)])) == [
         f"DEPLOY FAILURE 4 {gave_up} find by tags",
         "POLL SUCCESS 1 STATE=-",
     ]
     assert sorted(alive(place)) == sorted(ids.values())
     set_faults(place)
-    lines += [wire.poll(1, ids[1]), wire.deploy(4)]
+    lines += [oned_requests.poll(1, ids[1]), oned_requests.deploy(4)]
     assert not [line for line in ask_all(one, lines) if " SUCCESS " not in line]
     assert len(in_cloud(place)) == 4
 
 
 def test_hanging_call_is_repeated_after_call_timeout(start: StartDriver, place: Place) -> None:
     one = start("-r 1 -w 60 simulated")
-    deploy_id = one.created(wire.deploy(7))
+    deploy_id = one.created(oned_requests.deploy(7))
     set_faults(place, 'hangs = { calls = ["reboot"], times = 1 }', head="call_timeout = 1\n")
-    assert one.ask(wire.reboot(7, deploy_id)) == "SUCCESS -"
+    assert one.ask(oned_requests.reboot(7, deploy_id)) == "SUCCESS -"
     set_faults(place, 'hangs = { calls = ["reboot"] }', head="call_timeout = 1\n")
-    assert one.ask(wire.reboot(7, deploy_id)) == "FAILURE simulated did not answer reboot within 1 s"
+    assert one.ask(oned_requests.reboot(7, deploy_id)) == "FAILURE simulated did not answer reboot within 1 s"
     assert reboots(place) == ["1"]
 
 
 def test_hanging_call_of_one_vm_does_not_delay_another_vm(start: StartDriver, place: Place) -> None:
     one = start("-t 15 -w 3600 simulated")
-    deploy_id = one.created(wire.deploy(7))
+    deploy_id = one.created(oned_requests.deploy(7))
     set_faults(place, 'hangs = { calls = ["stop"] }', head="call_timeout = 3600\n")
-    one.send(wire.power_off(7, deploy_id))
+    one.send(oned_requests.power_off(7, deploy_id))
     until(partial(place.hits, "hangs"))
-    assert one.ask(wire.deploy(8)).startswith("SUCCESS ")
+    assert one.ask(oned_requests.deploy(8)).startswith("SUCCESS ")
     assert not [line for line in one.lines if line.startswith("SHUTDOWN ")], "the stop still hangs"
-    one.send(wire.driver_cancel(7))
+    one.send(oned_requests.driver_cancel(7))
     one.wait_for(lambda line: "cancelled" in line)
-    assert one.ask(wire.reboot(7, deploy_id)) == "SUCCESS -", "the cancelled request frees the VM's lane"
+    assert one.ask(oned_requests.reboot(7, deploy_id)) == "SUCCESS -", "the cancelled request frees the VM's lane"
 
 
 # No capacity
@@ -262,9 +270,9 @@ def test_hanging_call_of_one_vm_does_not_delay_another_vm(start: StartDriver, pl
 def test_deploy_names_the_instance_type_that_has_no_capacity(start: StartDriver, place: Place) -> None:
     set_faults(place, 'no_capacity = ["medium_1gb", "large_4gb"]')
     one = start("-r 2 simulated")
-    answer = one.ask(wire.deploy(7, template=wire.asking_for("medium_1gb")))
+    answer = one.ask(oned_requests.deploy(7, template=oned_requests.asking_for("medium_1gb")))
     assert answer == "FAILURE the simulated cloud has no room for instances of type medium_1gb just now"
-    deploy_id = one.created(wire.deploy(7, template=wire.asking_for("large_4gb, small_512mb")))
+    deploy_id = one.created(oned_requests.deploy(7, template=oned_requests.asking_for("large_4gb, small_512mb")))
     [instance] = in_cloud(place)
     assert (instance.deploy_id, instance.attributes["SIM_INSTANCE_TYPE"]) == (deploy_id, "small_512mb")
 
@@ -274,10 +282,12 @@ def test_deploy_names_the_instance_type_that_has_no_capacity(start: StartDriver,
 
 def test_requests_sent_during_an_outage_are_carried_out_after_it(start: StartDriver, place: Place) -> None:
     one = start("-r 0 simulated")
-    ids = {vm_id: one.created(wire.deploy(vm_id)) for vm_id in (6, 7)}
+    ids = {vm_id: one.created(oned_requests.deploy(vm_id)) for vm_id in (6, 7)}
     set_faults(place, "outage = true")
-    one.write(b"".join([wire.power_off(6, ids[6]), wire.terminate(7, ids[7]), wire.deploy(8)]))
-    polls = [wire.poll(9, "sim-unknown"), wire.poll(10, "sim-unknown")]
+    one.write(
+        b"".join([oned_requests.power_off(6, ids[6]), oned_requests.terminate(7, ids[7]), oned_requests.deploy(8)])
+    )
+    polls = [oned_requests.poll(9, "sim-unknown"), oned_requests.poll(10, "sim-unknown")]
     assert sorted(ask_all(one, polls)) == ["POLL SUCCESS 10 STATE=-", "POLL SUCCESS 9 STATE=-"]
     set_faults(place)
     lines = [one.wait_for(lambda line: not line.startswith("LOG ")) for _ in range(3)]
@@ -289,11 +299,15 @@ def test_requests_sent_during_an_outage_are_carried_out_after_it(start: StartDri
 def test_driver_started_during_an_outage_serves_requests_after_it(start: StartDriver, place: Place) -> None:
     set_faults(place, "outage = true", 'transient = { calls = ["account"] }')
     one = start("-r 0 -w 2 simulated")
-    assert one.ask(wire.deploy(7)).startswith("FAILURE simulated did not answer account, by order of `transient`")
+    assert one.ask(oned_requests.deploy(7)).startswith(
+        "FAILURE simulated did not answer account, by order of `transient`"
+    )
     set_faults(place, "outage = true")
-    assert one.ask(wire.deploy(7)).startswith("FAILURE gave up after 2 s waiting for find by tags: simulated did not")
+    assert one.ask(oned_requests.deploy(7)).startswith(
+        "FAILURE gave up after 2 s waiting for find by tags: simulated did not"
+    )
     set_faults(place)
-    deploy_id = one.created(wire.deploy(7))
+    deploy_id = one.created(oned_requests.deploy(7))
     assert alive(place) == [deploy_id]
 
 
@@ -301,9 +315,9 @@ def test_instance_of_a_cleanup_that_failed_in_an_outage_is_terminated_after_it(
     start: StartDriver, place: Place
 ) -> None:
     one = start("-r 0 -w 2 simulated")
-    deploy_id = one.created(wire.deploy(7))
+    deploy_id = one.created(oned_requests.deploy(7))
     set_faults(place, "outage = true")
-    answer = one.ask(wire.cleanup(7, deploy_id))
+    answer = one.ask(oned_requests.cleanup(7, deploy_id))
     assert answer.startswith(
         "FAILURE gave up after 2 s waiting for describe: simulated did not answer describe: an out"
     )
@@ -316,17 +330,17 @@ def test_instance_of_a_cleanup_that_failed_in_an_outage_is_terminated_after_it(
 
 def test_outage_begins_and_ends_at_its_configured_times(start: StartDriver, place: Place) -> None:
     one = start("-r 0 simulated")
-    deploy_id = one.created(wire.deploy(7))
+    deploy_id = one.created(oned_requests.deploy(7))
     now, hour = datetime.now().astimezone(), timedelta(hours=1)
     set_outage(place, now + hour, now + 2 * hour)
-    assert one.ask(wire.poll(7, deploy_id)).startswith("SUCCESS STATE=a")
+    assert one.ask(oned_requests.poll(7, deploy_id)).startswith("SUCCESS STATE=a")
     begin = datetime.now().astimezone() + timedelta(seconds=0.2)
     set_outage(place, begin, begin + hour)
-    until(lambda: one.ask(wire.poll(7, deploy_id)) == "SUCCESS STATE=-")
+    until(lambda: one.ask(oned_requests.poll(7, deploy_id)) == "SUCCESS STATE=-")
     assert begin <= datetime.now().astimezone()
     end = datetime.now().astimezone() + timedelta(seconds=0.2)
     set_outage(place, end - hour, end)
-    until(lambda: one.ask(wire.poll(7, deploy_id)).startswith("SUCCESS STATE=a"))
+    until(lambda: one.ask(oned_requests.poll(7, deploy_id)).startswith("SUCCESS STATE=a"))
     assert end <= datetime.now().astimezone()
 
 
@@ -339,17 +353,19 @@ def set_outage(place: Place, begin: datetime, end: datetime) -> None:
 
 def test_polls_reply_no_state_if_a_page_of_the_listing_failed(start: StartDriver, place: Place) -> None:
     one = start("-r 0 simulated")
-    ids = {vm_id: one.created(wire.deploy(vm_id)) for vm_id in (1, 2, 3)}
+    ids = {vm_id: one.created(oned_requests.deploy(vm_id)) for vm_id in (1, 2, 3)}
     set_faults(place, "broken_listings = {}")
-    lines = ask_all(one, [*(wire.poll(vm_id, ids[vm_id]) for vm_id in ids), wire.poll(9, "sim-unknown")])
+    lines = ask_all(
+        one, [*(oned_requests.poll(vm_id, ids[vm_id]) for vm_id in ids), oned_requests.poll(9, "sim-unknown")]
+    )
     assert all(line.endswith(" STATE=-") for line in lines)
 
 
 def test_listing_page_that_fails_once_is_requested_again(start: StartDriver, place: Place) -> None:
     one = start("-r 1 simulated")
-    deploy_id = one.created(wire.deploy(7))
+    deploy_id = one.created(oned_requests.deploy(7))
     set_faults(place, "broken_listings = { times = 1 }")
-    assert one.ask(wire.poll(7, deploy_id)).startswith("SUCCESS STATE=a")
+    assert one.ask(oned_requests.poll(7, deploy_id)).startswith("SUCCESS STATE=a")
     assert place.hits("broken_listings") == 1
 
 
@@ -358,12 +374,12 @@ def test_instance_that_a_lookup_by_id_omits_is_not_gone_while_a_listing_is_incom
     start: StartDriver, place: Place, listing: str
 ) -> None:
     one = start("-r 0 -w 2 simulated")
-    ids = [one.created(wire.deploy(vm_id)) for vm_id in range(2)]
+    ids = [one.created(oned_requests.deploy(vm_id)) for vm_id in range(2)]
     set_faults(place, 'unseen = { calls = ["describe"] }', f'broken_listings = {{ calls = ["{listing}"] }}')
     count = 1 if listing == "find" else 2
-    lines = ask_all(one, [wire.poll(vm_id, ids[vm_id]) for vm_id in range(count)])
+    lines = ask_all(one, [oned_requests.poll(vm_id, ids[vm_id]) for vm_id in range(count)])
     assert all(line.endswith(" STATE=-") for line in lines)
-    answer = one.ask(wire.terminate(0, ids[0]))
+    answer = one.ask(oned_requests.terminate(0, ids[0]))
     if listing == "find":
         assert answer.startswith("FAILURE gave up after 2 s waiting for find by tags: simulated answered find in part")
         assert alive(place) == ids
@@ -374,11 +390,11 @@ def test_instance_that_a_lookup_by_id_omits_is_not_gone_while_a_listing_is_incom
 
 def test_instances_that_a_lookup_by_id_omits_are_found_by_tags(start: StartDriver, place: Place) -> None:
     one = start("-t 15 -r 0 simulated")
-    ids = {vm_id: one.created(wire.deploy(vm_id)) for vm_id in range(20)}
+    ids = {vm_id: one.created(oned_requests.deploy(vm_id)) for vm_id in range(20)}
     set_faults(place, 'unseen = { share = 0.5, calls = ["describe"] }')
-    lines = ask_all(one, [wire.poll(vm_id, deploy_id) for vm_id, deploy_id in ids.items()])
+    lines = ask_all(one, [oned_requests.poll(vm_id, deploy_id) for vm_id, deploy_id in ids.items()])
     assert all("SUCCESS" in line and "STATE=a" in line for line in lines)
-    lines = ask_all(one, [wire.terminate(vm_id, deploy_id) for vm_id, deploy_id in ids.items()])
+    lines = ask_all(one, [oned_requests.terminate(vm_id, deploy_id) for vm_id, deploy_id in ids.items()])
     set_faults(place)
     assert results(lines) == ["SUCCESS"] * 20
     assert alive(place) == []
@@ -386,12 +402,12 @@ def test_instances_that_a_lookup_by_id_omits_are_found_by_tags(start: StartDrive
 
 def test_repeated_deploy_creates_no_second_instance_while_the_first_is_hidden(start: StartDriver, place: Place) -> None:
     one = start("-r 0 -w 2 simulated")
-    deploy_id = one.created(wire.deploy(7))
+    deploy_id = one.created(oned_requests.deploy(7))
     set_faults(place, "unseen = {}")
-    assert one.ask(wire.deploy(7)).startswith("FAILURE ")
+    assert one.ask(oned_requests.deploy(7)).startswith("FAILURE ")
     assert [instance.deploy_id for instance in in_cloud(place)] == [deploy_id]
     set_faults(place)
-    assert one.ask(wire.deploy(7)) == f"SUCCESS {deploy_id}"
+    assert one.ask(oned_requests.deploy(7)) == f"SUCCESS {deploy_id}"
 
 
 def wait_for_the_visibility_grace(place: Place) -> None:
@@ -403,21 +419,21 @@ def test_deploy_creates_no_second_instance_while_a_first_is_hidden_beyond_the_vi
     start: StartDriver, place: Place
 ) -> None:
     one = start("-r 0 -w 2 simulated")
-    deploy_id = one.created(wire.deploy(7))
+    deploy_id = one.created(oned_requests.deploy(7))
     wait_for_the_visibility_grace(place)
     set_faults(place, "unseen = {}")
-    one.ask(wire.deploy(7))
+    one.ask(oned_requests.deploy(7))
     assert alive(place) == [deploy_id]
 
 
-@pytest.mark.parametrize("action", [wire.cleanup, wire.terminate], ids=["cleanup", "terminate"])
+@pytest.mark.parametrize("action", [oned_requests.cleanup, oned_requests.terminate], ids=["cleanup", "terminate"])
 def test_search_sent_within_the_visibility_grace_proves_no_absence_even_if_answered_late(
     start: StartDriver, place: Place, action: Callable[[int, str], bytes]
 ) -> None:
     lag = "listing_lag = 0.3\n"
     set_faults(place, 'lost_answers = { calls = ["create"] }', more=lag)
     one = start("-r 0 -w 5 simulated")
-    assert one.ask(wire.deploy(7)).startswith("FAILURE ")
+    assert one.ask(oned_requests.deploy(7)).startswith("FAILURE ")
     set_faults(place, 'late_answers = { calls = ["find"], seconds = 0.6, times = 1 }', more=lag)
     answer = one.ask(action(7, ""))
     assert place.hits("late_answers") == 1
@@ -426,18 +442,18 @@ def test_search_sent_within_the_visibility_grace_proves_no_absence_even_if_answe
 
 def test_terminate_of_a_hidden_instance_terminates_it_or_fails(start: StartDriver, place: Place) -> None:
     one = start("-r 0 -w 2 simulated")
-    deploy_id = one.created(wire.deploy(7))
+    deploy_id = one.created(oned_requests.deploy(7))
     wait_for_the_visibility_grace(place)
     set_faults(place, "unseen = {}")
-    answer = one.ask(wire.terminate(7, deploy_id))
+    answer = one.ask(oned_requests.terminate(7, deploy_id))
     assert answer.startswith("FAILURE cannot tell") or alive(place) == []
 
 
 def test_polls_do_not_report_instances_gone_that_all_vanish_at_once(start: StartDriver, place: Place) -> None:
     one = start("-t 15 -r 0 simulated")
-    ids = {vm_id: one.created(wire.deploy(vm_id)) for vm_id in range(10)}
+    ids = {vm_id: one.created(oned_requests.deploy(vm_id)) for vm_id in range(10)}
     wait_for_the_visibility_grace(place)
-    polls = [wire.poll(vm_id, deploy_id) for vm_id, deploy_id in ids.items()]
+    polls = [oned_requests.poll(vm_id, deploy_id) for vm_id, deploy_id in ids.items()]
     assert all("STATE=a" in line for line in ask_all(one, polls))
     set_faults(place, "unseen = {}")
     lines = ask_all(one, polls)
@@ -461,10 +477,10 @@ def test_repeated_deploy_after_a_crash_yields_exactly_one_instance(
 ) -> None:
     set_faults(place, f'crash = {{ at = "{point}" }}')
     one = start()
-    one.send(wire.deploy(7))
+    one.send(oned_requests.deploy(7))
     assert_crashed(one)
     assert replies(one.lines) == []
-    deploy_id = start().created(wire.deploy(7))
+    deploy_id = start().created(oned_requests.deploy(7))
     assert [instance.deploy_id for instance in in_cloud(place)] == [deploy_id]
     assert (place.var / "simulated.db.crashes").read_text() == f"{point}\n"
 
@@ -474,12 +490,12 @@ def test_resume_after_a_crash_applies_what_changed_in_the_template_while_the_vm_
     start: StartDriver, place: Place, point: str
 ) -> None:
     one = start()
-    deploy_id = one.created(wire.deploy(7))
-    assert one.ask(wire.power_off(7, deploy_id)) == "SUCCESS -"
+    deploy_id = one.created(oned_requests.deploy(7))
+    assert one.ask(oned_requests.power_off(7, deploy_id)) == "SUCCESS -"
     set_faults(place, f'crash = {{ at = "{point}" }}')
     asked = oned_lines.bursting_template().values
     larger = Template(values={**asked, "MEMORY": ("1024",), "DISK": ({"DISK_ID": "3", "SIZE": "512"},)})
-    one.send(wire.resume(7, deploy_id, template=larger))
+    one.send(oned_requests.resume(7, deploy_id, template=larger))
     assert_crashed(one)
     assert start().reply("DEPLOY", 7) == f"SUCCESS {deploy_id}"
     [instance] = in_cloud(place)
@@ -489,11 +505,11 @@ def test_resume_after_a_crash_applies_what_changed_in_the_template_while_the_vm_
 
 def test_next_process_completes_an_interrupted_deploy_and_terminate(start: StartDriver, place: Place) -> None:
     one = start()
-    old = one.created(wire.deploy(7))
+    old = one.created(oned_requests.deploy(7))
     set_faults(place, 'hangs = { calls = ["destroy"] }', 'crash = { at = "after-create" }')
-    one.send(wire.terminate(7, old))
+    one.send(oned_requests.terminate(7, old))
     until(partial(place.hits, "hangs"))
-    one.send(wire.deploy(8))
+    one.send(oned_requests.deploy(8))
     assert_crashed(one)
     assert len(alive(place)) == 2
     set_faults(place, 'crash = { at = "after-create" }')
@@ -507,11 +523,11 @@ def test_next_process_completes_an_interrupted_deploy_and_terminate(start: Start
 def test_request_replaced_by_a_newer_one_is_not_answered_after_a_second_crash(start: StartDriver, place: Place) -> None:
     set_faults(place, 'crash = { at = "before-create", times = 2 }', more="latency = 0.15\n")
     one = start()
-    one.send(wire.deploy(7))
+    one.send(oned_requests.deploy(7))
     assert_crashed(one)
     two = start()
     until(lambda: "request taken over" in place.log())
-    two.send(wire.deploy(7))
+    two.send(oned_requests.deploy(7))
     assert_crashed(two)
     assert replies(two.lines) == []
     three = start()
@@ -550,9 +566,9 @@ def test_after_many_faults_every_request_was_answered_once_and_every_vm_has_one_
     vm_ids = range(30)
     set_faults(place, *ALL_FAULTS, more="listing_lag = 0.1\n", head="call_timeout = 0.1\n")
     one = start("-t 30 -r 1 -w 0.8 simulated")
-    deploys = [wire.deploy(vm_id, template=TWO_TYPES) for vm_id in vm_ids]
+    deploys = [oned_requests.deploy(vm_id, template=TWO_TYPES) for vm_id in vm_ids]
     replied = deploy_ids(ask_all(one, deploys))
-    requests = [make(vm_id, replied[vm_id]) for vm_id in replied for make in (wire.poll, wire.reboot)]
+    requests = [make(vm_id, replied[vm_id]) for vm_id in replied for make in (oned_requests.poll, oned_requests.reboot)]
     random.Random(1).shuffle(requests)
     assert not [line for line in ask_all(one, requests) if "does not exist" in line]
     faults = ("transient", "permanent", "lost_answers", "hangs", "broken_listings")
@@ -581,7 +597,7 @@ def test_after_many_faults_every_request_was_answered_once_and_every_vm_has_one_
     )
 
     set_faults(place, *ALL_FAULTS, head="call_timeout = 0.1\n")
-    cleanups = [wire.cleanup(vm_id, deploy_id) for vm_id, deploy_id in final.items()]
+    cleanups = [oned_requests.cleanup(vm_id, deploy_id) for vm_id, deploy_id in final.items()]
     lines = ask_all(one, cleanups)
     left = set(alive(place))
     assert not [line for line in lines if " SUCCESS " in line and final[int(line.split(" ")[2])] in left]

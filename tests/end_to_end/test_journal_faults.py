@@ -8,7 +8,7 @@ from pathlib import Path
 
 from one_provider_mad.journal.reader import read_attempts
 from tests.conftest import StartDriver
-from tests.end_to_end import wire
+from tests.end_to_end import oned_requests
 from tests.end_to_end.oned import Place
 from tests.waiting import until
 
@@ -18,23 +18,23 @@ VERSION_9 = Path(__file__).parents[1] / "journal_versions" / "9.sql"
 def test_every_action_but_poll_fails_while_the_journal_is_unusable(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=0)
     one = driver()
-    deploy_id, ended = one.created(wire.deploy(7)), one.created(wire.deploy(8))
-    assert one.ask(wire.terminate(8, ended)).startswith("SUCCESS")
+    deploy_id, ended = one.created(oned_requests.deploy(7)), one.created(oned_requests.deploy(8))
+    assert one.ask(oned_requests.terminate(8, ended)).startswith("SUCCESS")
     assert one.finalize() == 0
     journal = place.var / "one_provider_mad_simulated.journal"
     journal.write_bytes(b"no database " * 1000)
     one = driver()
-    assert one.ask(wire.poll(7, deploy_id)).startswith("SUCCESS STATE=a ")
-    assert one.ask(wire.poll(8, ended)) == "SUCCESS STATE=-"
-    assert one.ask(wire.poll(9, "sim-nowhere")) == "SUCCESS STATE=-"
+    assert one.ask(oned_requests.poll(7, deploy_id)).startswith("SUCCESS STATE=a ")
+    assert one.ask(oned_requests.poll(8, ended)) == "SUCCESS STATE=-"
+    assert one.ask(oned_requests.poll(9, "sim-nowhere")) == "SUCCESS STATE=-"
     refused = f"the journal cannot be used: file is not a database ({journal})"
-    assert one.ask(wire.deploy(9, release="5.10")) == f"FAILURE {refused}"
+    assert one.ask(oned_requests.deploy(9, release="5.10")) == f"FAILURE {refused}"
     assert [line for line in one.lines if line.startswith("LOG W")] == [
         f"LOG W - {refused}; POLLs are answered meanwhile, all other actions fail"
     ]
     journal.unlink()
-    one.created(wire.deploy(9, release="5.10"))
-    assert one.ask(wire.poll(8, ended)) == (
+    one.created(oned_requests.deploy(9, release="5.10"))
+    assert one.ask(oned_requests.poll(8, ended)) == (
         f"FAILURE instance {ended} is terminated for good: onevm recover --recreate makes a new one"
     )
 
@@ -44,12 +44,12 @@ def test_journal_removed_while_the_driver_runs_is_created_again_with_one_warning
 ) -> None:
     place.simulate(boot_time=0)
     one = driver()
-    one.created(wire.deploy(7))
+    one.created(oned_requests.deploy(7))
     journal = place.var / "one_provider_mad_simulated.journal"
     journal.unlink()
-    one.created(wire.deploy(8))
+    one.created(oned_requests.deploy(8))
     assert place.has_attempts(2), "the new file has the earlier attempt too"
-    one.created(wire.deploy(9))
+    one.created(oned_requests.deploy(9))
     warning = "the journal was removed while it was in use: it is created again, with its whole content"
     assert [line for line in one.lines if line.startswith("LOG W")] == [f"LOG W -1 {warning} ({journal})"]
 
@@ -69,8 +69,8 @@ def test_an_earlier_journal_with_many_old_records_shrinks_while_the_driver_serve
         db.commit()
     before = journal.stat().st_size
     one = driver()
-    deploy_id = one.created(wire.deploy(7))
+    deploy_id = one.created(oned_requests.deploy(7))
     until(lambda: [each.deploy_id for each in read_attempts(journal)] == [deploy_id])
     until(lambda: journal.stat().st_size < before / 4)
-    assert one.ask(wire.terminate(7, deploy_id)).startswith("SUCCESS")
+    assert one.ask(oned_requests.terminate(7, deploy_id)).startswith("SUCCESS")
     assert one.finalize() == 0

@@ -21,7 +21,7 @@ from one_provider_mad.errors import NoCapacity, ProviderUnavailable, Throttled
 from one_provider_mad.journal.reader import read_debts
 from one_provider_mad.metrics_file import InUseError, MetricsFile, Textfile
 from one_provider_mad.settings import Places
-from tests.end_to_end import wire
+from tests.end_to_end import oned_requests
 from tests.end_to_end.information_driver import configure, monitored
 from tests.end_to_end.oned import ROOT, Driver, Place
 from tests.waiting import until
@@ -121,16 +121,16 @@ def test_both_drivers_write_metrics_of_a_vm_life_until_they_end(place: Place, di
         file.write_text(DEAD)
         file.chmod(0o600)
     with Driver(place, "-t 15 -r 1 -w 3 simulated", via=UMASK) as one, monitored(place, via=UMASK) as other:
-        deploy_id = one.created(wire.deploy(7))
-        one.ask(wire.poll(7, deploy_id, release="7.4"))
-        one.ask(wire.unknown(8))
+        deploy_id = one.created(oned_requests.deploy(7))
+        one.ask(oned_requests.poll(7, deploy_id, release="7.4"))
+        one.ask(oned_requests.unknown(8))
         until_read(other_file, {"one_provider_hosts_monitored{}": 0})
         other.start()
         until_read(
             other_file,
             {"one_provider_vms{state=running}": 1, "one_provider_vms{state=poweroff}": 0, "one_provider_cloud_up{}": 1},
         )
-        one.ask(wire.power_off(7, deploy_id))
+        one.ask(oned_requests.power_off(7, deploy_id))
         seen = until_read(
             other_file,
             {"one_provider_vms{state=running}": 0, "one_provider_vms{state=poweroff}": 1, "one_provider_vms_held{}": 0},
@@ -150,12 +150,12 @@ def test_both_drivers_write_metrics_of_a_vm_life_until_they_end(place: Place, di
             assert stat.S_IMODE(file.stat().st_mode) == 0o644
 
         write_metrics(place, directory, faults={"calls_a_second": 2})
-        one.write(wire.deploy(9) + wire.deploy(10))
+        one.write(oned_requests.deploy(9) + oned_requests.deploy(10))
         until(lambda: all(read(file)["one_provider_cloud_throttles_total{}"] for file in (one_file, other_file)))
         assert written(one_file) | written(other_file) == documented()
 
         assert {one.wait_for(lambda line: line.startswith("DEPLOY ")).split()[2] for _ in range(2)} == {"9", "10"}
-        one.send(wire.unknown(8))
+        one.send(oned_requests.unknown(8))
         assert one.finalize() == 0
         assert read(one_file)[total("other", "failure")] == 2, "the last request is counted at the end"
         Textfile(one_file).write(lambda: b"")  # another process may write it now
@@ -168,14 +168,14 @@ def check_failures(place: Place, directory: Path, one: Driver, file: Path, deplo
     """Assert how failures are counted: a retry, a deadline, DRIVER_CANCEL, a debt."""
     faults = {"transient": {"times": 1, "calls": ["start"]}, "hangs": {"calls": ["reboot"]}}
     write_metrics(place, directory, faults=faults)
-    assert one.ask(wire.resume(7, deploy_id)).startswith("SUCCESS")
-    one.write(wire.reboot(7, deploy_id) * 2)
+    assert one.ask(oned_requests.resume(7, deploy_id)).startswith("SUCCESS")
+    one.write(oned_requests.reboot(7, deploy_id) * 2)
     until_read(file, {"one_provider_requests_running{}": 1, "one_provider_requests_waiting{}": 1})
     assert one.reply("REBOOT", 7).startswith("FAILURE gave up after 3 s")
-    one.write(wire.reboot(7, deploy_id) + wire.driver_cancel(7))  # one of the first two was answered
+    one.write(oned_requests.reboot(7, deploy_id) + oned_requests.driver_cancel(7))  # one of the first two was answered
 
     write_metrics(place, directory, faults={"permanent": {"calls": ["destroy"]}})
-    assert one.ask(wire.cleanup(7, deploy_id)).startswith("FAILURE")
+    assert one.ask(oned_requests.cleanup(7, deploy_id)).startswith("FAILURE")
     counted = until_read(
         file,
         {
@@ -243,7 +243,7 @@ def test_prometheus_client_is_imported_only_if_configured_and_warned_about_once_
     program.chmod(0o755)
     configure(place)
     with Driver(place, program=program) as one:
-        one.created(wire.deploy(7))
+        one.created(oned_requests.deploy(7))
         assert not tried.exists()
         write_metrics(place, directory)
         assert one.wait_for(lambda line: line.startswith("LOG W")) == (
@@ -251,7 +251,7 @@ def test_prometheus_client_is_imported_only_if_configured_and_warned_about_once_
             " pip install 'one-provider-mad[metrics]', or take [metrics] out of the configuration"
         )
         until(lambda: len(tried.read_text()) >= 3)
-        one.created(wire.deploy(8))
+        one.created(oned_requests.deploy(8))
         assert one.is_quiet()
     assert len([entry for entry in place.events() if entry["event"] == "metrics are not written"]) == 1
     assert not any(directory.iterdir())

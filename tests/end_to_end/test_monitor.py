@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end import wire
+from tests.end_to_end import oned_requests
 from tests.end_to_end.information_driver import Console, configure, monitored
 from tests.end_to_end.oned import Driver, Place
 from tests.monitor.decoder import Line, plain, start_monitor, stop_monitor, unpacked, vectors
@@ -258,7 +258,7 @@ def has_error(sentence: str) -> Callable[[Line], bool]:
 def test_no_vm_is_reported_with_credentials_of_another_account(place: Place, console: Console) -> None:
     configure(place)
     with Driver(place) as actions:
-        actions.created(wire.deploy(7, host_id=3))
+        actions.created(oned_requests.deploy(7, host_id=3))
     configure(place, region="elsewhere")
     with monitored(place) as one:
         one.start()

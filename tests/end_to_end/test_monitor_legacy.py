@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.end_to_end import wire
+from tests.end_to_end import oned_requests
 from tests.end_to_end.information_driver import TAKES, Console, Monitored, configure, hold, monitored
 from tests.end_to_end.oned import Driver, Place
 from tests.monitor.decoder import Line, monitor, plain, stopmonitor, unpacked, vectors
@@ -151,7 +151,7 @@ def test_monitors_of_many_hosts_are_answered_once_each_from_one_listing(place: P
 def test_reply_to_monitor_names_a_vm_with_an_open_action_without_a_state(place: Place, console: Console) -> None:
     configure(place, **TAKES)  # type: ignore[arg-type]
     with Driver(place) as actions, monitored(place, is_legacy=True) as one:
-        actions.send(wire.deploy(7, host_id=3, release="5.10"))
+        actions.send(oned_requests.deploy(7, host_id=3, release="5.10"))
         until(lambda: [instance.state.value for instance in console.instances()] == ["pending"])
         hold(actions)  # between its call and its reply
         console.complete()

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from tests.end_to_end import wire
+from tests.end_to_end import oned_requests
 from tests.end_to_end.information_driver import TAKES, Console, Monitored, configure, hold, monitored, states
 from tests.end_to_end.oned import ROOT, Driver, Place
 from tests.monitor.decoder import plain, vectors
@@ -210,7 +210,7 @@ class Pair:
 
     def deploy(self) -> str:
         """Deploy VM 7, and return its id."""
-        self.begin(wire.deploy(7, host_id=3), "running")
+        self.begin(oned_requests.deploy(7, host_id=3), "running")
         self.console.complete()
         return self.actions.reply("DEPLOY", 7).removeprefix("SUCCESS ")
 
@@ -241,14 +241,14 @@ def is_always(vm_id: int, word: str, reports: list[dict[int, str]]) -> bool:
 
 @row("deploys a VM", "powers a VM off", "resumes a VM")
 def test_vm_is_reported_unknown_until_its_action_is_answered(pair: Pair) -> None:
-    reply, reports = pair.during(wire.deploy(7, host_id=3), "running")
+    reply, reports = pair.during(oned_requests.deploy(7, host_id=3), "running")
     deploy_id = reply.removeprefix("SUCCESS ")
     assert is_always(7, "UNKNOWN", reports), "the instance runs, but DEPLOY is not answered yet"
     pair.reports.sync(vm7="RUNNING")
-    reply, reports = pair.during(wire.power_off(7, deploy_id, host_id=3), "stopped")
+    reply, reports = pair.during(oned_requests.power_off(7, deploy_id, host_id=3), "stopped")
     assert (reply, is_always(7, "UNKNOWN", reports)) == ("SUCCESS -", True)
     pair.reports.sync(vm7="POWEROFF")
-    reply, reports = pair.during(wire.resume(7, deploy_id, host_id=3), "running")
+    reply, reports = pair.during(oned_requests.resume(7, deploy_id, host_id=3), "running")
     assert (reply, is_always(7, "UNKNOWN", reports)) == (f"SUCCESS {deploy_id}", True)
     pair.reports.sync(vm7="RUNNING")
 
@@ -257,7 +257,7 @@ def test_vm_is_reported_unknown_until_its_action_is_answered(pair: Pair) -> None
 def test_terminated_vm_is_reported_unknown_until_the_reply_and_then_left_out(pair: Pair) -> None:
     deploy_id = pair.deploy()
     pair.reports.sync(vm7="RUNNING")
-    reply, reports = pair.during(wire.terminate(7, deploy_id, host_id=3), "terminated")
+    reply, reports = pair.during(oned_requests.terminate(7, deploy_id, host_id=3), "terminated")
     assert reply == "SUCCESS -"
     assert is_always(7, "UNKNOWN", reports), (
         "oned takes a VM that is left out for powered off, and would complete the SHUTDOWN"
@@ -273,7 +273,7 @@ def test_terminated_vm_is_reported_unknown_until_the_reply_and_then_left_out(pai
 )
 def test_undeployed_vm_is_left_out_of_reports_even_if_its_instance_runs(pair: Pair, console: Console) -> None:
     deploy_id = pair.deploy()
-    undeploy = wire.line("SHUTDOWN", 7, "SHUTDOWN_UNDEPLOY", deploy_id=deploy_id, host_id=3)
+    undeploy = oned_requests.line("SHUTDOWN", 7, "SHUTDOWN_UNDEPLOY", deploy_id=deploy_id, host_id=3)
     reply, reports = pair.during(undeploy, "stopped")
     assert (reply, is_always(7, "UNKNOWN", reports)) == ("SUCCESS -", True)
     pair.reports.wait(lambda line: line.word == "STATE_VM" and states(line) == {})
@@ -281,7 +281,7 @@ def test_undeployed_vm_is_left_out_of_reports_even_if_its_instance_runs(pair: Pa
     assert next_warning(pair.reports) == f"instance {deploy_id} runs, and VM 7 is stopped or undeployed in OpenNebula"
     assert pair.reports.sync() == {}
     console.stop(deploy_id)
-    again = wire.line("DEPLOY", 7, "BOOT_UNDEPLOY", deploy_id=deploy_id, host_id=3, seq=1)
+    again = oned_requests.line("DEPLOY", 7, "BOOT_UNDEPLOY", deploy_id=deploy_id, host_id=3, seq=1)
     reply, reports = pair.during(again, "running")
     assert (reply, is_always(7, "UNKNOWN", reports)) == (f"SUCCESS {deploy_id}", True)
     pair.reports.sync(vm7="RUNNING")
@@ -292,7 +292,7 @@ def test_reboot_never_reports_the_vm_in_another_state_than_running(pair: Pair) -
     deploy_id = pair.deploy()
     pair.reports.sync(vm7="RUNNING")
     before = len(pair.reports.lines)
-    assert pair.actions.ask(wire.reboot(7, deploy_id, host_id=3)) == "SUCCESS -"
+    assert pair.actions.ask(oned_requests.reboot(7, deploy_id, host_id=3)) == "SUCCESS -"
     pair.reports.sync()
     pair.reports.sync(vm7="RUNNING")
     reported = [states(line)[7] for line in pair.reports.lines[before:] if line.word == "STATE_VM"]
@@ -302,7 +302,7 @@ def test_reboot_never_reports_the_vm_in_another_state_than_running(pair: Pair) -
 @row("terminates a VM that is powered off")
 def test_instance_of_a_vm_terminated_while_off_is_still_reported(pair: Pair) -> None:
     deploy_id = pair.deploy()
-    pair.begin(wire.power_off(7, deploy_id, host_id=3), "stopped")
+    pair.begin(oned_requests.power_off(7, deploy_id, host_id=3), "stopped")
     pair.console.complete()
     assert pair.actions.reply("SHUTDOWN", 7) == "SUCCESS -"
     pair.reports.sync(vm7="POWEROFF")
@@ -313,7 +313,7 @@ def test_instance_of_a_vm_terminated_while_off_is_still_reported(pair: Pair) -> 
 def test_vm_stays_unknown_after_its_action_driver_is_killed_until_the_next_one_replies(pair: Pair) -> None:
     deploy_id = pair.deploy()
     pair.reports.sync(vm7="RUNNING")
-    pair.begin(wire.power_off(7, deploy_id, host_id=3), "stopped")
+    pair.begin(oned_requests.power_off(7, deploy_id, host_id=3), "stopped")
     pair.actions.kill()
     pair.console.complete()
     assert pair.place.unanswered() == ["SHUTDOWN"]

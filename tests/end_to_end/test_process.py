@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import PAGE, StartDriver, read_in_time
-from tests.end_to_end import wire
+from tests.end_to_end import oned_requests
 from tests.end_to_end.oned import PROGRAM, ROOT, Driver, Place
 from tests.waiting import until
 
@@ -47,7 +47,7 @@ def test_init_reply_comes_alone_and_actions_are_answered_with_any_arguments(
     one = driver(arguments)
     one.silence(0.2)
     assert bytes(one.raw) == b"INIT SUCCESS\n"
-    assert one.ask(wire.deploy(7)).startswith(reply)
+    assert one.ask(oned_requests.deploy(7)).startswith(reply)
 
 
 def test_init_reply_comes_alone_with_an_invalid_configuration(driver: StartDriver, place: Place) -> None:
@@ -55,7 +55,7 @@ def test_init_reply_comes_alone_with_an_invalid_configuration(driver: StartDrive
     one = driver()
     one.silence(0.5)
     assert bytes(one.raw) == b"INIT SUCCESS\n"
-    assert one.ask(wire.deploy(7)).startswith("FAILURE simulated.toml is not TOML: ")
+    assert one.ask(oned_requests.deploy(7)).startswith("FAILURE simulated.toml is not TOML: ")
 
 
 def test_every_line_is_one_write(place: Place) -> None:
@@ -68,7 +68,12 @@ def test_every_line_is_one_write(place: Place) -> None:
             one.send("INIT")
             assert read_in_time(end, ONE_READ) == b"INIT SUCCESS\n"
             assert not select.select([end], [], [], 0.3)[0], "nothing may follow before the next request"
-            one.write(wire.deploy(7) + wire.unknown(8) + wire.poll(9, "sim-x") + wire.driver_cancel(4))
+            one.write(
+                oned_requests.deploy(7)
+                + oned_requests.unknown(8)
+                + oned_requests.poll(9, "sim-x")
+                + oned_requests.driver_cancel(4)
+            )
             packets = [read_in_time(end, 65536) for _ in range(4)]
             assert all(packet.count(b"\n") == 1 and packet.endswith(b"\n") for packet in packets)
             heads = {packet.split(b" ")[0] for packet in packets}
@@ -82,7 +87,7 @@ def test_warnings_at_start_are_written_after_the_first_request(driver: StartDriv
     (place.var / "one_vmm_provider_simulated.log").mkdir()
     one = driver()
     one.silence(0.5)
-    one.send(wire.unknown(1))
+    one.send(oned_requests.unknown(1))
     log = place.var / "one_vmm_provider_simulated.log"
     assert one.next_line() == f"LOG W -1 there is no driver log: Is a directory ({log})"
     assert one.next_line() == "FROBNICATE FAILURE 1 Action FROBNICATE not supported"
@@ -90,13 +95,13 @@ def test_warnings_at_start_are_written_after_the_first_request(driver: StartDriv
 
 def test_requests_without_init_are_answered(driver: StartDriver) -> None:
     one = driver(init=False)
-    one.send(wire.deploy(7))
+    one.send(oned_requests.deploy(7))
     assert one.next_line().startswith("DEPLOY SUCCESS 7 sim-")
 
 
 def test_requests_in_the_same_write_as_init_and_further_inits_are_answered(driver: StartDriver) -> None:
     one = driver(init=False)
-    one.write(b"INIT\n" + b"".join(wire.deploy(vm_id) for vm_id in range(20)))
+    one.write(b"INIT\n" + b"".join(oned_requests.deploy(vm_id) for vm_id in range(20)))
     assert one.next_line() == "INIT SUCCESS"
     found = [one.next_line().split(" ") for _ in range(20)]
     assert sorted(int(vm_id) for action, result, vm_id, _ in found if (action, result) == ("DEPLOY", "SUCCESS")) == [
@@ -105,7 +110,7 @@ def test_requests_in_the_same_write_as_init_and_further_inits_are_answered(drive
     for vm_id in (20, 21):
         one.send("INIT")
         assert one.next_line() == "INIT SUCCESS"
-        assert one.created(wire.deploy(vm_id))
+        assert one.created(oned_requests.deploy(vm_id))
 
 
 # The process
@@ -124,7 +129,7 @@ def descriptors_of(pid: int) -> dict[int, str]:
 
 def test_driver_closes_inherited_descriptors_and_its_files_are_private(driver: StartDriver, place: Place) -> None:
     one = driver()
-    one.created(wire.deploy(7))
+    one.created(oned_requests.deploy(7))
     for name in ("simulated.db", "one_provider_mad_simulated.journal"):
         assert stat.S_IMODE((place.var / name).stat().st_mode) == 0o600
     assert stat.S_IMODE((place.var / "one_vmm_provider_simulated.log").stat().st_mode) & 0o007 == 0
@@ -145,10 +150,10 @@ def test_no_output_for_stderr_gets_into_a_file_of_the_driver(driver: StartDriver
     """A file that was opened as fd 2 would contain the output."""
     place.simulate(boot_time=0)
     one = driver()
-    deploy_id = one.created(wire.deploy(7))
+    deploy_id = one.created(oned_requests.deploy(7))
     one.send(b"\xff\x00 nonsense")
     assert one.next_line().startswith("LOG E ")
-    assert one.ask(wire.terminate(7, deploy_id)) == "SUCCESS -"
+    assert one.ask(oned_requests.terminate(7, deploy_id)) == "SUCCESS -"
     assert one.drop() == 0
     for entry in (place.var / "one_vmm_provider_simulated.log").read_text().splitlines():
         assert "event" in json.loads(entry)
@@ -160,7 +165,7 @@ def test_no_output_for_stderr_gets_into_a_file_of_the_driver(driver: StartDriver
 
 def test_driver_unblocks_signals_and_leaves_its_pipes_blocking(driver: StartDriver) -> None:
     one = driver()
-    one.created(wire.deploy(7))
+    one.created(oned_requests.deploy(7))
     status = Path(f"/proc/{one.process.pid}/status").read_text()
     assert re.search(r"^SigBlk:\s*0+$", status, re.MULTILINE)
     for stream in (one.process.stdin, one.process.stdout):
@@ -182,7 +187,7 @@ def test_driver_runs_through_a_symlink_and_from_any_working_directory(
     (tmp_path / "mads").mkdir()
     link = tmp_path / "mads" / "one_vmm_provider"
     link.symlink_to(PROGRAM)
-    assert driver(program=link, cwd=Path("/proc")).created(wire.deploy(7))
+    assert driver(program=link, cwd=Path("/proc")).created(oned_requests.deploy(7))
     assert (place.var / "simulated.db").exists()
 
 
@@ -206,8 +211,8 @@ def installed(tmp_path: Path) -> Path:
 
 def test_driver_runs_as_an_installed_package(driver: StartDriver, place: Place, installed: Path) -> None:
     one = driver(program=installed / "one_vmm_provider")
-    deploy_id = one.created(wire.deploy(7))
-    assert one.ask(wire.poll(7, deploy_id)).startswith("SUCCESS STATE=a ")
+    deploy_id = one.created(oned_requests.deploy(7))
+    assert one.ask(oned_requests.poll(7, deploy_id)).startswith("SUCCESS STATE=a ")
     assert one.finalize() == 0
     command = [str(installed / "one-provider"), "instances", "simulated", "--json"]
     shown = subprocess.run(command, env={"ONE_LOCATION": str(place.root)}, capture_output=True, check=True)
@@ -237,9 +242,9 @@ def test_files_are_in_a_private_directory_of_the_user_without_an_opennebula(
     there = {name: value and value.format(**fill) for name, value in environ.items()}
     there |= {"ONE_LOCATION": None, "ONE_PROVIDER_MAD_CONF": str(place.conf)}
     with Driver(place, environ=there, cwd=Path("/proc")) as one:
-        deploy_id = one.created(wire.deploy(7))
+        deploy_id = one.created(oned_requests.deploy(7))
     with Driver(place, environ=there, cwd=Path("/proc")) as two:
-        assert two.ask(wire.poll(7, deploy_id)).startswith("SUCCESS STATE=a "), "the cloud is still there"
+        assert two.ask(oned_requests.poll(7, deploy_id)).startswith("SUCCESS STATE=a "), "the cloud is still there"
     folder = Path(state.format(**fill))
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert (folder / "simulated.db").exists()
@@ -253,7 +258,7 @@ def test_temporary_directory_that_others_can_write_is_not_used(place: Place, tmp
     squatted.chmod(0o777)
     environ = {"HOME": None, "TMPDIR": str(tmp_path), "ONE_LOCATION": None, "ONE_PROVIDER_MAD_CONF": str(place.conf)}
     with Driver(place, environ=environ) as one:
-        one.created(wire.deploy(7))
+        one.created(oned_requests.deploy(7))
     assert list(squatted.iterdir()) == []
     assert list(tmp_path.glob("one_provider_mad-*/simulated.db"))
 
@@ -265,7 +270,7 @@ def test_stdin_is_read_while_stdout_is_full_and_no_reply_is_lost(stalled: Driver
     line = b"FROBNICATE  %d " + b"A" * 2000 + b"\n"
     count = 4000
     stalled.write(b"".join(line % vm_id for vm_id in range(count)))  # 8 MB, more than any pipe holds
-    stalled.write(wire.deploy(7_000_000))
+    stalled.write(oned_requests.deploy(7_000_000))
     until(stalled.place.instances)
     stalled.begin_reading()
     found = [stalled.next_line() for _ in range(count + 1)]
@@ -275,12 +280,12 @@ def test_stdin_is_read_while_stdout_is_full_and_no_reply_is_lost(stalled: Driver
 
 def test_unread_log_lines_are_dropped_oldest_first_and_counted(stalled: Driver) -> None:
     count = 5000
-    stalled.write(b"".join(b"NONSENSE-%d\n" % number for number in range(count)) + wire.unknown(1))
+    stalled.write(b"".join(b"NONSENSE-%d\n" % number for number in range(count)) + oned_requests.unknown(1))
     until(lambda: f"NONSENSE-{count - 1} " in stalled.place.log())
     until(lambda: "FROBNICATE" in stalled.place.log())
     stalled.begin_reading()
     stalled.reply("FROBNICATE", 1)
-    assert stalled.ask(wire.unknown(2))
+    assert stalled.ask(oned_requests.unknown(2))
     lines = stalled.lines
     numbers = [int(match[1]) for line in lines if (match := re.search(r"NONSENSE-(\d+) ", line))]
     dropped_lines = [line for line in lines if "log lines were dropped because OpenNebula did not read them" in line]
@@ -293,7 +298,7 @@ def test_unread_log_lines_are_dropped_oldest_first_and_counted(stalled: Driver) 
 
 
 def test_actions_are_carried_out_while_stdout_is_full(stalled: Driver) -> None:
-    stalled.write(b"".join(wire.deploy(vm_id) for vm_id in range(200)))
+    stalled.write(b"".join(oned_requests.deploy(vm_id) for vm_id in range(200)))
     until(lambda: len(stalled.place.instances()) == 200, pause=0.1)
     stalled.begin_reading()
     found = {stalled.next_line().split(" ")[2] for _ in range(200)}
@@ -304,10 +309,10 @@ def test_stdin_is_read_when_stdout_is_full_again(stalled: Driver) -> None:
     """The last line fills the pipe, and the count of dropped lines is still to be written."""
     assert stalled.process.stdout is not None
     stalled.write(b"".join(b"NONSENSE-%d\n" % number for number in range(5000)))
-    stalled.write(wire.line("DISKSNAPSHOTCREATE", 2**31 - 1, deploy_id="x" * 4000, operand={"DISK_ID": "0"}))
+    stalled.write(oned_requests.line("DISKSNAPSHOTCREATE", 2**31 - 1, deploy_id="x" * 4000, operand={"DISK_ID": "0"}))
     until(lambda: any(event.get("action") == "DISKSNAPSHOTCREATE" for event in stalled.place.events()))
     seen = b""
     while b"NONSENSE-4999 " not in seen:
         seen = seen[-100:] + read_in_time(stalled.process.stdout.fileno(), PAGE)
-    stalled.write(wire.deploy(7))
+    stalled.write(oned_requests.deploy(7))
     until(stalled.place.instances)

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from tests import oned_lines
-from tests.end_to_end import wire
+from tests.end_to_end import oned_requests
 from tests.end_to_end.oned import Driver, Place
 
 LINE = 12_000_000
@@ -27,7 +27,7 @@ def long_line(vm_id: int) -> bytes:
     else:
         filling = VECTOR * (room // len(VECTOR))
     document = document.replace(b"<USER_TEMPLATE>", b"<USER_TEMPLATE>" + filling, 1)
-    return wire.with_payload("DEPLOY", vm_id, base64.b64encode(document))
+    return oned_requests.with_payload("DEPLOY", vm_id, base64.b64encode(document))
 
 
 def test_fifteen_waiting_deploys_of_12_mb_use_less_than_400_mb_of_memory(tmp_path: Path) -> None:
@@ -36,7 +36,7 @@ def test_fifteen_waiting_deploys_of_12_mb_use_less_than_400_mb_of_memory(tmp_pat
     with Driver(place, "-t 2 -r 0 simulated") as driver:
         for vm_id in range(15):
             driver.write(long_line(vm_id))
-        refusal = driver.ask(wire.unknown(99), 60)
+        refusal = driver.ask(oned_requests.unknown(99), 60)
         assert refusal.startswith("FAILURE"), "all lines were read, although most are not answered yet"
         status = Path(f"/proc/{driver.process.pid}/status").read_text()
         peak = re.search(r"VmHWM:\s+(\d+) kB", status)

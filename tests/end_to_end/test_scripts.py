@@ -17,7 +17,7 @@ from lxml import etree
 
 from one_provider_mad.domain import Template
 from tests.conftest import assert_spoke_properly
-from tests.end_to_end import wire
+from tests.end_to_end import oned_requests
 from tests.end_to_end.oned import Driver
 from tests.end_to_end.script_cases import CASES, NIC, request
 from tests.end_to_end.script_folder import HOST, NAME, ScriptPlace, Served, altered, edited
@@ -72,10 +72,10 @@ def test_scripts_of_the_bursting_guide_are_served_without_configuration(tmp_path
     for name, text in GUIDE.items():
         place.plain_script(f"vmm/provider_name/{name}", textwrap.dedent(text))
     with Driver(place, "-t 15 -r 0 provider_name") as driver:
-        line = altered(wire.deploy(0, host=HOST), LOCAL_DEPLOYMENT_FILE=str(place.deployment_file(0)))
+        line = altered(oned_requests.deploy(0, host=HOST), LOCAL_DEPLOYMENT_FILE=str(place.deployment_file(0)))
         assert driver.ask(line) == "SUCCESS prov-0"
-        assert driver.ask(wire.terminate(0, "prov-0", host=HOST)) == "SUCCESS -"
-        line = altered(wire.deploy(1, host="elsewhere"), LOCAL_DEPLOYMENT_FILE=str(place.deployment_file(1)))
+        assert driver.ask(oned_requests.terminate(0, "prov-0", host=HOST)) == "SUCCESS -"
+        line = altered(oned_requests.deploy(1, host="elsewhere"), LOCAL_DEPLOYMENT_FILE=str(place.deployment_file(1)))
         assert driver.ask(line) == "FAILURE there is no elsewhere"
         assert driver.finalize() == 0
     assert not list(place.var.glob("*.configured"))
@@ -106,12 +106,12 @@ LIVES: Mapping[Release, tuple[tuple[str, str, str, str], ...]] = {
 @pytest.mark.parametrize("release", LIVES)
 def test_each_action_of_a_vm_life_runs_its_script(scripts: ScriptPlace, release: Release) -> None:
     context = {"NETWORK": "YES", "SSH_PUBLIC_KEY": "ssh-rsa AAA", "START_SCRIPT": "echo hi"}
-    template = Template(values={**wire.asking_for("small_256mb").values, "CONTEXT": (context,)})
+    template = Template(values={**oned_requests.asking_for("small_256mb").values, "CONTEXT": (context,)})
     with Driver(scripts, f"-t 15 -r 0 {NAME}") as driver:
         served = Served(scripts, driver)
         for seq, (action, state, step, reply) in enumerate(LIVES[release]):
             deploy_id = "i-0" if seq else ""
-            line = wire.line(
+            line = oned_requests.line(
                 action, 0, state, release=release, host=HOST, template=template, deploy_id=deploy_id, seq=seq
             )
             if action == "DEPLOY":
@@ -144,26 +144,27 @@ SINCE_5: tuple[Release, ...] = ("5.10", "7.4")
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_action_script_reads_the_payload_on_stdin(served: Served, vm_id: int, release: Release) -> None:
-    line = wire.reboot(vm_id, "i-1", release=release, host=HOST)
+    line = oned_requests.reboot(vm_id, "i-1", release=release, host=HOST)
     (record,) = served.perform(line).seen
-    assert record.stdin == stdin_of(release, wire.document(line))
+    assert record.stdin == stdin_of(release, oned_requests.document(line))
 
 
 def test_action_script_reads_base64_in_one_line_on_a_5_12_front_end(tmp_path: Path) -> None:
     """Requests of 5.12 look like those of 5.10; the VERSION file that every release installs distinguishes them."""
     place = ScriptPlace(tmp_path / "one")
     (place.remotes / "VERSION").write_text("5.12.13\n")
-    line = wire.reboot(7, "i-1", release="5.10", host=HOST)
+    line = oned_requests.reboot(7, "i-1", release="5.10", host=HOST)
     with Driver(place, f"-t 15 -r 0 -p {NAME}") as driver:
         (record,) = Served(place, driver).perform(line).seen
-    assert record.stdin == b64encode(wire.document(line))
+    assert record.stdin == b64encode(oned_requests.document(line))
 
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_deploy_script_reads_the_deployment_file_on_stdin(served: Served, vm_id: int, release: Release) -> None:
     text = f"<VM><ID>{vm_id}</ID><NAME>été</NAME></VM>\n"
     line = altered(
-        wire.deploy(vm_id, release=release), LOCAL_DEPLOYMENT_FILE=str(served.place.deployment_file(vm_id, text))
+        oned_requests.deploy(vm_id, release=release),
+        LOCAL_DEPLOYMENT_FILE=str(served.place.deployment_file(vm_id, text)),
     )
     (record,) = served.perform(line).seen
     assert record.stdin == stdin_of(release, text.encode())
@@ -198,7 +199,7 @@ def test_up_to_4_14_scripts_get_an_empty_stdin(served: Served, vm_id: int) -> No
 
 
 def test_request_of_4_14_with_an_empty_net_drv_is_recognized(served: Served, vm_id: int) -> None:
-    line = altered(wire.line("SHUTDOWN", vm_id, release="4.4", deploy_id="i-1"), NET_DRV="")
+    line = altered(oned_requests.line("SHUTDOWN", vm_id, release="4.4", deploy_id="i-1"), NET_DRV="")
     (record,) = served.perform(line).seen
     assert (record.script, record.stdin) == ("vmm/cloud/shutdown", b"")
 
@@ -216,7 +217,7 @@ UNREADABLE = {
 
 @pytest.mark.parametrize("payload", UNREADABLE.values(), ids=UNREADABLE)
 def test_request_with_an_unreadable_payload_runs_no_script(served: Served, vm_id: int, payload: bytes) -> None:
-    outcome = served.perform(wire.with_payload("DEPLOY", vm_id, payload))
+    outcome = served.perform(oned_requests.with_payload("DEPLOY", vm_id, payload))
     assert outcome.reply.startswith("FAILURE ")
     assert not outcome.seen
 
@@ -230,14 +231,14 @@ NASTY = ("$(touch @)", "`touch @`", "'; touch @; '", "a  b", "*", "&&", "-n", "\
 def test_arguments_reach_a_script_without_shell_expansion(served: Served, vm_id: int, text: str) -> None:
     made = served.place.root / "made"
     hypervisor_id = text.replace("@", str(made))
-    line = wire.line("SNAPSHOTDELETE", vm_id, deploy_id="i-1", operand={"HYPERVISOR_ID": hypervisor_id})
+    line = oned_requests.line("SNAPSHOTDELETE", vm_id, deploy_id="i-1", operand={"HYPERVISOR_ID": hypervisor_id})
     (record,) = served.perform(line).seen
     assert record.arguments[1] == hypervisor_id
     assert not made.exists()
 
 
 def test_empty_deploy_id_is_passed_as_an_empty_argument(served: Served, vm_id: int) -> None:
-    (record,) = served.perform(wire.line("SHUTDOWN", vm_id, "SHUTDOWN", host=HOST)).seen
+    (record,) = served.perform(oned_requests.line("SHUTDOWN", vm_id, "SHUTDOWN", host=HOST)).seen
     assert record.arguments == ("", HOST, str(vm_id), HOST)
 
 
@@ -277,12 +278,12 @@ def with_networks(*drivers: str) -> Template:
 
 def test_each_network_driver_runs_once_in_the_order_of_the_interfaces(served: Served, vm_id: int) -> None:
     template = with_networks("other", "net", "other", "")
-    line = wire.terminate(vm_id, "i-1", host=HOST, template=template)
+    line = oned_requests.terminate(vm_id, "i-1", host=HOST, template=template)
     assert served.perform(line).steps()[1:] == [f"vnm/other/clean {HOST}", f"vnm/net/clean {HOST}"]
 
 
 def test_dummy_network_driver_needs_no_scripts_but_runs_existing_ones(scripts: ScriptPlace) -> None:
-    line = wire.terminate(7, "i-7", host=HOST, template=with_networks("dummy"))
+    line = oned_requests.terminate(7, "i-7", host=HOST, template=with_networks("dummy"))
     with Driver(scripts, f"-t 15 -r 0 {NAME}") as driver:
         served = Served(scripts, driver)
         outcome = served.perform(line)
@@ -293,7 +294,7 @@ def test_dummy_network_driver_needs_no_scripts_but_runs_existing_ones(scripts: S
 
 @pytest.mark.parametrize("name", ["absent", "../net", "/etc", "..", "net/../net"])
 def test_missing_or_invalid_network_driver_fails_the_action(served: Served, vm_id: int, name: str) -> None:
-    outcome = served.perform(wire.terminate(vm_id, "i-1", template=with_networks(name)))
+    outcome = served.perform(oned_requests.terminate(vm_id, "i-1", template=with_networks(name)))
     assert outcome.reply.startswith("FAILURE ")
     assert name in outcome.reply
     assert [record.script for record in outcome.seen] == ["vmm/cloud/shutdown"]
@@ -304,7 +305,7 @@ def test_missing_or_invalid_network_driver_fails_the_action(served: Served, vm_i
 
 def updateconf(vm_id: int, command: str) -> bytes:
     """UPDATECONF with a transfer command."""
-    line = wire.line("UPDATECONF", vm_id, deploy_id="i-1", operand={"TARGET": "hda"})
+    line = oned_requests.line("UPDATECONF", vm_id, deploy_id="i-1", operand={"TARGET": "hda"})
     return altered(line, TM_COMMAND=command)
 
 
@@ -326,7 +327,7 @@ def test_reply_names_the_path_of_a_missing_driver(served: Served, vm_id: int) ->
     remotes = served.place.remotes
     outcome = served.perform(updateconf(vm_id, "CONTEXT absent /a b\n"))
     assert f"{remotes}/tm/absent" in outcome.reply
-    outcome = served.perform(wire.terminate(vm_id, "i-1", template=with_networks("absent")))
+    outcome = served.perform(oned_requests.terminate(vm_id, "i-1", template=with_networks("absent")))
     assert f"{remotes}/vnm/absent" in outcome.reply
 
 

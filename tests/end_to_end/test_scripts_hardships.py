@@ -15,7 +15,7 @@ import pytest
 
 from one_provider_mad.domain import Template
 from tests.conftest import StartDriver
-from tests.end_to_end import wire
+from tests.end_to_end import oned_requests
 from tests.end_to_end.oned import Driver
 from tests.end_to_end.script_cases import CASES, request
 from tests.end_to_end.script_folder import HOST, NAME, ScriptPlace, Served, altered
@@ -54,11 +54,11 @@ def running(place: ScriptPlace) -> list[int]:
 
 
 def reboot(vm_id: int) -> bytes:
-    return wire.reboot(vm_id, f"i-{vm_id}", host=HOST)
+    return oned_requests.reboot(vm_id, f"i-{vm_id}", host=HOST)
 
 
 def deploy(place: ScriptPlace, vm_id: int, release: Release = "7.4") -> bytes:
-    line = wire.deploy(vm_id, release=release, host=HOST)
+    line = oned_requests.deploy(vm_id, release=release, host=HOST)
     return altered(line, LOCAL_DEPLOYMENT_FILE=str(place.deployment_file(vm_id)))
 
 
@@ -83,7 +83,7 @@ def test_hanging_scripts_of_one_host_do_not_delay_other_hosts(place: ScriptPlace
         one.send(deploy(place, vm_id))
     until(lambda: len(place.recorded()) == 2)
     for vm_id, host in ((4, "second"), (5, "third")):
-        line = altered(wire.deploy(vm_id, host=host), LOCAL_DEPLOYMENT_FILE=str(place.deployment_file(vm_id)))
+        line = altered(oned_requests.deploy(vm_id, host=host), LOCAL_DEPLOYMENT_FILE=str(place.deployment_file(vm_id)))
         assert one.ask(line) == f"SUCCESS i-{vm_id}"
     assert len(place.recorded()) == 4, "-t limits the scripts of one host"
     place.note("go").touch()
@@ -106,10 +106,10 @@ def test_driver_cancel_waits_for_a_script_that_is_being_ended(
     one.send(reboot(7))
     until(lambda: len(pids(place)) == 2)
     if why == "cancelled":
-        one.send(wire.driver_cancel(7))
+        one.send(oned_requests.driver_cancel(7))
     until(place.note("terminated").exists)
-    one.send(wire.driver_cancel(7))
-    assert one.ask(wire.cleanup(7)) == "SUCCESS -"
+    one.send(oned_requests.driver_cancel(7))
+    assert one.ask(oned_requests.cleanup(7)) == "SUCCESS -"
     assert not running(place)
     if why == "cancelled" or last == ":":  # else it may have ended, and been answered, before DRIVER_CANCEL
         assert [line for line in one.lines if line.startswith("REBOOT")] == []
@@ -120,7 +120,7 @@ def test_end_of_oned_while_a_script_is_being_ended_leaves_no_process(place: Scri
     one = driver(f"-t 15 -r 0 -p {NAME}")
     one.send(reboot(7))
     until(lambda: len(pids(place)) == 2)
-    one.send(wire.driver_cancel(7))
+    one.send(oned_requests.driver_cancel(7))
     assert one.next_line().endswith("cancelled")
     one.drop()
     until(lambda: not running(place))
@@ -140,8 +140,8 @@ def test_instance_of_a_cancelled_deploy_script_is_cancelled(
     one = driver(f"-t 15 -r 0 -p {NAME}")
     one.send(request(place, "DEPLOY", 7, "7.4", CASES["DEPLOY"], TM_COMMAND=""))
     until(lambda: pids(place))
-    one.send(wire.driver_cancel(7))
-    assert one.ask(wire.cleanup(7, host=HOST)) == "SUCCESS -"
+    one.send(oned_requests.driver_cancel(7))
+    assert one.ask(oned_requests.cleanup(7, host=HOST)) == "SUCCESS -"
     cancelled = [record.arguments for record in place.take() if record.script == "vmm/cloud/cancel"]
     assert cancelled[-1] == ("i-7", HOST, "7", HOST)
     assert not is_undo or place.note("done").exists()
@@ -190,7 +190,7 @@ def test_poll_scripts_run_while_the_journal_is_locked(place: ScriptPlace, driver
     one = driver(f"-t 15 -r 0 -p {NAME}")
     assert one.ask(reboot(1)) == "SUCCESS -"
     with locked(place, "IMMEDIATE"):
-        assert one.ask(wire.poll(7, "i-7")) == "SUCCESS STATE=a"
+        assert one.ask(oned_requests.poll(7, "i-7")) == "SUCCESS STATE=a"
 
 
 def test_next_process_ends_the_script_of_a_killed_driver_before_it_replies(
@@ -265,11 +265,11 @@ def test_endless_deployment_files_fail_and_do_not_delay_other_vms(
 def test_large_request_of_5_10_does_not_delay_other_vms(place: ScriptPlace, driver: StartDriver) -> None:
     place.plain_script(f"vmm/{NAME}/reset", "#!/bin/sh\nwc -c\n")
     template = Template(values={"CPU": ("1",), "NOTES": ("x" * 4_000_000,)})
-    line = wire.line("RESET", 7, release="5.10", deploy_id="i-7", template=template)
+    line = oned_requests.line("RESET", 7, release="5.10", deploy_id="i-7", template=template)
     one = driver(f"-t 15 -r 0 -p {NAME}")
     one.send(line)
     assert one.ask(reboot(8)) == "SUCCESS -"
-    size = len(b64encode(wire.document(line)))
+    size = len(b64encode(oned_requests.document(line)))
     assert one.reply("RESET", 7) == f"SUCCESS {size + (size + 59) // 60}"
 
 
@@ -284,7 +284,7 @@ def test_scripts_wait_for_each_other_if_descriptors_are_scarce(place: ScriptPlac
 
 def test_long_arguments_are_shortened_in_the_log(place: ScriptPlace, driver: StartDriver) -> None:
     place.on_action("snapshot_delete", 7, "exit 1")
-    line = wire.line("SNAPSHOTDELETE", 7, deploy_id="i-7", operand={"HYPERVISOR_ID": "s" * 5000})
+    line = oned_requests.line("SNAPSHOTDELETE", 7, deploy_id="i-7", operand={"HYPERVISOR_ID": "s" * 5000})
     outcome = Served(place, driver(f"-t 15 -r 0 {NAME}")).perform(line)
     assert "s" * 50 in outcome.log[0]
     assert "s" * 200 not in "".join(outcome.log)

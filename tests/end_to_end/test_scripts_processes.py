@@ -13,7 +13,7 @@ import pytest
 
 from one_provider_mad.domain import Template
 from tests.conftest import StartDriver
-from tests.end_to_end import wire
+from tests.end_to_end import oned_requests
 from tests.end_to_end.oned import Driver
 from tests.end_to_end.script_cases import CASES, request
 from tests.end_to_end.script_folder import HOST, NAME, ScriptPlace, Served, altered
@@ -55,7 +55,7 @@ def running(place: ScriptPlace) -> list[int]:
 
 
 def reboot(vm_id: int) -> bytes:
-    return wire.reboot(vm_id, f"i-{vm_id}", host=HOST)
+    return oned_requests.reboot(vm_id, f"i-{vm_id}", host=HOST)
 
 
 def have_started(place: ScriptPlace, count: int) -> Callable[[], bool]:
@@ -106,7 +106,7 @@ def test_scripts_of_one_vm_run_one_after_the_other(place: ScriptPlace, driver: S
             script, 1, f"echo {script} begins >>@PLACE@/events; sleep 0.05; echo {script} ends >>@PLACE@/events"
         )
     one = driver(f"-t 15 -r 0 -p {NAME}")
-    one.send(reboot(1) + wire.line("RESET", 1, deploy_id="i-1") + wire.terminate(1, "i-1"))
+    one.send(reboot(1) + oned_requests.line("RESET", 1, deploy_id="i-1") + oned_requests.terminate(1, "i-1"))
     assert one.reply("SHUTDOWN", 1) == "SUCCESS -"
     events = [f"{script} {word}" for script in ("reboot", "reset", "shutdown") for word in ("begins", "ends")]
     assert place.note("events").read_text().splitlines() == events
@@ -116,7 +116,7 @@ def test_each_poll_runs_its_script(place: ScriptPlace, driver: StartDriver) -> N
     for vm_id in range(1, 6):
         place.on_action("poll", vm_id, f"echo STATE=a CPU={vm_id}.5 'NAME=\"a b\"'")
     one = driver(f"-t 3 -r 0 -p {NAME}")
-    one.write(b"".join(wire.poll(vm_id, f"i-{vm_id}") for vm_id in range(1, 6)))
+    one.write(b"".join(oned_requests.poll(vm_id, f"i-{vm_id}") for vm_id in range(1, 6)))
     answers = {one.wait_for(lambda line: line.startswith("POLL ")) for _ in range(5)}
     assert answers == {f'POLL SUCCESS {vm_id} STATE=a CPU={vm_id}.5 NAME="a b"' for vm_id in range(1, 6)}
     assert len(place.take()) == 5
@@ -207,11 +207,11 @@ def test_large_payload_reaches_its_script_or_is_dropped_if_the_script_does_not_r
     place.plain_script(f"vmm/{NAME}/resize", "#!/bin/sh\nexec <&-\nexit 0\n")
     template = Template(values={"CPU": ("1",), "NOTES": ("x" * 1_000_000,)})
     served = Served(place, driver(f"-t 15 -r 0 -p {NAME}"))
-    line = wire.reboot(1, "i-1", template=template)
+    line = oned_requests.reboot(1, "i-1", template=template)
     (record,) = served.perform(line).seen
-    assert record.content() == wire.document(line)
+    assert record.content() == oned_requests.document(line)
     for action in ("RESET", "RESIZE"):
-        assert served.perform(wire.line(action, 1, deploy_id="i-1", template=template)).reply == "SUCCESS -"
+        assert served.perform(oned_requests.line(action, 1, deploy_id="i-1", template=template)).reply == "SUCCESS -"
 
 
 def test_payload_too_large_for_an_argument_fails_and_names_the_script(place: ScriptPlace, driver: StartDriver) -> None:
@@ -229,10 +229,10 @@ def test_driver_cancel_ends_the_script_and_its_action_is_not_answered(place: Scr
     one = driver(f"-t 15 -r 0 -p {NAME}")
     one.send(reboot(7))
     until(have_started(place, 2))
-    one.send(wire.driver_cancel(7))
+    one.send(oned_requests.driver_cancel(7))
     assert one.next_line() == "LOG I 7 Driver command for 7 cancelled"
     until(lambda: not running(place))
-    assert one.ask(wire.line("RESET", 7, deploy_id="i-7")) == "SUCCESS -"
+    assert one.ask(oned_requests.line("RESET", 7, deploy_id="i-7")) == "SUCCESS -"
     assert [line for line in one.lines if line.startswith("REBOOT")] == []
 
 
@@ -245,8 +245,8 @@ def test_no_further_step_of_an_action_runs_after_its_running_step_is_cancelled(
     one = driver(f"-t 15 -r 0 -p {NAME}")
     one.send(request(place, "DEPLOY", 7, "7.4", CASES["DEPLOY"]))
     until(have_started(place, 2))
-    one.send(wire.driver_cancel(7))
-    assert one.ask(altered(wire.cleanup(7), TM_COMMAND="DELETE store a 7 0")) == "SUCCESS -"
+    one.send(oned_requests.driver_cancel(7))
+    assert one.ask(altered(oned_requests.cleanup(7), TM_COMMAND="DELETE store a 7 0")) == "SUCCESS -"
     ran = [record.script for record in place.take()]
     assert ran == ["tm/store/context", "vnm/net/pre", "vmm/cloud/deploy", "tm/store/delete"]
     assert [line for line in one.lines if line.startswith("DEPLOY")] == []
@@ -258,7 +258,7 @@ def test_cancelled_action_that_waits_for_its_turn_never_runs(place: ScriptPlace,
     one = driver(f"-t 1 -r 0 -p {NAME}")
     one.send(reboot(1) + reboot(2))
     until(have_started(place, 1))
-    one.send(wire.driver_cancel(2))
+    one.send(oned_requests.driver_cancel(2))
     assert one.next_line() == "LOG I 2 Driver command for 2 cancelled"
     place.note("go").touch()
     assert one.reply("REBOOT", 1) == "SUCCESS -"
@@ -272,9 +272,9 @@ def test_actions_cancelled_while_they_start_leave_no_process(place: ScriptPlace,
         place.on_action("reboot", vm_id, f"{FOR_LONG} & wait")
     one = driver(f"-t 8 -r 0 -p {NAME}")
     for vm_id in vms:
-        one.send(reboot(vm_id) + (wire.driver_cancel(vm_id) if vm_id % 2 else b""))
+        one.send(reboot(vm_id) + (oned_requests.driver_cancel(vm_id) if vm_id % 2 else b""))
     for vm_id in vms[1::2]:
-        one.send(wire.driver_cancel(vm_id))
+        one.send(oned_requests.driver_cancel(vm_id))
     cancelled = {one.wait_for(lambda line: line.endswith(" cancelled")).split()[2] for _ in vms}
     assert cancelled == {str(vm_id) for vm_id in vms}
     assert one.ask(reboot(99)) == "SUCCESS -"  # all turns are free again
@@ -298,7 +298,7 @@ def test_child_in_another_session_ends_with_a_cancelled_script(place: ScriptPlac
     one = driver(f"-t 15 -r 0 -p {NAME}")
     one.send(reboot(7))
     until(have_started(place, 2))
-    one.send(wire.driver_cancel(7))
+    one.send(oned_requests.driver_cancel(7))
     assert one.next_line() == "LOG I 7 Driver command for 7 cancelled"
     until(lambda: not running(place))
 

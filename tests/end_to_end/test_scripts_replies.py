@@ -14,7 +14,7 @@ from unittest.mock import ANY
 import pytest
 
 from tests.conftest import assert_spoke_properly
-from tests.end_to_end import wire
+from tests.end_to_end import oned_requests
 from tests.end_to_end.oned import Driver
 from tests.end_to_end.script_cases import CASES, request
 from tests.end_to_end.script_folder import HOST, NAME, Outcome, ScriptPlace, Served, altered
@@ -42,7 +42,7 @@ def vm_id() -> int:
 def reboot(served: Served, vm_id: int, what: str) -> Outcome:
     """Send a REBOOT whose script runs this text."""
     served.place.on_action("reboot", vm_id, what)
-    return served.perform(wire.reboot(vm_id, "i-1", host=HOST))
+    return served.perform(oned_requests.reboot(vm_id, "i-1", host=HOST))
 
 
 # Replies
@@ -192,7 +192,7 @@ def test_updatesg_and_updatenic_scripts_reply_the_security_group_or_network_id_f
 def test_updatesg_and_updatenic_without_a_network_driver_reply_success_with_the_id(
     served: Served, vm_id: int, action: str
 ) -> None:
-    reply = served.perform(wire.line(action, vm_id, deploy_id="i-1", operand=CASES[action].operand)).reply
+    reply = served.perform(oned_requests.line(action, vm_id, deploy_id="i-1", operand=CASES[action].operand)).reply
     assert reply.split()[:2] == ["SUCCESS", *CASES[action].operand.values()]
 
 
@@ -234,14 +234,14 @@ def test_each_step_is_logged(served: Served, vm_id: int) -> None:
 
 def test_successful_poll_and_snapshot_scripts_are_not_logged(served: Served, vm_id: int) -> None:
     served.place.on_action("poll", vm_id, "echo 'INFO: asking' >&2; echo STATE=a")
-    assert served.perform(wire.poll(vm_id, "i-1", host=HOST)) == ("SUCCESS STATE=a", (), ANY)
+    assert served.perform(oned_requests.poll(vm_id, "i-1", host=HOST)) == ("SUCCESS STATE=a", (), ANY)
     for action in ("SNAPSHOTCREATE", "SNAPSHOTREVERT", "SNAPSHOTDELETE"):
         assert served.perform(request(served.place, action, vm_id, "5.10", CASES[action])).log == ()
 
 
 def test_failed_poll_script_is_logged_with_its_command_and_stderr_only(served: Served, vm_id: int) -> None:
     served.place.on_action("poll", vm_id, "echo no such VM >&2; exit 2")
-    outcome = served.perform(wire.poll(vm_id, "i-1", host=HOST))
+    outcome = served.perform(oned_requests.poll(vm_id, "i-1", host=HOST))
     path = served.place.remotes / "vmm" / NAME / "poll"
     assert outcome.reply == "FAILURE no such VM"
     assert outcome.log == (
@@ -304,7 +304,7 @@ def replace_reset(place: ScriptPlace, how: str) -> Path:
 @pytest.mark.parametrize("how", ["missing", "not-executable", "no-interpreter", "directory", "dangling-link"])
 def test_script_that_cannot_be_executed_is_named_in_the_reply(served: Served, vm_id: int, how: str) -> None:
     path = replace_reset(served.place, how)
-    outcome = served.perform(wire.line("RESET", vm_id, deploy_id="i-1"))
+    outcome = served.perform(oned_requests.line("RESET", vm_id, deploy_id="i-1"))
     assert re.match(f"FAILURE .*{re.escape(str(path))}", outcome.reply)
     assert "I Failed to execute virtualization driver operation: reset." in outcome.log
 
@@ -312,7 +312,7 @@ def test_script_that_cannot_be_executed_is_named_in_the_reply(served: Served, vm
 def test_script_without_an_interpreter_line_is_run_by_the_shell(served: Served, vm_id: int) -> None:
     replace_reset(served.place, "missing")
     served.place.plain_script(f"vmm/{NAME}/reset", 'echo "$0 $# $1 $(wc -c)"\n')
-    reply = served.perform(wire.line("RESET", vm_id, deploy_id="i 1")).reply
+    reply = served.perform(oned_requests.line("RESET", vm_id, deploy_id="i 1")).reply
     assert re.fullmatch(rf"SUCCESS {served.place.remotes}/vmm/{NAME}/reset 4 i 1 \d{{3,}}", reply)
 
 
@@ -326,9 +326,9 @@ def test_missing_or_empty_deployment_file_is_named_in_the_reply(served: Served, 
         case "directory":
             path.mkdir()
         case "none":
-            line = altered(wire.deploy(vm_id), LOCAL_DEPLOYMENT_FILE="")
+            line = altered(oned_requests.deploy(vm_id), LOCAL_DEPLOYMENT_FILE="")
             assert served.perform(line).reply.startswith("FAILURE ")
             return
-    outcome = served.perform(altered(wire.deploy(vm_id), LOCAL_DEPLOYMENT_FILE=str(path)))
+    outcome = served.perform(altered(oned_requests.deploy(vm_id), LOCAL_DEPLOYMENT_FILE=str(path)))
     assert re.match(f"FAILURE .*{re.escape(str(path))}", outcome.reply)
     assert not outcome.seen

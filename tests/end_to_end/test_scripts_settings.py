@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartDriver
-from tests.end_to_end import wire
+from tests.end_to_end import oned_requests
 from tests.end_to_end.oned import COVERAGE, Driver
 from tests.end_to_end.script_cases import CASES, request
 from tests.end_to_end.script_folder import HOST, NAME, Record, ScriptPlace, Served, altered
@@ -24,7 +24,7 @@ def place(tmp_path: Path) -> ScriptPlace:
 
 
 def reboot(vm_id: int = 7, release: Release = "7.4") -> bytes:
-    return wire.reboot(vm_id, f"i-{vm_id}", host=HOST, release=release)
+    return oned_requests.reboot(vm_id, f"i-{vm_id}", host=HOST, release=release)
 
 
 def seen_by_reboot(place: ScriptPlace, driver: Driver) -> Record:
@@ -137,14 +137,14 @@ def test_l_option_gives_the_script_of_each_action(
         place.script(f"vmm/{NAME}/{name}")
     served = Served(place, driver(f"-t 15 -r 0 {options} {NAME}"))
     for action, script in scripts.items():
-        outcome = served.perform(wire.line(action, 7, deploy_id="i-7", host=HOST))
+        outcome = served.perform(oned_requests.line(action, 7, deploy_id="i-7", host=HOST))
         assert [record.script for record in outcome.seen] == [f"vmm/{NAME}/{script}"], action
 
 
 def test_action_missing_in_the_l_option_is_refused(place: ScriptPlace, driver: StartDriver) -> None:
     place.network("net")
     served = Served(place, driver(f"-t 15 -r 0 -l reboot,deploy {NAME}"))
-    outcome = served.perform(wire.terminate(7, "i-7"))
+    outcome = served.perform(oned_requests.terminate(7, "i-7"))
     assert outcome.reply.startswith("FAILURE ")
     assert "would need ssh" in outcome.reply
     outcome = served.perform(request(place, "DEPLOY", 7, "7.4", CASES["DEPLOY"], TM_COMMAND=""))
@@ -181,22 +181,22 @@ def test_backup_and_exec_are_refused_unless_the_l_option_has_them(place: ScriptP
     served = Served(place, driver(f"-t 15 -r 0 {NAME}"))
     for action in WITHOUT_LIST:
         operand = {"COMMAND": "date"} if action == "EXEC" else {}
-        outcome = served.perform(wire.line(action, 7, deploy_id="i-7", operand=operand))
+        outcome = served.perform(oned_requests.line(action, 7, deploy_id="i-7", operand=operand))
         assert outcome.reply.startswith("FAILURE ")
         assert "would need ssh" in outcome.reply
         assert not outcome.seen
-    assert served.perform(wire.unknown(7)).reply.startswith("FAILURE ")
+    assert served.perform(oned_requests.unknown(7)).reply.startswith("FAILURE ")
 
 
 def test_exec_runs_its_script_if_the_l_option_has_it(place: ScriptPlace, driver: StartDriver) -> None:
     served = Served(place, driver(f"-t 15 -r 0 -l exec,exec_cancel {NAME}"))
     operand = {"COMMAND": "echo 'a b' >/tmp/$x", "STDIN": "aGVsbG8="}
-    (record,) = served.perform(wire.line("EXEC", 7, deploy_id="i-7", host=HOST, operand=operand)).seen
+    (record,) = served.perform(oned_requests.line("EXEC", 7, deploy_id="i-7", host=HOST, operand=operand)).seen
     assert record.script == "vmm/cloud/exec"
     assert record.arguments[:2] == ("7", HOST)
     assert record.arguments[-1] == "aGVsbG8="
     assert len(record.arguments) == 4
-    (record,) = served.perform(wire.line("EXEC_CANCEL", 7, deploy_id="i-7", host=HOST)).seen
+    (record,) = served.perform(oned_requests.line("EXEC_CANCEL", 7, deploy_id="i-7", host=HOST)).seen
     assert record.step() == f"vmm/cloud/exec_cancel 7 {HOST}"
 
 
@@ -260,7 +260,7 @@ def test_configuration_error_of_scripts_is_named_until_it_is_corrected(place: Sc
 def test_scripts_do_not_serve_a_cloud_whose_configuration_was_removed(place: ScriptPlace, driver: StartDriver) -> None:
     path = place.configure('provider = "simulated"\nowner = "one-test"\n', name=NAME)
     first = driver(f"-t 15 -r 0 {NAME}")
-    assert first.ask(wire.line("DEPLOY", 7, "BOOT")).startswith("SUCCESS ")
+    assert first.ask(oned_requests.line("DEPLOY", 7, "BOOT")).startswith("SUCCESS ")
     first.drop()
     path.unlink()
     outcome = Served(place, driver(f"-t 15 -r 0 {NAME}")).perform(reboot())
@@ -270,7 +270,7 @@ def test_scripts_do_not_serve_a_cloud_whose_configuration_was_removed(place: Scr
 
 def test_embedded_cloud_takes_precedence_over_scripts_of_its_name(place: ScriptPlace, driver: StartDriver) -> None:
     place.script("vmm/simulated/deploy", "echo from-the-script")
-    line = altered(wire.deploy(7), LOCAL_DEPLOYMENT_FILE=str(place.deployment_file(7)))
+    line = altered(oned_requests.deploy(7), LOCAL_DEPLOYMENT_FILE=str(place.deployment_file(7)))
     assert driver("-t 15 -r 0 simulated").ask(line).startswith("SUCCESS sim-")
     assert not place.take()
 

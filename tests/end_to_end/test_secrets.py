@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartDriver
-from tests.end_to_end import wire
+from tests.end_to_end import oned_requests
 from tests.end_to_end.information_driver import PROGRAM, Monitored
 from tests.end_to_end.oned import OWNER, Driver, Place
 from tests.monitor.decoder import plain, read_modern
@@ -106,7 +106,7 @@ def test_secrets_that_the_cloud_repeats_are_masked_in_replies_hosts_and_logs(
     }  # fmt: skip
     configure(place, kind, *keys[kind])
     one = driver("-t 15 -r 0 echo", environ=ENVIRON)
-    reply = one.ask(wire.deploy(7, template=template()))
+    reply = one.ask(oned_requests.deploy(7, template=template()))
     assert reply.startswith("FAILURE ")
     assert message in reply
     watching = Watching(place)
@@ -128,7 +128,7 @@ def test_stderr_of_a_credential_helper_is_only_in_the_drivers_log(
     config.write_text(f"[default]\ncredential_process = {helper}\n")
     configure(place, "ec2", 'region = "eu-west-1"', 'endpoint_url = "http://127.0.0.1:9/"', f'config_file = "{config}"')
     one = driver("-t 15 -r 0 echo", environ=ENVIRON)
-    assert one.ask(wire.deploy(7, template=template())) == (
+    assert one.ask(oned_requests.deploy(7, template=template())) == (
         "FAILURE the AWS credentials cannot be read: credential_process of the profile failed, the driver's log has its"
         " stderr"
     )

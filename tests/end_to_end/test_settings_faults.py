@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartDriver
-from tests.end_to_end import wire
+from tests.end_to_end import oned_requests
 from tests.end_to_end.oned import OWNER, Driver, Place
 
 FILE = "simulated.toml"
@@ -22,7 +22,7 @@ GOOD = f'provider = "simulated"\nowner = "{OWNER}"\n'
 
 def refusal(driver: Driver, vm_id: int = 7) -> str:
     """The error of a refused deploy."""
-    result, sentence = driver.ask(wire.deploy(vm_id)).split(" ", 1)
+    result, sentence = driver.ask(oned_requests.deploy(vm_id)).split(" ", 1)
     assert result == "FAILURE", sentence
     return sentence
 
@@ -88,9 +88,11 @@ def test_configuration_error_names_file_key_and_expected_value_in_every_reply(
     never_good.place.configure(text)
     sentence = refusal(never_good)
     assert sentence[:SHOWN].startswith(begins[:SHOWN])
-    for line in (wire.reboot(8, "sim-x"), wire.cleanup(8)):
+    for line in (oned_requests.reboot(8, "sim-x"), oned_requests.cleanup(8)):
         assert never_good.ask(line) == f"FAILURE {sentence}"
-    assert never_good.ask(wire.poll(8, "sim-x")) == "SUCCESS STATE=-", "oned makes a VM UNKNOWN after a failed POLL"
+    assert never_good.ask(oned_requests.poll(8, "sim-x")) == "SUCCESS STATE=-", (
+        "oned makes a VM UNKNOWN after a failed POLL"
+    )
 
 
 # Type and mode of the file
@@ -166,7 +168,7 @@ def test_corrected_configuration_file_is_read_without_a_restart(driver: StartDri
         assert refusal(one).startswith(begins)
     without_file(place)
     place.configure(GOOD)
-    assert one.created(wire.deploy(7))
+    assert one.created(oned_requests.deploy(7))
 
 
 def test_chmod_corrects_a_file_others_can_write_and_its_group_may_read_a_secret(
@@ -177,7 +179,7 @@ def test_chmod_corrects_a_file_others_can_write_and_its_group_may_read_a_secret(
     one = driver()
     assert refusal(one) == f"{FILE} can be written by all users: run chmod o-rw {path}"
     path.chmod(0o640)
-    assert one.created(wire.deploy(7))
+    assert one.created(oned_requests.deploy(7))
     assert "hush" not in place.log()
 
 
@@ -196,7 +198,7 @@ def test_name_without_a_configuration_file_is_refused(
     assert not [path for path in place.var.parent.rglob("*") if path.suffix in {".db", ".journal"}]
     if name == "nowhere":
         place.configure(GOOD, name=name)
-        assert one.created(wire.deploy(7)), "a file that is created later is read at once"
+        assert one.created(oned_requests.deploy(7)), "a file that is created later is read at once"
 
 
 def test_one_provider_mad_conf_takes_precedence_over_one_location(
@@ -205,12 +207,12 @@ def test_one_provider_mad_conf_takes_precedence_over_one_location(
     place.configure("nonsense")
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / FILE).write_text(GOOD)
-    assert driver(environ={"ONE_PROVIDER_MAD_CONF": str(tmp_path / "conf")}).created(wire.deploy(7))
+    assert driver(environ={"ONE_PROVIDER_MAD_CONF": str(tmp_path / "conf")}).created(oned_requests.deploy(7))
 
 
 def test_embedded_cloud_works_without_a_configuration_directory(driver: StartDriver, place: Place) -> None:
     shutil.rmtree(place.root / "etc")
-    assert driver().created(wire.deploy(7))
+    assert driver().created(oned_requests.deploy(7))
 
 
 UNWRITABLE = [
@@ -233,7 +235,7 @@ def test_unwritable_journal_or_database_is_named_until_its_path_is_corrected(dri
         assert sentence[:SHOWN].startswith(begins)
         assert path in sentence
     place.simulate(boot_time=0)
-    assert one.created(wire.deploy(7))
+    assert one.created(oned_requests.deploy(7))
 
 
 # Editing a good file
@@ -253,21 +255,21 @@ def test_last_good_settings_stay_in_force_after_an_invalid_edit_or_a_removed_fil
 ) -> None:
     path = place.simulate(boot_time=0)
     one = driver()
-    first = one.created(wire.deploy(99))
+    first = one.created(oned_requests.deploy(99))
     for vm_id, (what, text) in enumerate(BROKEN.items()):
         place.configure(text)
-        one.send(wire.deploy(vm_id))
+        one.send(oned_requests.deploy(vm_id))
         warning = one.next_line()
         assert re.fullmatch(rf"LOG W -1 {FILE}.+; the settings from before stay in force", warning), what
         assert one.next_line().startswith(f"DEPLOY SUCCESS {vm_id} sim-"), what
-        one.send(wire.reboot(99, first))
+        one.send(oned_requests.reboot(99, first))
         assert one.next_line() == "REBOOT SUCCESS 99 -", "the warning is not repeated"
     path.unlink()
-    one.send(wire.deploy(2000))
+    one.send(oned_requests.deploy(2000))
     assert one.next_line().startswith(f"LOG W -1 {FILE} is missing, and simulated was configured by it before: put it ")
     assert one.next_line().startswith("DEPLOY SUCCESS 2000 sim-")
     place.simulate(boot_time=0, max_instances=2)
-    one.send(wire.deploy(3000))
+    one.send(oned_requests.deploy(3000))
     assert one.next_line() == (
         "DEPLOY FAILURE 3000 the simulated account may have 2 instances and has them, terminate one first"
     ), "the corrected file is read"
@@ -286,10 +288,10 @@ OTHER_CLOUDS = {
 def test_settings_that_identify_the_cloud_change_only_with_a_restart(driver: StartDriver, place: Place) -> None:
     place.configure(GOOD)
     one = driver()
-    deploy_id = one.created(wire.deploy(7))
+    deploy_id = one.created(oned_requests.deploy(7))
     for key, text in OTHER_CLOUDS.items():
         place.configure(text)
-        one.send(wire.reboot(7, deploy_id))
+        one.send(oned_requests.reboot(7, deploy_id))
         sentence = f"{FILE}: {key} changes only when the driver is restarted; the settings from before stay in force"
         assert one.next_line() == f"LOG W -1 {sentence}"
         assert one.next_line() == "REBOOT SUCCESS 7 -"
@@ -302,35 +304,35 @@ def test_settings_that_identify_the_cloud_change_only_with_a_restart(driver: Sta
 def test_changed_account_or_owner_is_refused_after_a_restart(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=0)
     one = driver()
-    deploy_id = one.created(wire.deploy(7))
+    deploy_id = one.created(oned_requests.deploy(7))
     assert one.drop() == 0
     place.configure(GOOD.replace(OWNER, "another"))
     one = driver()
-    reply = one.ask(wire.terminate(7, deploy_id))
+    reply = one.ask(oned_requests.terminate(7, deploy_id))
     assert reply == f"FAILURE instance {deploy_id} belongs to owner {OWNER}: it is left alone"
     for key, account in (("account", "elsewhere/embedded"), ("region", "simulated/elsewhere")):
         assert one.drop() == 0
         place.simulate(boot_time=0, **{key: "elsewhere"})
         one = driver()
-        for line in (wire.terminate(7, deploy_id), wire.deploy(8), wire.cleanup(7)):
+        for line in (oned_requests.terminate(7, deploy_id), oned_requests.deploy(8), oned_requests.cleanup(7)):
             assert one.ask(line).startswith(
                 f"FAILURE credentials now belong to account {account}, expected simulated/embedded: restore them"
             )
-        assert one.ask(wire.poll(7, deploy_id)) == "SUCCESS STATE=-"
+        assert one.ask(oned_requests.poll(7, deploy_id)) == "SUCCESS STATE=-"
     place.simulate(boot_time=0)
-    assert one.ask(wire.terminate(7, deploy_id)) == "SUCCESS -"
+    assert one.ask(oned_requests.terminate(7, deploy_id)) == "SUCCESS -"
 
 
 def test_wrong_api_key_fails_actions_until_it_is_corrected(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=0, api_key="right")
     one = driver()
-    one.created(wire.deploy(7))
+    one.created(oned_requests.deploy(7))
     assert one.drop() == 0
     place.simulate(boot_time=0, api_key="wrong")
     two = driver()
     assert refusal(two, 8).startswith("the simulated cloud does not accept the key")
     place.simulate(boot_time=0, api_key="right")
-    assert two.created(wire.deploy(8))
+    assert two.created(oned_requests.deploy(8))
 
 
 # A removed file
@@ -343,20 +345,20 @@ def test_removed_configuration_file_is_reported_missing_after_a_restart(
     where = f'journal = "{place.root / journal}"\n' if journal else ""
     path = place.configure(f"{where}{GOOD}")
     one = driver()
-    one.created(wire.deploy(7))
+    one.created(oned_requests.deploy(7))
     assert one.drop() == 0
     path.unlink()
     two = driver()
     assert refusal(two).startswith(f"{FILE} is missing, and simulated was configured by it before: put it back ")
     place.configure(f"{where}{GOOD}")
-    assert two.created(wire.deploy(7))
+    assert two.created(oned_requests.deploy(7))
     assert len(place.instances()) == 1, "it is the same cloud"
 
 
 def test_name_with_a_removed_configuration_file_is_not_served_as_scripts(driver: StartDriver, place: Place) -> None:
     path = place.configure(GOOD, name="mycloud")
     one = driver("-t 15 -r 0 mycloud")
-    one.created(wire.deploy(7))
+    one.created(oned_requests.deploy(7))
     assert one.drop() == 0
     path.unlink()
     scripts = place.var / "remotes" / "vmm" / "mycloud"
@@ -370,7 +372,7 @@ def test_name_with_a_removed_configuration_file_is_not_served_as_scripts(driver:
 
 def test_embedded_cloud_without_a_configuration_file_survives_a_restart(driver: StartDriver, place: Place) -> None:
     one = driver()
-    deploy_id = one.created(wire.deploy(7))
+    deploy_id = one.created(oned_requests.deploy(7))
     assert one.drop() == 0
-    assert driver().ask(wire.poll(7, deploy_id)).startswith("SUCCESS STATE=a ")
+    assert driver().ask(oned_requests.poll(7, deploy_id)).startswith("SUCCESS STATE=a ")
     assert not (place.conf / FILE).exists()

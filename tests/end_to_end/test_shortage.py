@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tests.conftest import StartDriver
-from tests.end_to_end import wire
+from tests.end_to_end import oned_requests
 from tests.end_to_end.oned import ROOT, Driver, Place, replies
 from tests.waiting import HANG, until
 
@@ -24,10 +24,10 @@ def grant_no_thread(driver: Driver) -> None:
 
 def test_driver_that_cannot_start_a_thread_answers_all_requests_and_ends(stalled: Driver) -> None:
     until(lambda: "started" in stalled.place.log())
-    stalled.write(wire.deploy(7))
+    stalled.write(oned_requests.deploy(7))
     until(stalled.place.instances)
     grant_no_thread(stalled)
-    stalled.write(b"".join(wire.unknown(number) for number in range(300)))
+    stalled.write(b"".join(oned_requests.unknown(number) for number in range(300)))
     stalled.begin_reading()
     for number in range(300):
         stalled.reply("FROBNICATE", number)
@@ -37,9 +37,9 @@ def test_driver_that_cannot_start_a_thread_answers_all_requests_and_ends(stalled
 def test_large_requests_are_answered_when_no_thread_can_be_started(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=0)
     one = driver()
-    one.created(wire.deploy(100))
+    one.created(oned_requests.deploy(100))
     grant_no_thread(one)
-    large = [wire.deploy(vm_id, template=wire.asking_for(NOTE="x" * 150_000)) for vm_id in range(8)]
+    large = [oned_requests.deploy(vm_id, template=oned_requests.asking_for(NOTE="x" * 150_000)) for vm_id in range(8)]
     one.write(b"".join(large))
     found = {one.wait_for(lambda line: line.startswith("DEPLOY SUCCESS ")).split()[2] for _ in large}
     assert found == {str(vm_id) for vm_id in range(8)}
@@ -50,13 +50,13 @@ def test_large_requests_are_answered_when_no_thread_can_be_started(driver: Start
 def test_request_too_large_for_the_memory_fails_and_the_others_are_answered(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=0)
     one = driver()
-    one.created(wire.deploy(100))
+    one.created(oned_requests.deploy(100))
     grant_no_thread(one)
     before, after = range(15), range(16, 31)
     one.write(
-        b"".join(wire.unknown(number) for number in before)
-        + wire.with_payload("DEPLOY", 15, b"A" * 12_000_000)
-        + b"".join(wire.unknown(number) for number in after)
+        b"".join(oned_requests.unknown(number) for number in before)
+        + oned_requests.with_payload("DEPLOY", 15, b"A" * 12_000_000)
+        + b"".join(oned_requests.unknown(number) for number in after)
     )
     for number in before:
         assert one.reply("FROBNICATE", number).startswith("FAILURE")
@@ -91,8 +91,8 @@ def test_driver_ends_at_an_internal_error_and_the_next_process_answers_the_open_
     program.write_text(DEFECTIVE)
     program.chmod(0o755)
     with Driver(place, program=program) as one:
-        one.created(wire.deploy(7))
-        one.send(wire.deploy(13))
+        one.created(oned_requests.deploy(7))
+        one.send(oned_requests.deploy(13))
         assert one.process.wait(HANG) == 1
     (place.root / "var" / "one_vmm_provider_simulated.log").unlink()  # the log has the error that this test causes
     successor = driver()

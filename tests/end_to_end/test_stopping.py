@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartDriver
-from tests.end_to_end import wire
+from tests.end_to_end import oned_requests
 from tests.end_to_end.information_driver import Console
 from tests.end_to_end.oned import PROGRAM, ROOT, Driver, Place, replies
 from tests.waiting import HANG, until
@@ -25,7 +25,7 @@ from tests.waiting import HANG, until
 
 def created(driver: Driver, count: int) -> list[str]:
     """Deploy the VMs from 0 on, and return their deploy ids."""
-    return [driver.created(wire.deploy(vm_id)) for vm_id in range(count)]
+    return [driver.created(oned_requests.deploy(vm_id)) for vm_id in range(count)]
 
 
 # oned closes the pipes
@@ -41,7 +41,7 @@ def close_pipes(driver: Driver) -> int:
     return driver.process.wait(HANG)
 
 
-POLLS = [wire.poll(1000, "sim-x")] * 50
+POLLS = [oned_requests.poll(1000, "sim-x")] * 50
 
 
 @pytest.mark.parametrize("end", [Driver.drop, close_pipes], ids=["finalize", "end-of-input"])
@@ -49,7 +49,9 @@ POLLS = [wire.poll(1000, "sim-x")] * 50
     ("settings", "lines"),
     [
         pytest.param({}, [], id="idle"),
-        pytest.param({"latency": 3600}, [*[wire.reboot(n, "sim-x") for n in range(50)], *POLLS], id="long-queue"),
+        pytest.param(
+            {"latency": 3600}, [*[oned_requests.reboot(n, "sim-x") for n in range(50)], *POLLS], id="long-queue"
+        ),
     ],
 )
 def test_driver_ends_before_oned_kills_it_when_both_pipes_close(
@@ -57,14 +59,14 @@ def test_driver_ends_before_oned_kills_it_when_both_pipes_close(
 ) -> None:
     place.simulate(**settings)
     one = driver()
-    assert one.ask(wire.unknown(1))
+    assert one.ask(oned_requests.unknown(1))
     one.write(b"".join(lines))
     until(lambda: len(place.unanswered()) == sum(not line.startswith(b"POLL") for line in lines))
     assert end(one) == 0
 
 
 def test_driver_with_a_full_stdout_ends_before_oned_kills_it(stalled: Driver) -> None:
-    stalled.write(b"".join(wire.unknown(n) for n in range(500)) + wire.deploy(7))
+    stalled.write(b"".join(oned_requests.unknown(n) for n in range(500)) + oned_requests.deploy(7))
     until(stalled.place.instances)
     assert stalled.drop() == 0
 
@@ -90,10 +92,12 @@ def test_open_requests_are_answered_before_the_end_while_stdout_is_read(
     place.simulate(boot_time=0, latency=0.02)
     one = driver("-t 3 simulated")
     ids = created(one, 4)
-    one.write(b"".join(wire.reboot(n % 4, ids[n % 4]) + wire.poll(n % 4, ids[n % 4]) for n in range(12)))
+    one.write(
+        b"".join(oned_requests.reboot(n % 4, ids[n % 4]) + oned_requests.poll(n % 4, ids[n % 4]) for n in range(12))
+    )
     assert one.process.stdin is not None
     if has_finalize:
-        one.write(b"FINALIZE\n" + wire.terminate(0, ids[0]))
+        one.write(b"FINALIZE\n" + oned_requests.terminate(0, ids[0]))
     else:
         one.process.stdin.close()
     found = replies(one.rest())
@@ -110,7 +114,7 @@ def test_open_requests_are_answered_before_the_end_while_stdout_is_read(
 def test_driver_reads_requests_from_a_file_and_writes_replies_to_another(
     driver: StartDriver, place: Place, tmp_path: Path, ending: bytes
 ) -> None:
-    lines = b"INIT\n" + b"".join(wire.deploy(n) for n in range(5)) + wire.unknown(6) + ending
+    lines = b"INIT\n" + b"".join(oned_requests.deploy(n) for n in range(5)) + oned_requests.unknown(6) + ending
     (tmp_path / "in").write_bytes(lines if ending else lines.removesuffix(b"\n"))
     with (tmp_path / "in").open("rb") as source, (tmp_path / "out").open("wb") as target:
         one = driver(init=False, stdin=source.fileno(), stdout=target.fileno())
@@ -138,7 +142,7 @@ def test_pipeline_of_encode_driver_and_decode_works_in_a_shell(place: Place) -> 
 def test_driver_works_with_stdout_on_dev_null(driver: StartDriver, place: Place) -> None:
     with Path(os.devnull).open("wb") as nowhere:
         one = driver(init=False, stdout=nowhere.fileno())
-        one.write(b"INIT\n" + wire.deploy(7))
+        one.write(b"INIT\n" + oned_requests.deploy(7))
         assert one.finalize() == 0
     assert len(place.instances()) == 1
 
@@ -150,10 +154,10 @@ def test_after_sigterm_no_action_is_started_and_finalize_ends_the_driver(driver:
     place.simulate(boot_time=0, stop_time=3600)
     one = driver("-t 1 simulated")
     ids = created(one, 3)
-    one.write(wire.power_off(0, ids[0]) + wire.power_off(1, ids[1]))
+    one.write(oned_requests.power_off(0, ids[0]) + oned_requests.power_off(1, ids[1]))
     until(lambda: "stopping" in states(place) and len(place.unanswered()) == 2)
     one.process.send_signal(signal.SIGTERM)
-    one.send(wire.power_off(2, ids[2]))
+    one.send(oned_requests.power_off(2, ids[2]))
     until(lambda: len(place.unanswered()) == 3)
     Console(place).complete()
     assert one.next_line() == "SHUTDOWN SUCCESS 0 -", "a running action is completed"
@@ -170,7 +174,7 @@ def states(place: Place) -> list[str]:
 def test_sigterm_alone_ends_the_driver_after_five_seconds(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=3600)
     one = driver()
-    one.send(wire.deploy(7))
+    one.send(oned_requests.deploy(7))
     until(place.instances)
     begun = time.monotonic()
     one.process.send_signal(signal.SIGTERM)
@@ -182,7 +186,7 @@ def test_sigterm_alone_ends_the_driver_after_five_seconds(driver: StartDriver, p
 def test_sigterm_ends_a_driver_that_finishes_open_requests(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=3600)
     one = driver()
-    one.send(wire.deploy(7))
+    one.send(oned_requests.deploy(7))
     until(place.instances)
     assert one.process.stdin is not None
     one.process.stdin.close()
@@ -199,7 +203,7 @@ def test_sigint_ends_the_driver_without_a_traceback(place: Place) -> None:
     command = ["env", "--default-signal=INT", str(PROGRAM), "simulated"]
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environ) as one:
         assert one.stdin is not None
-        one.stdin.write(b"INIT\n" + wire.deploy(7))
+        one.stdin.write(b"INIT\n" + oned_requests.deploy(7))
         one.stdin.flush()
         until(place.instances)
         one.send_signal(signal.SIGINT)
@@ -208,7 +212,7 @@ def test_sigint_ends_the_driver_without_a_traceback(place: Place) -> None:
 
 
 def test_killed_driver_leaves_whole_lines_in_a_full_pipe(stalled: Driver) -> None:
-    stalled.write(b"".join(wire.unknown(n) for n in range(500)) + wire.deploy(7))
+    stalled.write(b"".join(oned_requests.unknown(n) for n in range(500)) + oned_requests.deploy(7))
     until(stalled.place.instances)
     stalled.kill()
     stalled.begin_reading()
@@ -222,7 +226,7 @@ def test_killed_driver_leaves_whole_lines_in_a_full_pipe(stalled: Driver) -> Non
 def kill_during_boot(driver: StartDriver, place: Place, *vm_ids: int) -> None:
     """Start a driver, and kill it while it waits for these VMs' instances to boot."""
     one = driver()
-    one.write(b"".join(wire.deploy(vm_id) for vm_id in vm_ids))
+    one.write(b"".join(oned_requests.deploy(vm_id) for vm_id in vm_ids))
     until(lambda: place.has_attempts(len(vm_ids)) and len(place.instances()) == len(vm_ids))
     one.kill()
 
@@ -251,7 +255,7 @@ def test_next_process_answers_a_deploy_killed_during_its_create_with_one_instanc
 ) -> None:
     place.simulate('late_answers = { calls = ["create"], seconds = 3600 }')
     one = driver()
-    one.send(wire.deploy(7))
+    one.send(oned_requests.deploy(7))
     until(place.instances)
     one.kill()
     place.simulate()
@@ -263,9 +267,9 @@ def test_next_process_answers_a_deploy_killed_during_its_create_with_one_instanc
 def test_next_process_completes_requests_that_were_open_at_finalize(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=0)
     one = driver()
-    deploy_id = one.created(wire.deploy(1))
+    deploy_id = one.created(oned_requests.deploy(1))
     place.simulate(boot_time=3600, stop_time=3600)
-    one.write(wire.power_off(1, deploy_id) + wire.deploy(2))
+    one.write(oned_requests.power_off(1, deploy_id) + oned_requests.deploy(2))
     until(lambda: len(place.instances()) == 2 and len(place.unanswered()) == 2)
     assert one.drop() == 0
     assert place.unanswered() == ["SHUTDOWN", "DEPLOY"]
@@ -280,7 +284,7 @@ def test_next_process_completes_requests_that_were_open_at_finalize(driver: Star
 def test_next_process_completes_a_request_that_came_right_before_finalize(driver: StartDriver, place: Place) -> None:
     one = driver()
     assert one.is_quiet()
-    one.send(wire.deploy(7))
+    one.send(oned_requests.deploy(7))
     assert one.drop() == 0
     two = driver()
     assert two.next_line() == f"DEPLOY SUCCESS 7 {only_instance(place)}"
@@ -303,7 +307,7 @@ def test_new_process_waits_until_the_old_one_has_ended(driver: StartDriver, plac
     """Up to 5.12 a reload starts the new process beside the old one (OpenNebula src/mad/Mad.cc, reload)."""
     place.simulate(boot_time=3600)
     one = driver()
-    one.send(wire.deploy(7))
+    one.send(oned_requests.deploy(7))
     until(lambda: place.has_attempts() and place.instances())
     two = driver()
     assert two.is_quiet(), "it leaves the request to the old process"
@@ -317,10 +321,10 @@ def test_new_process_waits_until_the_old_one_has_ended(driver: StartDriver, plac
 def test_answered_requests_are_not_repeated_by_the_next_process(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=0)
     one = driver()
-    deploy_id = one.created(wire.deploy(7))
-    assert one.ask(wire.power_off(7, deploy_id)) == "SUCCESS -"
+    deploy_id = one.created(oned_requests.deploy(7))
+    assert one.ask(oned_requests.power_off(7, deploy_id)) == "SUCCESS -"
     place.simulate(boot_time=3600)
-    one.send(wire.deploy(8))
+    one.send(oned_requests.deploy(8))
     until(lambda: len(place.instances()) == 2)
     assert one.drop() == 0
     Console(place).complete()
@@ -349,7 +353,12 @@ def test_newer_requests_are_answered_instead_of_recovered_ones(
     kill_during_boot(driver, place, 1, 2, 3)
     two = driver()
     until(lambda: has_reached(place))
-    two.write(wire.deploy(1) + wire.driver_cancel(2) + wire.cleanup(2) + wire.terminate(3, ""))
+    two.write(
+        oned_requests.deploy(1)
+        + oned_requests.driver_cancel(2)
+        + oned_requests.cleanup(2)
+        + oned_requests.terminate(3, "")
+    )
     found = [two.wait_for(lambda text: not text.startswith("LOG ")) for _ in range(2)]
     Console(place).complete()
     found.append(two.wait_for(lambda text: not text.startswith("LOG ")))
@@ -379,13 +388,16 @@ def test_unrepeatable_requests_fail_three_seconds_after_init(driver: StartDriver
     ids = created(one, 4)
     place.simulate(boot_time=0, latency=3600)
     disk = {"DISK_ID": "1", "SIZE": "1"}
-    one.write(wire.reboot(0, ids[0], release="5.10") + wire.reboot(1, ids[1], release="7.4"))
-    one.write(wire.line("ATTACHDISK", 2, deploy_id=ids[2], operand=disk) + wire.reboot(3, ids[3], release="5.10"))
+    one.write(oned_requests.reboot(0, ids[0], release="5.10") + oned_requests.reboot(1, ids[1], release="7.4"))
+    one.write(
+        oned_requests.line("ATTACHDISK", 2, deploy_id=ids[2], operand=disk)
+        + oned_requests.reboot(3, ids[3], release="5.10")
+    )
     until(lambda: len(place.unanswered()) == 4)
     one.kill()
     place.simulate(boot_time=0)
     two = driver()
-    assert two.ask(wire.reboot(3, ids[3], release="5.10")) == "SUCCESS -"
+    assert two.ask(oned_requests.reboot(3, ids[3], release="5.10")) == "SUCCESS -"
     found = [two.next_line() for _ in range(4)]
     assert time.monotonic() - two.started > 3
     assert sorted(found) == [
@@ -409,7 +421,7 @@ def test_request_of_a_dead_oned_fails_with_a_remedy_and_its_vm_can_be_deleted(
     assert two.next_line() == f"DEPLOY FAILURE 7 {SENTENCE}"
     assert time.monotonic() - two.started > 3
     assert [entry["state"] for entry in place.instances()] == ["pending"], "the instance was not changed"
-    assert two.ask(wire.cleanup(7)) == "SUCCESS -"
+    assert two.ask(oned_requests.cleanup(7)) == "SUCCESS -"
     assert place.instances() == []
 
 
@@ -419,11 +431,11 @@ def test_driver_started_by_hand_does_not_disturb_oneds_driver_of_the_same_name(
     """A person may try out a NAME by hand while oned has a driver for it."""
     place.simulate(boot_time=3600)
     one = driver()
-    one.send(wire.deploy(7))
+    one.send(oned_requests.deploy(7))
     until(lambda: place.has_attempts() and place.instances())
     command = [sys.executable, str(PROGRAM), "simulated"]
     environ = {"PATH": os.environ["PATH"], "ONE_LOCATION": str(place.root)}
-    done = subprocess.run(command, input=wire.unknown(1), env=environ, capture_output=True, timeout=HANG)
+    done = subprocess.run(command, input=oned_requests.unknown(1), env=environ, capture_output=True, timeout=HANG)
     assert (done.stdout, done.stderr) == (b"FROBNICATE FAILURE 1 Action FROBNICATE not supported\n", b"")
     assert place.unanswered() == ["DEPLOY"]
     Console(place).complete()

@@ -16,7 +16,7 @@ import pytest
 
 from one_provider_mad.journal.schema import VERSION
 from tests.conftest import StartDriver
-from tests.end_to_end import wire
+from tests.end_to_end import oned_requests
 from tests.end_to_end.information_driver import Console, Monitored, configure, monitored, states
 from tests.end_to_end.oned import ROOT, Driver, Place, replies
 from tests.waiting import HANG, until
@@ -87,7 +87,7 @@ def started_releases(place: Place) -> list[str]:
 def in_flight(driver: Driver, place: Place) -> None:
     """Send a DEPLOY for each VM, and return while all of them are unanswered and in the journal."""
     for vm_id in VMS:
-        driver.send(wire.deploy(vm_id))
+        driver.send(oned_requests.deploy(vm_id))
     until(lambda: len(place.unanswered()) == len(VMS))
     until(lambda: place.has_attempts(len(VMS)))
 
@@ -160,14 +160,14 @@ def test_running_driver_stays_in_its_release_after_the_next_one_is_installed(
     place.configure("nonsense")
     program = releases.wrapper("one_vmm_provider") if is_wrapped else releases.program("one_vmm_provider")
     one = driver("-t 15 -r 2 simulated", program=program)
-    assert one.ask(wire.deploy(1)).startswith("FAILURE simulated.toml is not TOML")
+    assert one.ask(oned_requests.deploy(1)).startswith("FAILURE simulated.toml is not TOML")
     releases.install("0.2.0")
     # The provider's modules were not imported until now, nor what a retry, an outage and a debt need.
     place.simulate('transient = { calls = ["create"], times = 1 }', 'permanent = { calls = ["destroy"], times = 1 }')
-    deploy_id = one.created(wire.deploy(2))
-    assert one.ask(wire.reboot(2, deploy_id)) == "SUCCESS -"
-    assert one.ask(wire.poll(2, deploy_id)).startswith("SUCCESS STATE=")
-    assert one.ask(wire.cleanup(2, deploy_id)).startswith("FAILURE ")
+    deploy_id = one.created(oned_requests.deploy(2))
+    assert one.ask(oned_requests.reboot(2, deploy_id)) == "SUCCESS -"
+    assert one.ask(oned_requests.poll(2, deploy_id)).startswith("SUCCESS STATE=")
+    assert one.ask(oned_requests.cleanup(2, deploy_id)).startswith("FAILURE ")
     until(lambda: not place.instances())  # the debt was paid
     assert started_releases(place) == ["0.1.0"]
 
@@ -179,14 +179,14 @@ def test_never_configured_driver_imports_another_kind_of_cloud_from_its_own_rele
     releases.unpack_incompatible("0.2.0")
     releases.install("0.1.0")
     one = driver("-t 15 -r 0 partner", program=releases.wrapper("one_vmm_provider"))
-    assert one.ask(wire.deploy(1)).startswith("FAILURE partner.toml does not exist")
+    assert one.ask(oned_requests.deploy(1)).startswith("FAILURE partner.toml does not exist")
     releases.install("0.2.0")
     place.configure(
         f'provider = "opennebula"\nowner = "one-test"\n[opennebula]\ncredentials_file = "{place.root}/auth"\n',
         name="partner",
     )
     # Opening this provider imports aiohttp, and then needs the file.
-    assert f"{place.root}/auth" in one.ask(wire.deploy(2))
+    assert f"{place.root}/auth" in one.ask(oned_requests.deploy(2))
     assert "a module of" not in place.log("partner")
 
 
@@ -250,22 +250,27 @@ def test_earlier_release_fails_each_action_with_the_reason_and_changes_nothing(
 ) -> None:
     place.simulate(boot_time=0, destroy_time=0, stop_time=0)
     later = driver()
-    deploy_id = later.created(wire.deploy(7))
+    deploy_id = later.created(oned_requests.deploy(7))
     assert later.finalize() == 0
     sentence = meet(place)
     before = place.instances_in_cloud()
     one = driver("-t 15 -r 2 simulated")
     changing = [
-        wire.deploy(8), wire.terminate(7, deploy_id), wire.power_off(7, deploy_id), wire.reboot(7, deploy_id),
-        wire.resume(7, deploy_id), wire.cleanup(7, deploy_id), wire.line("CANCEL", 7, deploy_id=deploy_id),
-    ]  # fmt: skip
+        oned_requests.deploy(8),
+        oned_requests.terminate(7, deploy_id),
+        oned_requests.power_off(7, deploy_id),
+        oned_requests.reboot(7, deploy_id),
+        oned_requests.resume(7, deploy_id),
+        oned_requests.cleanup(7, deploy_id),
+        oned_requests.line("CANCEL", 7, deploy_id=deploy_id),
+    ]
     for line in changing:
         reply = one.ask(line)
         assert reply.startswith("FAILURE ")
         assert sentence in reply
-    one.send(wire.driver_cancel(7))
-    assert one.ask(wire.poll(7, deploy_id)).startswith("SUCCESS STATE=a ")
-    assert one.ask(wire.poll(9, "sim-nowhere")) == "SUCCESS STATE=-"
+    one.send(oned_requests.driver_cancel(7))
+    assert one.ask(oned_requests.poll(7, deploy_id)).startswith("SUCCESS STATE=a ")
+    assert one.ask(oned_requests.poll(9, "sim-nowhere")) == "SUCCESS STATE=-"
     warnings = [text for text in one.lines if text.startswith("LOG W") and sentence in text]
     assert len(warnings) == 1
     assert place.instances_in_cloud() == before
@@ -274,17 +279,17 @@ def test_earlier_release_fails_each_action_with_the_reason_and_changes_nothing(
 def test_later_release_goes_on_where_it_was_after_an_earlier_one_has_run(place: Place, driver: StartDriver) -> None:
     place.simulate(boot_time=0, destroy_time=0)
     later = driver()
-    deploy_id = later.created(wire.deploy(7))
+    deploy_id = later.created(oned_requests.deploy(7))
     assert later.finalize() == 0
     upgrade_journal(place)
     before = journal(place).read_bytes()
     one = driver()
-    assert one.ask(wire.terminate(7, deploy_id)).startswith("FAILURE ")
+    assert one.ask(oned_requests.terminate(7, deploy_id)).startswith("FAILURE ")
     assert one.finalize() == 0
     assert journal(place).read_bytes() == before
     note_in_journal(place, f"PRAGMA user_version = {VERSION}")  # the test's later release is this one
     later = driver()
-    assert later.ask(wire.terminate(7, deploy_id)).startswith("SUCCESS")
+    assert later.ask(oned_requests.terminate(7, deploy_id)).startswith("SUCCESS")
 
 
 def test_earlier_release_goes_on_in_force_as_soon_as_the_setting_is_removed(place: Place, driver: StartDriver) -> None:
@@ -293,15 +298,15 @@ def test_earlier_release_goes_on_in_force_as_soon_as_the_setting_is_removed(plac
     good = path.read_text()
     add_setting(place)
     one = driver()
-    assert one.ask(wire.deploy(7)).startswith("FAILURE ")
+    assert one.ask(oned_requests.deploy(7)).startswith("FAILURE ")
     path.write_text(good)
-    one.created(wire.deploy(7))
+    one.created(oned_requests.deploy(7))
 
 
 def test_requests_of_a_later_release_are_answered_with_the_unknown_setting(place: Place, driver: StartDriver) -> None:
     place.simulate(boot_time=600)
     later = driver()
-    later.send(wire.deploy(7))
+    later.send(oned_requests.deploy(7))
     until(place.unanswered)
     until(place.has_attempts)
     later.kill()
@@ -321,8 +326,8 @@ def last_states(one: Monitored) -> dict[int, str]:
 def test_earlier_release_goes_on_reporting(place: Place, driver: StartDriver, meet: Callable[[Place], str]) -> None:
     configure(place, capacity={"cpu": 8, "memory": 4096})
     actions = driver()
-    deploy_id = actions.created(wire.deploy(7, host_id=3))
-    gone = actions.created(wire.deploy(8, host_id=3))
+    deploy_id = actions.created(oned_requests.deploy(7, host_id=3))
+    gone = actions.created(oned_requests.deploy(8, host_id=3))
     assert actions.finalize() == 0
     sentence = meet(place)
     with monitored(place) as one:
@@ -345,7 +350,7 @@ def test_earlier_release_goes_on_reporting(place: Place, driver: StartDriver, me
 def test_host_of_a_later_journal_that_cannot_be_read_shows_the_reason(place: Place, driver: StartDriver) -> None:
     configure(place, capacity={"cpu": 8, "memory": 4096})
     actions = driver()
-    actions.created(wire.deploy(7, host_id=3))
+    actions.created(oned_requests.deploy(7, host_id=3))
     assert actions.finalize() == 0
     sentence = upgrade_journal(place)
     note_in_journal(place, "ALTER TABLE attempts RENAME TO creates")

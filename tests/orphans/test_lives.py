@@ -14,7 +14,7 @@ from one_provider_mad.cli.journal import accept_here
 from one_provider_mad.journal.reader import read_fact
 from one_provider_mad.journal.records import ORPHAN
 from one_provider_mad.orphans.machine import MACHINE
-from tests.end_to_end import wire
+from tests.end_to_end import oned_requests
 from tests.end_to_end.information_driver import monitored
 from tests.end_to_end.oned import OWNER, Driver, Place
 from tests.orphans.local_oned import DONE, FOLLOWER, LEADER, POWEROFF, LocalOned, OwnVm
@@ -88,14 +88,14 @@ def test_instances_of_silently_ended_vms_are_terminated_and_doubtful_ones_stay(
     with monitored(place, environ=environ) as core:
         core.start(0)
         for number in opennebula.own:
-            one.send(wire.deploy(number))
+            one.send(oned_requests.deploy(number))
         ids = {number: one.reply("DEPLOY", number).removeprefix("SUCCESS ") for number in opennebula.own}
         for number, deploy_id in ids.items():
             opennebula.own[number].deploy_id = deploy_id
         assert core.sync(0, vm7="RUNNING", vm12="RUNNING")
-        one.ask(wire.line("SAVE", 9, "SAVE_SUSPEND", deploy_id=ids[9]))
+        one.ask(oned_requests.line("SAVE", 9, "SAVE_SUSPEND", deploy_id=ids[9]))
         for number in (7, 8, 10, 11, 12):
-            one.ask(wire.power_off(number, ids[number]))
+            one.ask(oned_requests.power_off(number, ids[number]))
             opennebula.own[number].state = POWEROFF
         assert core.sync(0, vm7="POWEROFF", vm8="POWEROFF")
 
@@ -129,10 +129,10 @@ def test_a_copied_front_end_pays_only_its_own_debts_until_the_journal_is_accepte
     environ = opennebula.environ(place.root)
     opennebula.own = {number: OwnVm(number, STIME, hosts=[0]) for number in (5, 6, 7, 8)}
     one = driver(environ=environ)
-    owed = {number: one.created(wire.deploy(number)) for number in (5, 6, 7)}
-    one.ask(wire.power_off(7, owed[7]))
+    owed = {number: one.created(oned_requests.deploy(number)) for number in (5, 6, 7)}
+    one.ask(oned_requests.power_off(7, owed[7]))
     until(lambda: opennebula.count("one.vmpool.info"))
-    one.send(wire.deploy(8))
+    one.send(oned_requests.deploy(8))
     until(lambda: alive(place) == {5, 6, 7, 8} and place.unanswered() == ["DEPLOY"])
     one.kill()
     with closing(sqlite3.connect(place.var / "one_provider_mad_simulated.journal")) as db:
@@ -171,8 +171,8 @@ def test_a_follower_terminates_neither_orphans_nor_debts(place: Place, driver: R
     front_end = opennebula.front_ends[0]
     front_end.state = LEADER
     one = driver(environ=opennebula.environ(place.root))
-    deploy_id = one.created(wire.deploy(7))
-    one.ask(wire.power_off(7, deploy_id))
+    deploy_id = one.created(oned_requests.deploy(7))
+    one.ask(oned_requests.power_off(7, deploy_id))
     until(lambda: '"LEADER"' in place.log())
     front_end.state = FOLLOWER
     until(lambda: '"FOLLOWER"' in place.log())
@@ -183,7 +183,7 @@ def test_a_follower_terminates_neither_orphans_nor_debts(place: Place, driver: R
     front_end.state = LEADER
     until(lambda: not place.instances())
 
-    kept = one.created(wire.deploy(8))
+    kept = one.created(oned_requests.deploy(8))
     opennebula.know(place.instances()[0], state=POWEROFF)
     one.kill()
     add_debts(place, {8: (kept, "its deploy was cancelled", 1)})
@@ -197,10 +197,10 @@ def test_a_follower_terminates_neither_orphans_nor_debts(place: Place, driver: R
 def test_without_credentials_one_warning_is_logged_and_actions_work(place: Place, driver: Run) -> None:
     configure(place)
     one = driver(environ={"HOME": str(place.root), "ONE_AUTH": None, "ONE_XMLRPC": None})
-    deploy_id = one.created(wire.deploy(7))
+    deploy_id = one.created(oned_requests.deploy(7))
     until(lambda: "orphans are not looked for" in place.log())
-    assert one.ask(wire.power_off(7, deploy_id)) == "SUCCESS -"
-    assert one.ask(wire.resume(7, deploy_id)) == f"SUCCESS {deploy_id}"
+    assert one.ask(oned_requests.power_off(7, deploy_id)) == "SUCCESS -"
+    assert one.ask(oned_requests.resume(7, deploy_id)) == f"SUCCESS {deploy_id}"
     until(lambda: read_fact(place.var / "one_provider_mad_simulated.journal", MACHINE))  # a copy of it may come later
     assert one.finalize() == 0
     assert not [line for line in [*one.lines, *one.rest()] if line.startswith("LOG ")]

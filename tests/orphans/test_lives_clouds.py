@@ -10,7 +10,7 @@ import pytest
 
 from one_provider_mad.domain import Template
 from tests.conftest import assert_spoke_properly
-from tests.end_to_end import wire
+from tests.end_to_end import oned_requests
 from tests.end_to_end.oned import Driver, Place
 from tests.orphans.local_oned import POWEROFF, LocalOned, OwnVm
 from tests.providers.ec2 import drivers as ec2
@@ -35,8 +35,8 @@ def both_off(driver: Driver, opennebula: LocalOned, template: Template) -> tuple
     """Deploy both VMs, power them off, and then terminate VM 7 without a request to the driver."""
     ids = []
     for vm in opennebula.own.values():
-        vm.deploy_id = driver.created(wire.deploy(vm.number, template=template))
-        assert driver.ask(wire.power_off(vm.number, vm.deploy_id)) == "SUCCESS -"
+        vm.deploy_id = driver.created(oned_requests.deploy(vm.number, template=template))
+        assert driver.ask(oned_requests.power_off(vm.number, vm.deploy_id)) == "SUCCESS -"
         vm.state = POWEROFF
         ids.append(vm.deploy_id)
     opennebula.own[7].end(int(time.time()) - 5)

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from one_provider_mad.domain import VmId
 from one_provider_mad.providers.simulated.settings import DelayOrder, FaultSettings
-from tests.end_to_end import wire
+from tests.end_to_end import oned_requests
 from tests.end_to_end.oned import Driver, Place, replies
 from tests.end_to_end.test_kill import (
     INSIDE,
@@ -45,7 +45,7 @@ SLOW = replace(SETTINGS, latency=0.05, faults=FaultSettings(late_answers=DelayOr
 
 
 def deploy(vm_id: VmId) -> bytes:
-    return wire.deploy(vm_id, template=template())
+    return oned_requests.deploy(vm_id, template=template())
 
 
 class Killer:
@@ -74,7 +74,7 @@ class Killer:
         journal = place.var / f"one_provider_mad_{NAME}.journal"
         with Driver(place, f"-t 15 -r 0 {NAME}", environ=ENVIRON) as driver:
             if self.count % 5 != 1:
-                driver.ask(wire.poll(99, "i-0"))
+                driver.ask(oned_requests.poll(99, "i-0"))
             for vm_id in VMS:
                 driver.send(deploy(vm_id))
                 point = next(self._points) if vm_id == VMS[-1] else self._random.choice(INSIDE)

@@ -16,7 +16,7 @@ from botocore.session import Session
 
 from one_provider_mad.domain import Template
 from tests.conftest import assert_spoke_properly
-from tests.end_to_end import wire
+from tests.end_to_end import oned_requests
 from tests.end_to_end.oned import ROOT, Driver, Place
 from tests.monitor.decoder import read_modern, read_template, start_monitor, vectors
 from tests.waiting import HANG
@@ -160,11 +160,11 @@ def test_a_vm_on_moto_from_deploy_to_terminate(url: str, drivers: tuple[Driver, 
     image = console.ec2.register_image(Name="web", RootDeviceName="/dev/xvda")["ImageId"]
     asked = template(AMI=image, TAGS="role=web", CLOUD_INIT="YES", ELASTICIP=address, VOLUMETYPE="gp3", VOLUMESIZE="8")
 
-    deploy_id = driver.created(wire.deploy(7, template=asked, host_id=3))
+    deploy_id = driver.created(oned_requests.deploy(7, template=asked, host_id=3))
     tags = console.tags(deploy_id)
     assert (tags["ONE_PROVIDER_OWNER"], tags["ONE_PROVIDER_VM_ID"], tags["role"]) == ("one-test", "7", "web")
     assert console.instance(deploy_id)["PublicIpAddress"] == address
-    assert driver.created(wire.deploy(7, template=asked, host_id=3)) == deploy_id  # a retry adopts it
+    assert driver.created(oned_requests.deploy(7, template=asked, host_id=3)) == deploy_id  # a retry adopts it
 
     console.measure(deploy_id, CPUUtilization=25.0, NetworkIn=1000.0, NetworkOut=500.0, EBSReadBytes=70.0)
     monitor.send(start_monitor(3, "cloud"))
@@ -173,35 +173,35 @@ def test_a_vm_on_moto_from_deploy_to_terminate(url: str, drivers: tuple[Driver, 
     assert (seen["NETTX"], seen["MEMORY"], seen["DISKRDBYTES"]) == ("500", str(2 * 1024 * 1024), "70")
     assert (seen["AWS_PUBLIC_IP_ADDRESS"], seen["AWS_INSTANCE_TYPE"]) == (address, "t3.small")
 
-    assert driver.ask(wire.reboot(7, deploy_id)) == "SUCCESS -"
-    assert driver.ask(wire.line("RESET", 7, deploy_id=deploy_id)) == "SUCCESS -"
+    assert driver.ask(oned_requests.reboot(7, deploy_id)) == "SUCCESS -"
+    assert driver.ask(oned_requests.line("RESET", 7, deploy_id=deploy_id)) == "SUCCESS -"
     disk = {"DISK_ID": "2", "SIZE": "2048", "TARGET": "vdf"}
-    assert driver.ask(wire.line("ATTACHDISK", 7, deploy_id=deploy_id, operand=disk)) == "SUCCESS -"
+    assert driver.ask(oned_requests.line("ATTACHDISK", 7, deploy_id=deploy_id, operand=disk)) == "SUCCESS -"
     assert len(console.instance(deploy_id)["BlockDeviceMappings"]) == 2
-    assert driver.ask(wire.line("DETACHDISK", 7, deploy_id=deploy_id, operand=disk)) == "SUCCESS -"
+    assert driver.ask(oned_requests.line("DETACHDISK", 7, deploy_id=deploy_id, operand=disk)) == "SUCCESS -"
 
-    assert driver.ask(wire.power_off(7, deploy_id)) == "SUCCESS -"
+    assert driver.ask(oned_requests.power_off(7, deploy_id)) == "SUCCESS -"
     assert console.state(deploy_id) == "stopped"
     reported(monitor, "STATE_VM", 7, STATE="POWEROFF")
     larger = Template(values={**asked.values, "CPU": ("2",), "MEMORY": ("4096",), "DISK": (disk,)})
-    assert driver.ask(wire.resume(7, deploy_id, template=larger, host_id=3)) == f"SUCCESS {deploy_id}"
+    assert driver.ask(oned_requests.resume(7, deploy_id, template=larger, host_id=3)) == f"SUCCESS {deploy_id}"
     assert console.instance(deploy_id)["InstanceType"] == "t3.medium"
     assert len(console.instance(deploy_id)["BlockDeviceMappings"]) == 2
     reported(monitor, "STATE_VM", 7, STATE="RUNNING")
-    assert driver.ask(wire.line("SAVE", 7, deploy_id=deploy_id, template=larger)) == "SUCCESS -"
-    assert driver.ask(wire.line("RESTORE", 7, deploy_id=deploy_id, seq=1, template=larger)) == "SUCCESS -"
-    assert 'AWS_INSTANCE_TYPE="t3.medium"' in driver.ask(wire.poll(7, deploy_id))
+    assert driver.ask(oned_requests.line("SAVE", 7, deploy_id=deploy_id, template=larger)) == "SUCCESS -"
+    assert driver.ask(oned_requests.line("RESTORE", 7, deploy_id=deploy_id, seq=1, template=larger)) == "SUCCESS -"
+    assert 'AWS_INSTANCE_TYPE="t3.medium"' in driver.ask(oned_requests.poll(7, deploy_id))
 
-    assert driver.ask(wire.terminate(7, deploy_id)) == "SUCCESS -"
+    assert driver.ask(oned_requests.terminate(7, deploy_id)) == "SUCCESS -"
     assert console.state(deploy_id) == "terminated"
     assert_refusals_are_sentences(driver)
 
 
 def assert_refusals_are_sentences(driver: Driver) -> None:
     """A create that moto refuses fails, and an address that it refuses later becomes a warning."""
-    refused = driver.ask(wire.deploy(8, template=template(SUBNETID="subnet-0123456789abcdef0")))
+    refused = driver.ask(oned_requests.deploy(8, template=template(SUBNETID="subnet-0123456789abcdef0")))
     assert refused.startswith("FAILURE EC2: The subnet ID 'subnet-0123456789abcdef0' does not exist (RunInstances")
-    deploy_id = driver.created(wire.deploy(9, template=template(ELASTICIP="203.0.113.200")))
+    deploy_id = driver.created(oned_requests.deploy(9, template=template(ELASTICIP="203.0.113.200")))
     vm_warnings = [line for line in driver.lines if line.startswith("LOG W 9 ")]
     assert any(f"instance {deploy_id} runs, but not everything is done: EC2: " in line for line in vm_warnings)
-    assert driver.ask(wire.terminate(9, deploy_id)) == "SUCCESS -"
+    assert driver.ask(oned_requests.terminate(9, deploy_id)) == "SUCCESS -"

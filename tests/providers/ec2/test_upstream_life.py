@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.end_to_end import wire
+from tests.end_to_end import oned_requests
 from tests.end_to_end.oned import Place
 from tests.providers.ec2.drivers import NAME, OWNER, MonitoredEc2, configuration, started
 from tests.providers.ec2.faulty_endpoint import FaultyEc2
@@ -39,18 +39,18 @@ def test_a_vm_deployed_by_upstreams_driver_is_monitored_powered_off_and_terminat
         core.start()
         assert core.sync(vm7="RUNNING") == {7: "RUNNING"}, "before any action on it"
         with started(place) as driver:
-            assert driver.ask(wire.poll(7, deploy_id)).startswith("SUCCESS STATE=a")
-            assert driver.ask(wire.terminate(8, deploy_id)).startswith(
+            assert driver.ask(oned_requests.poll(7, deploy_id)).startswith("SUCCESS STATE=a")
+            assert driver.ask(oned_requests.terminate(8, deploy_id)).startswith(
                 f"FAILURE instance {deploy_id} is VM 7's by upstream's tag: it is left alone"
             )
             assert tags(ec2, deploy_id) == {"ONE_ID": "7"}
-            assert driver.ask(wire.power_off(7, deploy_id, host_id=3)) == "SUCCESS -"
+            assert driver.ask(oned_requests.power_off(7, deploy_id, host_id=3)) == "SUCCESS -"
         assert tags(ec2, deploy_id)["ONE_PROVIDER_OWNER"] == OWNER
         assert core.sync(vm7="POWEROFF") == {7: "POWEROFF"}
         with started(place) as driver:
-            assert driver.ask(wire.resume(7, deploy_id, host_id=3)) == f"SUCCESS {deploy_id}"
+            assert driver.ask(oned_requests.resume(7, deploy_id, host_id=3)) == f"SUCCESS {deploy_id}"
             assert core.sync(vm7="RUNNING") == {7: "RUNNING"}
-            assert driver.ask(wire.terminate(7, deploy_id, host_id=3)) == "SUCCESS -"
+            assert driver.ask(oned_requests.terminate(7, deploy_id, host_id=3)) == "SUCCESS -"
         assert {each.word for each in ec2.account.instances.values()} == {"terminated"}
     finally:
         core.driver.leave()

@@ -11,7 +11,7 @@ import pytest
 
 from one_provider_mad.domain import Template
 from one_provider_mad.journal.reader import read_debts
-from tests.end_to_end import wire
+from tests.end_to_end import oned_requests
 from tests.end_to_end.information_driver import states
 from tests.end_to_end.oned import Driver, Place
 from tests.monitor.decoder import Line, vectors
@@ -51,31 +51,31 @@ def alive(ec2: FaultyEc2) -> list[str]:
 
 
 def test_a_vm_on_ec2_from_deploy_to_terminate(ec2: FaultyEc2, driver: Driver) -> None:
-    deploy_id = driver.created(wire.deploy(7, template=template(TAGS="role=web")))
+    deploy_id = driver.created(oned_requests.deploy(7, template=template(TAGS="role=web")))
     assert deploy_id.startswith("i-")
     instance = ec2.account.instances[deploy_id]
     assert instance.tags["ONE_PROVIDER_OWNER"] == OWNER
     assert (instance.tags["ONE_PROVIDER_VM_ID"], instance.tags["role"]) == ("7", "web")
 
-    assert driver.ask(wire.reboot(7, deploy_id)) == "SUCCESS -"
+    assert driver.ask(oned_requests.reboot(7, deploy_id)) == "SUCCESS -"
     assert instance.reboots == 1
-    assert driver.ask(wire.power_off(7, deploy_id)) == "SUCCESS -"
+    assert driver.ask(oned_requests.power_off(7, deploy_id)) == "SUCCESS -"
     assert instance.word == "stopped"
-    assert driver.ask(wire.resume(7, deploy_id, template=template(), host_id=4)) == f"SUCCESS {deploy_id}"
+    assert driver.ask(oned_requests.resume(7, deploy_id, template=template(), host_id=4)) == f"SUCCESS {deploy_id}"
     assert (instance.word, instance.tags["ONE_PROVIDER_HOST_ID"]) == ("running", "4")
 
     disk = {"DISK_ID": "2", "SIZE": "2048", "TARGET": "vdf"}
-    assert driver.ask(wire.line("ATTACHDISK", 7, deploy_id=deploy_id, operand=disk)) == "SUCCESS -"
-    assert driver.ask(wire.line("DETACHDISK", 7, deploy_id=deploy_id, operand=disk)) == "SUCCESS -"
-    assert driver.ask(wire.line("SAVE", 7, deploy_id=deploy_id)) == "SUCCESS -"
-    assert driver.ask(wire.line("RESTORE", 7, deploy_id=deploy_id, seq=1)) == "SUCCESS -"
-    assert driver.ask(wire.poll(7, deploy_id)).startswith("SUCCESS ")
+    assert driver.ask(oned_requests.line("ATTACHDISK", 7, deploy_id=deploy_id, operand=disk)) == "SUCCESS -"
+    assert driver.ask(oned_requests.line("DETACHDISK", 7, deploy_id=deploy_id, operand=disk)) == "SUCCESS -"
+    assert driver.ask(oned_requests.line("SAVE", 7, deploy_id=deploy_id)) == "SUCCESS -"
+    assert driver.ask(oned_requests.line("RESTORE", 7, deploy_id=deploy_id, seq=1)) == "SUCCESS -"
+    assert driver.ask(oned_requests.poll(7, deploy_id)).startswith("SUCCESS ")
     assert 'AWS_PUBLIC_IP_ADDRESS="198.18.' in driver.lines[-1]
-    assert driver.ask(wire.line("SNAPSHOTCREATE", 7, deploy_id=deploy_id, operand={"SNAPSHOT_ID": "0"})) == (
+    assert driver.ask(oned_requests.line("SNAPSHOTCREATE", 7, deploy_id=deploy_id, operand={"SNAPSHOT_ID": "0"})) == (
         "FAILURE provider ec2 does not support snapshots"
     )
 
-    assert driver.ask(wire.terminate(7, deploy_id)) == "SUCCESS -"
+    assert driver.ask(oned_requests.terminate(7, deploy_id)) == "SUCCESS -"
     assert {each.word for each in ec2.account.instances.values()} == {"terminated"}
     assert ec2.account.count("RunInstances") == 1
 
@@ -85,7 +85,7 @@ def test_a_vm_without_a_public_cloud_section_is_refused(ec2: FaultyEc2, place: P
     place.configure(configuration(ec2, more=defaults), name=NAME)
     ordinary = Template(values={"CPU": ("1",), "MEMORY": ("1024",)})
     with started(place) as driver:
-        assert driver.ask(wire.deploy(7, template=ordinary)) == (
+        assert driver.ask(oned_requests.deploy(7, template=ordinary)) == (
             'FAILURE the template has no PUBLIC_CLOUD section with TYPE="ec2": add one, or place the VM on another'
             " host (policy.without_section)"
         )
@@ -107,7 +107,7 @@ def test_a_vm_is_reported_running_only_after_its_deploy_is_answered(ec2: FaultyE
     with started(place) as driver, monitored.driver:
         monitored.start(SYNC_STATE_VM=1, STATE_VM=1)
         monitored.system()
-        driver.send(wire.deploy(7, template=template(), host_id=3))
+        driver.send(oned_requests.deploy(7, template=template(), host_id=3))
         until(lambda: [each.word for each in ec2.account.instances.values()] == ["running"])
         listings = ec2.account.count("DescribeInstances")
         until(lambda: ec2.account.count("DescribeInstances") >= listings + 4)
@@ -125,9 +125,9 @@ def test_a_vm_is_reported_running_only_after_its_deploy_is_answered(ec2: FaultyE
         [shown] = vectors(figures.values, "VM")
         assert shown["ID"] == "7"
         assert 'AWS_INSTANCE_TYPE="t3.small"' in base64.b64decode(shown["MONITOR"]).decode()
-        driver.ask(wire.power_off(7, deploy_id))
+        driver.ask(oned_requests.power_off(7, deploy_id))
         monitored.wait(is_report_of("POWEROFF"))
-        driver.ask(wire.resume(7, deploy_id, template=template(), host_id=3))
+        driver.ask(oned_requests.resume(7, deploy_id, template=template(), host_id=3))
         monitored.wait(is_report_of("RUNNING"))
 
         wild = ec2.account.act("RunInstances", {"ImageId": "ami-0foreign", "InstanceType": "t3.nano"})
@@ -139,7 +139,7 @@ def test_a_vm_is_reported_running_only_after_its_deploy_is_answered(ec2: FaultyE
         assert 'AMI="ami-0foreign"' in offered
         assert 'INSTANCETYPE="t3.nano"' in offered
 
-        assert driver.ask(wire.terminate(7, deploy_id)) == "SUCCESS -"
+        assert driver.ask(oned_requests.terminate(7, deploy_id)) == "SUCCESS -"
         monitored.wait(lambda line: "SYNC_STATE" in line.values and 7 not in states(line))
     assert alive(ec2) == [foreign]
     assert "Traceback" not in monitored.log()
@@ -153,26 +153,26 @@ class TestMoney:
     ) -> None:
         ec2.account.short = {("t3.small", "subnet-1"), ("t3.small", "subnet-2")}
         asked = template(INSTANCETYPE="t3.small,t3a.small", SUBNETID="subnet-1,subnet-2")
-        deploy_id = driver.created(wire.deploy(9, template=asked))
+        deploy_id = driver.created(oned_requests.deploy(9, template=asked))
         got = ec2.account.instances[deploy_id].asked
         assert (got["InstanceType"], got["SubnetId"]) == ("t3a.small", "subnet-1")
         assert ec2.account.count("RunInstances") == 3
         logged = [line for line in driver.lines if line.startswith(("LOG I 9", "LOG W 9"))]
         assert sum("We currently do not have sufficient t3.small capacity" in line for line in logged) == 2
-        second = driver.created(wire.deploy(10, template=asked))
+        second = driver.created(oned_requests.deploy(10, template=asked))
         assert ec2.account.instances[second].kind == "t3a.small"
         assert ec2.account.count("RunInstances") == 4  # a type that was just short is not tried first
 
         # A cloud that is down for a moment keeps no instance from being terminated.
         ec2.order(times=1, status=503, code="Unavailable")
-        assert driver.ask(wire.cleanup(9, deploy_id)) == "SUCCESS -"
+        assert driver.ask(oned_requests.cleanup(9, deploy_id)) == "SUCCESS -"
         assert alive(ec2) == [second]
 
     def test_a_type_whose_instances_end_at_once_for_capacity_is_replaced_by_the_next(
         self, ec2: FaultyEc2, driver: Driver, place: Place
     ) -> None:
         ec2.account.ends, ec2.account.end = {"t3.small", "t3.large"}, 0.3
-        deploy_id = driver.created(wire.deploy(9, template=template(INSTANCETYPE="t3.small,t3a.small")))
+        deploy_id = driver.created(oned_requests.deploy(9, template=template(INSTANCETYPE="t3.small,t3a.small")))
         assert [(each.kind, each.id == deploy_id) for each in ec2.account.instances.values()] == [
             ("t3.small", False),
             ("t3a.small", True),
@@ -183,9 +183,9 @@ class TestMoney:
         until(lambda: not read_debts(place.var / f"one_provider_mad_{NAME}.journal"))
         assert alive(ec2) == [deploy_id]
 
-        later = driver.created(wire.deploy(10, template=template(INSTANCETYPE="t3.small,t3a.small")))
+        later = driver.created(oned_requests.deploy(10, template=template(INSTANCETYPE="t3.small,t3a.small")))
         assert ec2.account.instances[later].kind == "t3a.small", "a type that was short is tried last"
-        reply = driver.ask(wire.deploy(11, template=template(INSTANCETYPE="t3.large")))
+        reply = driver.ask(oned_requests.deploy(11, template=template(INSTANCETYPE="t3.large")))
         assert re.match(r"FAILURE instance i-\w+ is (shutting-down|terminated): Server\.InsufficientInstanceCap", reply)
         assert ec2.account.count("RunInstances") == 4
 
@@ -196,7 +196,7 @@ class TestMoney:
         made = f"<instancesSet><item><instanceId>../../../etc/passwd</instanceId>{state}</item></instancesSet>"
         body = f"<RunInstancesResponse>{made}</RunInstancesResponse>"
         ec2.order("RunInstances", is_done=True, status=200, body=body)
-        assert driver.ask(wire.deploy(9, template=template())) == (
+        assert driver.ask(oned_requests.deploy(9, template=template())) == (
             "FAILURE the cloud has answered with an unusable id: the deploy id would be taken for an option or a path:"
             " '../../../etc/passwd'; the instance is looked for by its tags, and terminated"
         )
@@ -212,19 +212,19 @@ class TestMoney:
             self.deploy_with_a_spent_token(ec2, driver)
 
     def deploy_with_a_spent_token(self, ec2: FaultyEc2, driver: Driver) -> None:
-        driver.send(wire.deploy(8, template=template()))
+        driver.send(oned_requests.deploy(8, template=template()))
         until(lambda: alive(ec2))
         [first] = alive(ec2)
         ec2.account.boot = 0.02
         ec2.account.act("TerminateInstances", {"InstanceId.1": first})
         assert driver.reply("DEPLOY", 8).startswith("FAILURE ")
-        second = driver.created(wire.deploy(8, template=template()))
+        second = driver.created(oned_requests.deploy(8, template=template()))
         assert alive(ec2) == [second]
         tokens = {each.asked["ClientToken"] for each in ec2.account.instances.values()}
         assert len(tokens) == 2
 
         ec2.order("RunInstances", code="IdempotentParameterMismatch", message="Arguments differ", status=400)
-        assert "Arguments differ" in driver.ask(wire.deploy(9, template=template()))
+        assert "Arguments differ" in driver.ask(oned_requests.deploy(9, template=template()))
         assert alive(ec2) == [second]
 
     def test_a_retried_create_is_the_same_call_after_changes_of_settings_and_template(
@@ -234,12 +234,12 @@ class TestMoney:
         ec2.account.lag = 60.0
         ec2.order("RunInstances", is_done=True, drop=True)
         with started(place) as driver:
-            driver.send(wire.deploy(8, template=template()))
+            driver.send(oned_requests.deploy(8, template=template()))
             until(lambda: ec2.account.count("RunInstances"))
             driver.kill()
         place.configure(configuration(ec2, more='tags = { team = "two" }\nimdsv2 = "optional"'), name=NAME)
         with started(place) as driver:
-            driver.send(wire.deploy(8, template=template(INSTANCETYPE="t3.large")))
+            driver.send(oned_requests.deploy(8, template=template(INSTANCETYPE="t3.large")))
             until(lambda: ec2.account.count("RunInstances") == 2)
             ec2.account.show_all()
             assert [driver.reply("DEPLOY", 8)] == [f"SUCCESS {each}" for each in alive(ec2)]
@@ -251,18 +251,18 @@ class TestMoney:
         place.configure(configuration(ec2, more="client_tokens = false"), name=NAME)
         with started(place, f"-t 15 -r 3 {NAME}") as driver:
             ec2.order("RunInstances", is_done=True, drop=True)
-            deploy_id = driver.created(wire.deploy(8, template=template()))
+            deploy_id = driver.created(oned_requests.deploy(8, template=template()))
         assert alive(ec2) == [deploy_id]
         assert ec2.account.count("RunInstances") == 1
 
     def test_actions_fail_if_the_credentials_belong_to_another_account(self, ec2: FaultyEc2, place: Place) -> None:
         with started(place) as driver:
-            deploy_id = driver.created(wire.deploy(8, template=template()))
+            deploy_id = driver.created(oned_requests.deploy(8, template=template()))
         resources = ec2.account._account.resources
         before, resources.number = resources.number, "210987654321"
         try:
             with started(place) as driver:
-                for line in (wire.terminate(8, deploy_id), wire.deploy(9, template=template())):
+                for line in (oned_requests.terminate(8, deploy_id), oned_requests.deploy(9, template=template())):
                     assert "210987654321" in driver.ask(line)
         finally:
             resources.number = before
@@ -273,12 +273,12 @@ def test_simultaneous_polls_share_listings(ec2: FaultyEc2, place: Place) -> None
     with started(place, f"-t 100 -r 0 {NAME}") as driver:
         numbers = range(100, 160)
         for number in numbers:
-            driver.send(wire.deploy(number, template=template()))
+            driver.send(oned_requests.deploy(number, template=template()))
         ids = dict(driver.wait_for(lambda line: " SUCCESS " in line).split(" ")[2:4] for _ in numbers)
         listings = ec2.account.count("DescribeInstances")
         for _ in range(10):
             for number in numbers:
-                driver.send(wire.poll(number, ids[str(number)]))
+                driver.send(oned_requests.poll(number, ids[str(number)]))
         for _ in range(10 * len(numbers)):
             driver.wait_for(lambda line: line.startswith("POLL SUCCESS "))
         assert ec2.account.count("DescribeInstances") - listings < 100
@@ -295,9 +295,11 @@ def test_wrong_settings_fail_actions_and_an_unreachable_endpoint_is_waited_for(e
     for key, (value, sentence) in WRONG.items():
         lines = [f'{key} = "{value}"' if line.startswith(f"{key} =") else line for line in right.splitlines()]
         driver.place.configure("\n".join(lines), name=NAME)
-        assert sentence in driver.ask(wire.deploy(7, template=template()))
+        assert sentence in driver.ask(oned_requests.deploy(7, template=template()))
     unreachable = re.sub(r'^endpoint_url = ".*"$', 'endpoint_url = "http://127.0.0.1:1"', right, flags=re.MULTILINE)
     driver.place.configure(unreachable, name=NAME)
-    driver.send(wire.deploy(7, template=template()))  # an unreachable endpoint is an outage, for which the driver waits
+    driver.send(
+        oned_requests.deploy(7, template=template())
+    )  # an unreachable endpoint is an outage, for which the driver waits
     driver.place.configure(right, name="as editors do").replace(driver.place.conf / f"{NAME}.toml")
     assert driver.wait_for(lambda line: line.startswith("DEPLOY ")).startswith("DEPLOY SUCCESS 7 i-")

@@ -10,7 +10,7 @@ import pytest
 
 from one_provider_mad.domain import Template
 from tests.conftest import assert_spoke_properly
-from tests.end_to_end import wire
+from tests.end_to_end import oned_requests
 from tests.end_to_end.information_driver import PROGRAM, Monitored, states
 from tests.end_to_end.oned import Driver, Place
 from tests.monitor.decoder import monitor as legacy_monitor
@@ -99,7 +99,7 @@ def word(partner: Partner, number: int = 0) -> str:
 
 
 def deploy(vm_id: int, template: Template = BURSTING) -> bytes:
-    return wire.deploy(vm_id, template=template, host_id=3)
+    return oned_requests.deploy(vm_id, template=template, host_id=3)
 
 
 def test_states_of_a_vm_are_reported_through_its_life_but_not_before_its_deploy_is_answered(
@@ -118,23 +118,23 @@ def test_states_of_a_vm_are_reported_through_its_life_but_not_before_its_deploy_
         assert deploy_id == "opennebula-hybrid-0"
         assert core.sync(vm7="RUNNING") == {7: "RUNNING"}
 
-        assert burst.ask(wire.power_off(7, deploy_id)) == "SUCCESS -"
+        assert burst.ask(oned_requests.power_off(7, deploy_id)) == "SUCCESS -"
         assert core.sync(vm7="POWEROFF") == {7: "POWEROFF"}
-        assert burst.ask(wire.resume(7, deploy_id, host_id=3)) == f"SUCCESS {deploy_id}"
+        assert burst.ask(oned_requests.resume(7, deploy_id, host_id=3)) == f"SUCCESS {deploy_id}"
         assert core.sync(vm7="RUNNING") == {7: "RUNNING"}
 
         for action, lcm_state, remote, resume, resumed in (
             ("SHUTDOWN", "SHUTDOWN_UNDEPLOY", "UNDEPLOYED", "DEPLOY", "BOOT_UNDEPLOY"),
             ("SAVE", "SAVE_STOP", "STOPPED", "RESTORE", "BOOT_STOPPED"),
         ):
-            assert burst.ask(wire.line(action, 7, lcm_state, deploy_id=deploy_id)) == "SUCCESS -"
+            assert burst.ask(oned_requests.line(action, 7, lcm_state, deploy_id=deploy_id)) == "SUCCESS -"
             assert word(partner) == remote
             until(lambda: core.sync() == {}, pause=0)
-            reply = burst.ask(wire.line(resume, 7, resumed, deploy_id=deploy_id, seq=2, host_id=3))
+            reply = burst.ask(oned_requests.line(resume, 7, resumed, deploy_id=deploy_id, seq=2, host_id=3))
             assert reply == ("SUCCESS -" if resume == "RESTORE" else f"SUCCESS {deploy_id}")
             assert core.sync(vm7="RUNNING") == {7: "RUNNING"}
 
-        assert burst.ask(wire.terminate(7, deploy_id)) == "SUCCESS -"
+        assert burst.ask(oned_requests.terminate(7, deploy_id)) == "SUCCESS -"
         assert word(partner) == "DONE"
         until(lambda: core.sync() == {}, pause=0)
         assert "POWEROFF" in core.reported(7)
@@ -152,7 +152,7 @@ def test_a_deploy_whose_only_section_is_for_another_cloud_fails(burst: Driver, p
 
 
 def test_oned_of_5_10_gets_a_report_with_our_vm_and_a_wild_one(place: Place, burst: Driver, partner: Partner) -> None:
-    deploy_id = burst.created(wire.deploy(7, release="5.10", template=BURSTING, host_id=3))
+    deploy_id = burst.created(oned_requests.deploy(7, release="5.10", template=BURSTING, host_id=3))
     user = partner.users["oneadmin:secret"]
     partner.do_template_instantiate(user, 0, "theirs", False, "")  # noqa: FBT003 - as the API has it
     until(lambda: word(partner, 1) == "RUNNING")
@@ -177,7 +177,7 @@ def test_a_deploy_that_fails_at_the_partner_quotes_the_partners_error(burst: Dri
     assert burst.reply("DEPLOY", 7) == (
         "FAILURE instance opennebula-hybrid-0 is BOOT_FAILURE: Sun Nov 22 10:00:00 2026: DEPLOY: no such bridge"
     )
-    assert burst.ask(wire.cleanup(7)) == "SUCCESS -"
+    assert burst.ask(oned_requests.cleanup(7)) == "SUCCESS -"
     assert word(partner) == "DONE"
 
 
@@ -188,10 +188,10 @@ def test_a_terminate_fails_if_the_partner_answers_with_html_pages(
     front_end = Place(place.root / "other")  # its journal has no record of the VM
     configure(front_end, partner)
     with Driver(front_end, f"-t 15 -r 0 -w 3 {NAME}") as other:
-        assert other.ask(wire.poll(7, deploy_id)).startswith("SUCCESS STATE=a"), "the account is known"
+        assert other.ask(oned_requests.poll(7, deploy_id)).startswith("SUCCESS STATE=a"), "the account is known"
         for method in ("one.vm.info", "one.vmpool.infoextended"):
             partner.order("page", method, times=1_000_000)
-        reply = other.ask(wire.terminate(7, deploy_id))
+        reply = other.ask(oned_requests.terminate(7, deploy_id))
     assert reply == (
         "FAILURE gave up after 3 s waiting for describe: the answer to one.vm.info is not <VM>, it begins with <html>"
     )
@@ -216,17 +216,17 @@ def test_each_fault_of_the_partner_fails_one_action_and_a_missing_leader_none(bu
         ("garbage", "the answer to one.vm.action does not come from an OpenNebula: "),
     ):
         partner.order(kind, "one.vm.action")  # type: ignore[arg-type]
-        assert burst.ask(wire.line("RESET", 7, deploy_id=deploy_id)).startswith(f"FAILURE {reason}"), kind
+        assert burst.ask(oned_requests.line("RESET", 7, deploy_id=deploy_id)).startswith(f"FAILURE {reason}"), kind
     partner.order("no-leader", "one.vm.action")
-    assert burst.ask(wire.line("RESET", 7, deploy_id=deploy_id)) == "SUCCESS -", "it is paced until one leads"
-    assert burst.ask(wire.terminate(7, deploy_id)) == "SUCCESS -"
+    assert burst.ask(oned_requests.line("RESET", 7, deploy_id=deploy_id)) == "SUCCESS -", "it is paced until one leads"
+    assert burst.ask(oned_requests.terminate(7, deploy_id)) == "SUCCESS -"
     assert (word(partner), len(partner.vms)) == ("DONE", 1)
 
 
 def test_a_cancel_terminates_the_remote_vm_hard_without_asking_its_guest(burst: Driver, partner: Partner) -> None:
     deploy_id = burst.created(deploy(7))
     partner.vms[0].is_deaf = True
-    assert burst.ask(wire.line("CANCEL", 7, "SHUTDOWN", deploy_id=deploy_id)) == "SUCCESS -"
+    assert burst.ask(oned_requests.line("CANCEL", 7, "SHUTDOWN", deploy_id=deploy_id)) == "SUCCESS -"
     assert [arguments[0] for method, arguments in partner.calls if method == "one.vm.action"] == ["terminate-hard"]
 
 
@@ -254,18 +254,18 @@ def test_a_vm_deployed_by_upstreams_driver_is_adopted_if_adopt_upstream_is_set(
     partner.do_template_instantiate(user, 0, "remote-opennebula-7", False, as_upstream)  # noqa: FBT003 - as the API has it
     until(lambda: word(partner) == "RUNNING")
     deploy_id = "opennebula-hybrid-0"
-    reply = burst.ask(wire.power_off(7, deploy_id, host_id=3))
+    reply = burst.ask(oned_requests.power_off(7, deploy_id, host_id=3))
     assert reply == f"FAILURE instance {deploy_id} has no tags of ours: it is left alone"
     path = place.conf / f"{NAME}.toml"
     place.configure(path.read_text().replace("[opennebula]", "[opennebula]\nadopt_upstream = true"), name=NAME)
     with watching(place) as core:
         core.start()
         assert core.sync(vm7="RUNNING") == {7: "RUNNING"}
-        assert burst.ask(wire.terminate(8, deploy_id)) == (
+        assert burst.ask(oned_requests.terminate(8, deploy_id)) == (
             f"FAILURE instance {deploy_id} is VM 7's by upstream's tag: it is left alone"
         )
-        assert burst.ask(wire.power_off(7, deploy_id, host_id=3)) == "SUCCESS -"
+        assert burst.ask(oned_requests.power_off(7, deploy_id, host_id=3)) == "SUCCESS -"
         assert partner.vms[0].user_template["ONE_PROVIDER_OWNER"] == ["one-test"]
         assert core.sync(vm7="POWEROFF") == {7: "POWEROFF"}
-        assert burst.ask(wire.cleanup(7)) == "SUCCESS -", "by its tags, without its id"
+        assert burst.ask(oned_requests.cleanup(7)) == "SUCCESS -", "by its tags, without its id"
         assert word(partner) == "DONE"

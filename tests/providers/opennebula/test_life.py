@@ -10,7 +10,7 @@ import pytest
 
 from one_provider_mad.domain import Template
 from tests.conftest import assert_spoke_properly
-from tests.end_to_end import wire
+from tests.end_to_end import oned_requests
 from tests.end_to_end.oned import Driver, Place
 from tests.providers.opennebula.partner_provider import credentials
 from tests.waiting import until
@@ -60,7 +60,7 @@ def burst(place: Place, partner: Partner) -> Iterator[Driver]:
 
 
 def deploy(vm_id: int, *, release: Release) -> bytes:
-    return wire.deploy(vm_id, release="5.10" if release == "5.10.5" else "7.4", template=BURSTING)
+    return oned_requests.deploy(vm_id, release="5.10" if release == "5.10.5" else "7.4", template=BURSTING)
 
 
 def word(partner: Partner, number: int = 0) -> str:
@@ -74,21 +74,21 @@ def test_a_vm_at_a_partner_from_deploy_to_terminate(burst: Driver, partner: Part
     assert deploy_id == "opennebula-hybrid-0"
     assert word(partner) == "RUNNING"
     assert partner.vms[0].user_template["ONE_PROVIDER_VM_ID"] == ["7"]
-    assert burst.ask(wire.reboot(7, deploy_id)) == "SUCCESS -"
-    assert burst.ask(wire.poll(7, deploy_id)).startswith("SUCCESS STATE=a")
-    assert burst.ask(wire.power_off(7, deploy_id)) == "SUCCESS -"
+    assert burst.ask(oned_requests.reboot(7, deploy_id)) == "SUCCESS -"
+    assert burst.ask(oned_requests.poll(7, deploy_id)).startswith("SUCCESS STATE=a")
+    assert burst.ask(oned_requests.power_off(7, deploy_id)) == "SUCCESS -"
     assert word(partner) == "POWEROFF"
-    assert burst.ask(wire.resume(7, deploy_id)) == f"SUCCESS {deploy_id}"
-    assert burst.ask(wire.line("SAVE", 7, "SAVE_SUSPEND", deploy_id=deploy_id)) == "SUCCESS -"
+    assert burst.ask(oned_requests.resume(7, deploy_id)) == f"SUCCESS {deploy_id}"
+    assert burst.ask(oned_requests.line("SAVE", 7, "SAVE_SUSPEND", deploy_id=deploy_id)) == "SUCCESS -"
     assert word(partner) == "SUSPENDED"
-    assert burst.ask(wire.line("RESTORE", 7, "BOOT_SUSPENDED", deploy_id=deploy_id)).startswith("SUCCESS")
+    assert burst.ask(oned_requests.line("RESTORE", 7, "BOOT_SUSPENDED", deploy_id=deploy_id)).startswith("SUCCESS")
     disk = {"DISK_ID": "1", "SIZE": "1024", "TARGET": "vdb"}
-    assert burst.ask(wire.line("ATTACHDISK", 7, deploy_id=deploy_id, operand=disk)) == "SUCCESS -"
+    assert burst.ask(oned_requests.line("ATTACHDISK", 7, deploy_id=deploy_id, operand=disk)) == "SUCCESS -"
     assert len(partner.vms[0].sections("DISK")) == 1
-    assert burst.ask(wire.line("DETACHDISK", 7, deploy_id=deploy_id, operand=disk)) == "SUCCESS -"
+    assert burst.ask(oned_requests.line("DETACHDISK", 7, deploy_id=deploy_id, operand=disk)) == "SUCCESS -"
     snapshot = {"SNAPSHOT_ID": "4", "NAME": "before"}
-    assert burst.ask(wire.line("SNAPSHOTCREATE", 7, deploy_id=deploy_id, operand=snapshot)) == "SUCCESS 0"
-    assert burst.ask(wire.terminate(7, deploy_id)) == "SUCCESS -"
+    assert burst.ask(oned_requests.line("SNAPSHOTCREATE", 7, deploy_id=deploy_id, operand=snapshot)) == "SUCCESS 0"
+    assert burst.ask(oned_requests.terminate(7, deploy_id)) == "SUCCESS -"
     assert word(partner) == "DONE"
     assert len(partner.vms) == 1
 
@@ -108,7 +108,7 @@ def test_a_deploy_adopts_the_instance_of_a_create_with_a_lost_answer(burst: Driv
 
 def test_cleanup_without_a_deploy_id_terminates_the_instance(burst: Driver, partner: Partner) -> None:
     burst.created(deploy(7, release=partner.release))
-    assert burst.ask(wire.cleanup(7)) == "SUCCESS -"
+    assert burst.ask(oned_requests.cleanup(7)) == "SUCCESS -"
     assert word(partner) == "DONE"
 
 
@@ -124,7 +124,7 @@ def test_deploys_and_terminates_succeed_after_the_partners_leader_changes(burst:
     partner.front_ends[0].state, partner.front_ends[1].state = 2, 3
     second = burst.created(deploy(8, release=partner.release))
     assert (first, second) == ("opennebula-hybrid-0", "opennebula-hybrid-1")
-    assert burst.ask(wire.terminate(7, first)) == "SUCCESS -"
+    assert burst.ask(oned_requests.terminate(7, first)) == "SUCCESS -"
 
 
 def test_a_driver_killed_and_restarted_during_a_deploy_leaves_one_instance(place: Place, partner: Partner) -> None:

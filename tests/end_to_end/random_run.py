@@ -1,4 +1,4 @@
-"""A storm: both drivers on one cloud, with user operations on all VMs, changing faults, and kill -9.
+"""A random run: both drivers on one cloud, with user operations on all VMs, changing faults, and kill -9.
 
 The test is oned and monitord at once: one thread reads both drivers, and takes replies before reports that arrived at
 the same time, since reports travel through monitord.
@@ -59,20 +59,20 @@ AGREED = {
 
 
 class Plan(NamedTuple):
-    """Parameters of a storm: seconds between two kills of a driver, seconds that a weather lasts, ..."""
+    """Parameters of a run: seconds between two kills of a driver, seconds that a set of faults lasts, ..."""
 
     seed: int
     vms: int
     seconds: float
     kills: tuple[float, float]
     most_kills: int = 1000
-    weather: tuple[float, float] = (0.5, 2.0)
+    fault_seconds: tuple[float, float] = (0.5, 2.0)
     missing_state: str = "POWEROFF"
     rest: float = 1.0
 
 
-class Storm:
-    """One storm.
+class RandomRun:
+    """One random run; `plan` makes it repeatable.
 
     Args:
         place: an empty OpenNebula.
@@ -90,8 +90,8 @@ class Storm:
         self._begun = time.time()
         self._chance = random.Random(plan.seed)
         self._chance_of_kills = random.Random(f"kills {plan.seed}")
-        self._faults = RandomFaults(place, seed=plan.seed, seconds=plan.weather, missing_state=plan.missing_state)
-        self._faults.set("fair", boot_time=0.3)
+        self._faults = RandomFaults(place, seed=plan.seed, seconds=plan.fault_seconds, missing_state=plan.missing_state)
+        self._faults.set("no faults", boot_time=0.3)
         self._console = Console(place)
         self._console.instances()
         self.states = CloudStates(place.var / "simulated.db")
@@ -113,30 +113,30 @@ class Storm:
     def summary(self) -> str:
         counts = {**self.checker.counts, **{f"kills of {name}": count for name, count in self.kills.items()}}
         counted = ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
-        return f"storm {self.plan.seed}: {len(self.vms)} VMs in {time.time() - self._begun:.0f} s: {counted}"
+        return f"random run {self.plan.seed}: {len(self.vms)} VMs in {time.time() - self._begun:.0f} s: {counted}"
 
-    def _change_weather(self, now: float) -> None:
+    def _change_faults(self, now: float) -> None:
         if name := self._faults.change(now):
-            self.checker.note(None, f"weather: {name}")
+            self.checker.note(None, f"faults: {name}")
             self.checker.counts[f"times {name}"] += 1
 
     # kill -9
 
     def _kill(self, now: float) -> None:
         chance = self._chance_of_kills
-        for name, ear in (("actions", self.actions), ("reports", self.reports)):
+        for name, driver in (("actions", self.actions), ("reports", self.reports)):
             due = self._next_kills.setdefault(name, now + chance.uniform(*self.plan.kills))
-            if now >= due and ear.ready_at and self.kills[name] < self.plan.most_kills:
+            if now >= due and driver.ready_at and self.kills[name] < self.plan.most_kills:
                 self._next_kills[name] = now + chance.uniform(*self.plan.kills)
                 self.kill(name)
 
     def kill(self, name: str) -> None:
         """Kill a driver; the lines that it has written are still read."""
-        ear = self.actions if name == "actions" else self.reports
+        driver = self.actions if name == "actions" else self.reports
         self.checker.note(None, f"kill -9 of the driver for {name}")
         self.kills[name] += 1
-        ready_at = ear.ready_at
-        lines = ear.kill()
+        ready_at = driver.ready_at
+        lines = driver.kill()
         if name == "reports":
             self.checker.take(lines)
             return
@@ -216,8 +216,8 @@ class Storm:
 
     def listen(self, seconds: float = 0.02) -> None:
         """Wait for lines of the drivers, and take them."""
-        ears = [self.actions, self.reports]
-        select.select([ear.descriptor for ear in ears], [], [], seconds)
+        drivers = [self.actions, self.reports]
+        select.select([driver.descriptor for driver in drivers], [], [], seconds)
         reports = self.reports.hear()
         answers = self.actions.hear()  # read after the reports, so that replies written before them have arrived
         self.states.observe()
@@ -246,13 +246,13 @@ class Storm:
 
     # The whole
 
-    def blow(self) -> None:
+    def run(self) -> None:
         """Run for the planned time and until each driver was killed and an outage came, or until an error."""
         until(self._is_monitored)
         end = time.time() + self.plan.seconds
         longest = end + HANG
         while ((now := time.time()) < end or (now < longest and not self._has_had_all())) and not self.checker.errors:
-            self._change_weather(now)
+            self._change_faults(now)
             self._act(now)
             self._kill(now)
             self.listen()
@@ -268,10 +268,10 @@ class Storm:
         is_kept = path.exists() and '"hosts":[{' in path.read_text()
         return is_kept and self.checker.is_monitored and bool(self.actions.ready_at)
 
-    def calm_down(self, seconds: float = 2 * HANG) -> None:
+    def end_faults(self, seconds: float = 2 * HANG) -> None:
         """End the faults, and wait until the states of all VMs agree in OpenNebula, the cloud and the reports."""
-        self._faults.set("fair", boot_time=0.1)
-        self.checker.note(None, "calm")
+        self._faults.set("no faults", boot_time=0.1)
+        self.checker.note(None, "no more faults")
         deadline = time.time() + seconds
         while not self.checker.errors and (left := self._unsettled()):
             assert time.time() < deadline, "\n".join(f"{why}\n{self.checker.story(number)}" for number, why in left[:4])

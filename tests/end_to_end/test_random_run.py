@@ -13,13 +13,13 @@ from contextlib import contextmanager
 import pytest
 
 from tests.end_to_end.oned import Place
-from tests.end_to_end.storm import Plan, Storm
+from tests.end_to_end.random_run import Plan, RandomRun
 
 
 @contextmanager
-def storm(place: Place, plan: Plan) -> Iterator[Storm]:
-    """A storm, ended with the test; fails if a log has an unexpected error."""
-    one = Storm(place, plan)
+def random_run(place: Place, plan: Plan) -> Iterator[RandomRun]:
+    """A random run, ended with the test; fails if a log has an unexpected error."""
+    one = RandomRun(place, plan)
     try:
         yield one
     finally:
@@ -30,11 +30,11 @@ def storm(place: Place, plan: Plan) -> Iterator[Storm]:
         assert not defects
 
 
-def blow(place: Place, plan: Plan) -> Storm:
-    """Run a storm; fails if a report or reply was wrong, or a difference remains."""
-    with storm(place, plan) as one:
-        one.blow()
-        one.calm_down()
+def run(place: Place, plan: Plan) -> RandomRun:
+    """Run once; fails if a report or reply was wrong, or a difference remains."""
+    with random_run(place, plan) as one:
+        one.run()
+        one.end_faults()
         assert not one.checker.errors, "\n\n".join(one.checker.errors[:3])
         one.settle()
         assert [one.actions.driver.finalize(), one.reports.driver.finalize()] == [0, 0]
@@ -42,7 +42,9 @@ def blow(place: Place, plan: Plan) -> Storm:
 
 
 def test_reports_and_replies_stay_true_under_faults_and_kills(place: Place) -> None:
-    one = blow(place, Plan(seed=11, vms=40, seconds=4.5, kills=(1.2, 2.0), most_kills=1, weather=(0.3, 0.5), rest=0.3))
+    one = run(
+        place, Plan(seed=11, vms=40, seconds=4.5, kills=(1.2, 2.0), most_kills=1, fault_seconds=(0.3, 0.5), rest=0.3)
+    )
     assert one.kills == {"actions": 1, "reports": 1}
     assert one.checker.counts["times an outage"]
 
@@ -51,4 +53,4 @@ def test_reports_and_replies_stay_true_under_faults_and_kills(place: Place) -> N
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_reports_and_replies_stay_true_under_a_minute_of_faults_and_kills(place: Place, seed: int) -> None:
     missing_state = "UNKNOWN" if seed % 2 else "POWEROFF"
-    blow(place, Plan(seed=seed, vms=100, seconds=60.0, kills=(1.5, 8.0), missing_state=missing_state))
+    run(place, Plan(seed=seed, vms=100, seconds=60.0, kills=(1.5, 8.0), missing_state=missing_state))

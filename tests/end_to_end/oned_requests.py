@@ -1,4 +1,4 @@
-"""Lines as oned writes them, by user operation."""
+"""Requests as oned writes them, by user operation."""
 
 from __future__ import annotations
 
