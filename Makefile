@@ -5,7 +5,8 @@ BIN = .venv/bin
 unexport PYTHONDONTWRITEBYTECODE # each of the four that run the tests would compile them all, every time
 SOAK = -m soak -o addopts="--strict-markers --strict-config --import-mode=importlib" -o timeout=1800
 
-.PHONY: help setup demo demo-ec2 picture man test test-most test-oned lint compile soak bench clean distclean
+.PHONY: help setup demo demo-ec2 picture man test test-most test-oned lint compile soak bench \
+	version dist release clean distclean
 
 help:
 	@echo 'make demo       an operator’s day with an embedded cloud, under a minute the first time'
@@ -18,6 +19,8 @@ help:
 	@echo 'make lint       ruff and mypy alone'
 	@echo 'make soak       the long proofs'
 	@echo 'make bench      the figures, measured here'
+	@echo 'make dist       the sdist and the wheel of this commit, built twice, compared and checked'
+	@echo 'make release    make dist, tried and with checksums, up to the tag: KEY=... signs; CONTRIBUTING.md has the steps'
 	@echo 'make clean      remove what the tools left; make distclean: .venv too'
 
 # The first Python that is new enough; PYTHON=/path/to/python make ... names one.
@@ -68,6 +71,20 @@ soak: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks
+
+# Writes a version, and its section in CHANGELOG.md: make version VERSION=0.2.0
+version: setup
+	@$(BIN)/python tools/release.py version '$(VERSION)'
+
+dist: setup
+	@$(BIN)/python tools/release.py build
+
+# Each line stops the release if it fails. Nothing is tagged, pushed or uploaded.
+release: setup
+	@$(BIN)/python tools/release.py check $(if $(KEY),--key '$(KEY)')
+	@$(MAKE) --no-print-directory dist
+	@$(BIN)/python tools/release.py install
+	@$(BIN)/python tools/release.py finish $(if $(KEY),--key '$(KEY)')
 
 clean:
 	rm -rf build dist *.egg-info .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
