@@ -1,3 +1,3 @@
 """OpenNebula drivers that present a whole cloud as one host."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

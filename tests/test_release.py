@@ -20,6 +20,7 @@ from types import ModuleType
 
 import pytest
 
+from one_provider_mad import __version__
 from tests.waiting import HANG
 
 ROOT = Path(__file__).parent.parent
@@ -280,6 +281,15 @@ def test_a_version_that_cannot_be_is_refused_and_nothing_is_written(
     checkout.git("tag", "v0.4.0")
     assert checkout.refusal("version", version).startswith(sentence)
     assert checkout.git("status", "--porcelain") == ""
+
+
+def test_the_changelog_of_this_tree_goes_with_its_version(tool: ModuleType) -> None:
+    latest, section = next(iter(tool.changelog.sections((ROOT / "CHANGELOG.md").read_text()).items()))
+    if __version__.endswith(".dev0"):
+        promised = f"To be {__version__.removesuffix('.dev0')}.\n"
+        assert (latest, section.body[: len(promised)]) == ("Unreleased", promised)
+    else:
+        assert (latest, section.has_entries()) == (__version__, True)
 
 
 # Reproducible
