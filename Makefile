@@ -1,37 +1,45 @@
-# One command each; the first one sets up .venv. Needs make, pip and a Python of 3.11 or newer.
+# One command each; the first one sets up .venv, and the first one that tests adds to it what tests and lint need. Needs
+# make, pip and a Python of 3.11 or newer.
 
 PYTHON ?= python3
 BIN = .venv/bin
 unexport PYTHONDONTWRITEBYTECODE # each of the four that run the tests would compile them all, every time
 SOAK = -m soak -o addopts="--strict-markers --strict-config --import-mode=importlib" -o timeout=1800
 
-.PHONY: help setup demo demo-ec2 picture man test test-most test-oned lint compile soak bench \
+.PHONY: help setup dev demo demo-ec2 picture man test test-most test-oldest test-oned lint compile soak bench lock \
 	version dist release clean distclean
 
 help:
+	@echo 'make setup      what the drivers need, into .venv; REPLACE=1 makes it anew'
 	@echo 'make demo       an operator’s day with an embedded cloud, under a minute the first time'
 	@echo 'make demo-ec2   the same with the provider ec2, on an EC2 endpoint of its own'
 	@echo 'make picture    docs/demo.svg, drawn from a run of the demonstration'
 	@echo 'make man        the man pages, in build/man'
 	@echo 'make test       everything a change has to pass: lint, types, tests, coverage'
 	@echo 'make test-most  all tests but end to end: for another Python, make test-most PYTHON=python3.12'
+	@echo 'make test-oldest  the same with the oldest versions of the libraries that pyproject.toml admits'
 	@echo 'make test-oned  whole lives under an installed OpenNebula: make test-oned ONE=/opt/one-7.4.0'
 	@echo 'make lint       ruff and mypy alone'
 	@echo 'make soak       the long proofs'
 	@echo 'make bench      the figures, measured here'
 	@echo 'make dist       the sdist and the wheel of this commit, built twice, compared and checked'
 	@echo 'make release    make dist, tried and with checksums, up to the tag: KEY=... signs; CONTRIBUTING.md has the steps'
+	@echo 'make lock       renew requirements/, and print what changed'
 	@echo 'make clean      remove what the tools left; make distclean: .venv too'
 
-# The first Python that is new enough; PYTHON=/path/to/python make ... names one.
-setup:
-	@for python in $(PYTHON) python3.13 python3.12 python3.11; do \
-		if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
-			exec $$python tools/bootstrap.py; \
-		fi; \
+# Runs a program of tools/ with the first Python that is new enough; PYTHON=/path/to/python make ... names one.
+with_python = @for python in $(PYTHON) python3.13 python3.12 python3.11; do \
+	if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then exec $$python $(1); fi; \
 	done; \
 	echo 'make: Python 3.11 or newer is needed; PYTHON=/path/to/python names one' >&2; \
 	exit 1
+BOOTSTRAP = tools/bootstrap.py $(if $(filter file,$(origin PYTHON)),,--named) $(if $(filter 1,$(REPLACE)),--replace)
+
+setup:
+	$(call with_python,$(BOOTSTRAP))
+
+dev:
+	$(call with_python,$(BOOTSTRAP) --dev)
 
 demo: setup
 	@$(BIN)/one-provider demo
@@ -39,37 +47,42 @@ demo: setup
 demo-ec2: setup
 	@$(BIN)/one-provider demo --ec2
 
-picture: setup
+picture: dev
 	$(BIN)/python tools/picture.py
 
 man: setup
 	$(BIN)/python tools/manual.py build/man
 
-lint: setup
+lint: dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
 # The tests of a fresh checkout take as long to compile as mypy takes to read it. What is wrong with one, pytest tells.
-compile: setup
+compile: dev
 	@$(BIN)/pytest --collect-only -q > /dev/null 2>&1 || true
 
-test: setup
-	@$(MAKE) --no-print-directory --jobs=2 lint compile
+test: dev
+	@$(MAKE) --no-print-directory --jobs=2 REPLACE= lint compile
 	$(BIN)/pytest -n 5 --dist worksteal --cov --cov-report=term
 
-test-most: setup
+test-most: dev
 	$(BIN)/pytest -n 5 --dist worksteal --ignore=tests/end_to_end
 
+# In a copy of the checkout, since the programs in bin/ start the Python of their checkout.
+test-oldest:
+	$(call with_python,tools/lock.py --oldest build/oldest)
+	@$(MAKE) --no-print-directory -C build/oldest test-most
+
 # Under ten minutes. Nothing in $(ONE) is changed: a copy of it runs on loopback, and ends with the tests.
-test-oned: setup
+test-oned: dev
 	ONE='$(ONE)' $(BIN)/pytest -m oned -rs -o session_timeout=570 tests/real_oned
 
-soak: setup
+soak: dev
 	$(BIN)/pytest $(SOAK)
 	$(BIN)/pytest -n 4 -m hypothesis --hypothesis-profile=thorough -o timeout=600
 
-bench: setup
+bench: dev
 	$(BIN)/python -m benchmarks
 
 # Writes a version, and its section in CHANGELOG.md: make version VERSION=0.2.0
@@ -85,6 +98,9 @@ release: setup
 	@$(MAKE) --no-print-directory dist
 	@$(BIN)/python tools/release.py install
 	@$(BIN)/python tools/release.py finish $(if $(KEY),--key '$(KEY)')
+
+lock:
+	$(call with_python,tools/lock.py)
 
 clean:
 	rm -rf build dist *.egg-info .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache

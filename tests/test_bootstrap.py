@@ -9,8 +9,12 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import zipfile
+from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -28,7 +32,6 @@ backend-path = ["."]
 [project]
 name = "tiny"
 version = "1"
-optional-dependencies = { dev = [] }
 """
 
 BACKEND = '''
@@ -43,7 +46,7 @@ def build_editable(wheel_directory, config_settings=None, metadata_directory=Non
     info = "tiny-1.dist-info"
     with zipfile.ZipFile(pathlib.Path(wheel_directory, "tiny-1-py3-none-any.whl"), "w") as wheel:
         wheel.writestr("tiny.pth", f"{pathlib.Path.cwd()}\\n")
-        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\\nName: tiny\\nVersion: 1\\nProvides-Extra: dev\\n")
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\\nName: tiny\\nVersion: 1\\n")
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
         wheel.writestr(f"{info}/RECORD", "tiny.pth,,\\n")
     return "tiny-1-py3-none-any.whl"
@@ -51,11 +54,12 @@ def build_editable(wheel_directory, config_settings=None, metadata_directory=Non
 
 
 @pytest.fixture
-def bootstrap() -> ModuleType:
+def bootstrap(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     spec = importlib.util.spec_from_file_location("bootstrap", BOOTSTRAP)
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "bootstrap", module)
     spec.loader.exec_module(module)
     return module
 
@@ -65,9 +69,20 @@ def checkout(tmp_path: Path) -> Path:
     root = tmp_path / "a checkout"
     (root / "one_provider_mad").mkdir(parents=True)
     (root / "one_provider_mad" / "__init__.py").touch()
+    (root / "requirements").mkdir()
     (root / "pyproject.toml").write_text(PYPROJECT)
     (root / "backend.py").write_text(BACKEND)
     return root
+
+
+@pytest.fixture
+def environment(bootstrap: ModuleType, checkout: Path) -> Any:
+    """A finished environment of this Python, with nothing in it."""
+    environment = bootstrap.Environment(checkout)
+    environment.create(str(BASE))
+    environment.mark()
+    (checkout / ".venv" / "of-the-first").touch()
+    return environment
 
 
 @pytest.fixture
@@ -93,21 +108,49 @@ def debian_python(tmp_path: Path) -> Path:
     return python
 
 
-def set_up(python: Path, checkout: Path) -> subprocess.CompletedProcess[str]:
-    environment = {"PATH": "/usr/bin:/bin", "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
-    command = [python, BOOTSTRAP, checkout]
+def lock(checkout: Path, name: str, package: str) -> None:
+    """Publish a package with one module in the checkout's folder of wheels, and lock it in a file of requirements/."""
+    wheels = checkout / "wheels"
+    wheels.mkdir(exist_ok=True)
+    wheel = wheels / f"{package}-1-py3-none-any.whl"
+    info = f"{package}-1.dist-info"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(f"{package}.py", "")
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {package}\nVersion: 1\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    hashed = f"{package}==1 --hash=sha256:{sha256(wheel.read_bytes()).hexdigest()}\n"
+    (checkout / "requirements" / name).write_text(hashed)
+
+
+def set_up(python: Path, checkout: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_FIND_LINKS": (checkout / "wheels").as_uri(),
+        "PIP_NO_INDEX": "1",
+    }
+    command: list[Path | str] = [python, BOOTSTRAP, *options, checkout]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=HANG)
 
 
-@pytest.mark.soak  # installs all packages once more, which takes four seconds of CPU time
+def imports(checkout: Path, module: str) -> bool:
+    return subprocess.run([checkout / ".venv/bin/python", "-I", "-c", f"import {module}"]).returncode == 0
+
+
+@pytest.mark.soak  # runs pip ten times, which takes as many seconds of CPU time
 def test_the_set_up_works_with_a_python_without_ensurepip(debian_python: Path, checkout: Path) -> None:
     absent = subprocess.run([debian_python, "-c", "import ensurepip"], capture_output=True, text=True)
     assert "No module named 'ensurepip'" in absent.stderr
+    lock(checkout, "runtime.txt", "needed_by_drivers")
+    lock(checkout, "dev.txt", "needed_by_tests")
 
     (checkout / "broken").touch()
     failed = set_up(debian_python, checkout)
     assert failed.returncode == 1
     assert failed.stderr.endswith("make: a package could not be installed, see above; the next make tries again\n")
+    assert "the project itself" in failed.stdout.splitlines()[-1]
+    assert "not done" in failed.stdout.splitlines()[-1]
     (checkout / "broken").unlink()
     (checkout / ".venv" / "left-behind").touch()
 
@@ -120,9 +163,22 @@ def test_the_set_up_works_with_a_python_without_ensurepip(debian_python: Path, c
         text=True,
     )
     assert Path(found.stdout.strip()).is_file(), "it can be imported, and is compiled"
+    assert imports(checkout, "needed_by_drivers")
+    assert not imports(checkout, "needed_by_tests")
 
     again = set_up(debian_python, checkout)
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+
+    (checkout / ".venv" / "still-there").touch()
+    assert set_up(debian_python, checkout, "--dev").returncode == 0
+    assert imports(checkout, "needed_by_tests")
+    assert (checkout / ".venv" / "still-there").exists(), "what tests and lint need is added"
+
+    (checkout / "requirements" / "runtime.txt").write_text(f"needed_by_drivers==1 --hash=sha256:{'0' * 64}\n")
+    forged = set_up(debian_python, checkout)
+    assert forged.returncode == 1
+    assert "THESE PACKAGES DO NOT MATCH THE HASHES" in forged.stderr
+    assert (checkout / ".venv" / "still-there").exists(), "the environment from before is back"
 
 
 @pytest.mark.parametrize(
@@ -158,7 +214,7 @@ def test_the_cheapest_available_pip_is_used(
         return "/nowhere/site-packages"
 
     monkeypatch.setattr(bootstrap, "_ask", ask)
-    monkeypatch.setattr(bootstrap, "_run", ran.append)
+    monkeypatch.setattr(bootstrap, "_install", ran.append)
     pip = environment._pip()
     kind = "outside --python" if pip[-2:] == ["--python", own_python] else "own"
     assert kind + (" after --target" if ran else "") == expected
@@ -173,28 +229,193 @@ def test_without_any_pip_the_error_names_the_package_to_install(
 
 
 @pytest.mark.parametrize(
-    ("change", "is_usable"),
+    ("settings", "expected"),
     [
-        pytest.param({}, True, id="same"),
-        pytest.param({"inputs": "other"}, True, id="another-list-of-packages"),
-        pytest.param({"root": "/elsewhere"}, False, id="moved-checkout"),
-        pytest.param({"python": "3.10.1 /usr"}, False, id="another-python"),
+        pytest.param("", {}, id="none"),
+        pytest.param(
+            "global.index-url='https://pypi.example.com/simple'\n:env:.cert='/etc/ca.pem'\nglobal.timeout='60'",
+            {"UV_DEFAULT_INDEX": "https://pypi.example.com/simple", "SSL_CERT_FILE": "/etc/ca.pem"},
+            id="an-index-of-the-company",
+        ),
+        pytest.param(":env:.no-index='1'\n:env:.find-links='/wheels'", None, id="wheels-on-disk"),
+        pytest.param("global.trusted-host='pypi.example.com'", None, id="an-index-without-a-certificate"),
     ],
 )
-def test_an_environment_is_usable_only_if_complete_and_of_this_checkout_and_python(
-    bootstrap: ModuleType, checkout: Path, *, change: dict[str, str], is_usable: bool
+def test_uv_is_given_the_settings_of_pip_or_is_not_used(
+    bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch, *, settings: str, expected: dict[str, str] | None
 ) -> None:
-    environment = bootstrap.Environment(checkout)
-    assert not environment.is_usable(), "there is none yet"
-    environment.python.parent.mkdir(parents=True)
-    environment.python.symlink_to(BASE)
+    monkeypatch.setattr(bootstrap, "_ask", lambda command: settings)
+    assert bootstrap._settings_for_uv(["pip"]) == expected
+
+
+def test_pip_installs_what_uv_could_not(
+    bootstrap: ModuleType,
+    environment: Any,
+    checkout: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lock(checkout, "runtime.txt", "needed_by_drivers")
+    by_pip: list[str] = []
+    monkeypatch.setattr(environment, "_pip", lambda: ["pip"])
+    monkeypatch.setattr(bootstrap, "_install", lambda command, **settings: by_pip.extend(command))
+    environment.install(bootstrap.RUNTIME, bootstrap.Tools(checkout, uv=checkout / "of-another-processor"))
+    assert "uv failed, pip takes over: " in capsys.readouterr().out
+    assert by_pip[:2] == ["pip", "install"]
+    assert "--require-hashes" in by_pip
+    assert by_pip[-3:-1] == ["-r", str(checkout / "requirements" / "runtime.txt")]
+
+
+def test_a_finished_environment_is_left_as_it_is(environment: Any, checkout: Path) -> None:
+    done = set_up(BASE, checkout)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (checkout / ".venv" / "of-the-first").exists()
+
+
+def test_an_environment_of_another_python_stays_unless_that_is_named(
+    bootstrap: ModuleType,
+    environment: Any,
+    checkout: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ours = f"Python {sys.version_info.major}.{sys.version_info.minor} ({sys.base_prefix})"
+    monkeypatch.setattr(bootstrap, "_this_python", lambda: bootstrap.Base("3.99", "/opt", "/opt/bin/python3.99"))
+    bootstrap.set_up(checkout)
+    assert capsys.readouterr().out == (
+        f"Note: .venv was made by {ours}, which stays in use; REPLACE=1 makes it anew with Python 3.99 (/opt)\n"
+    )
+    with pytest.raises(bootstrap.SetupError) as refusal:
+        bootstrap.set_up(checkout, named=True)
+    assert str(refusal.value) == (
+        f".venv was made by {ours}, and Python 3.99 (/opt) is asked for; with REPLACE=1 it is made anew"
+    )
+    assert (checkout / ".venv" / "of-the-first").exists()
+
+
+@pytest.fixture(params=["by-its-path", "through-a-link"])
+def running(request: pytest.FixtureRequest, environment: Any, tmp_path: Path) -> Iterator[int]:
+    """A process that runs from the environment, as the drivers do; its id."""
+    script = tmp_path / "one_vmm_provider"
+    script.write_text("print('started', flush=True)\ninput()\n")
+    python = str(environment.python)
+    if request.param == "through-a-link":
+        python = str(environment.root / "one_provider_mad" / ".." / ".venv" / "bin" / "python")
+    process = subprocess.Popen([python, "-I", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin
+    assert process.stdout
+    assert process.stdout.readline() == "started\n"
+    yield process.pid
+    process.stdin.close()
+    process.stdout.close()
+    process.wait(HANG)
+
+
+def test_an_environment_that_a_process_runs_from_is_not_replaced(running: int, checkout: Path) -> None:
+    lock(checkout, "runtime.txt", "needed_by_drivers")
+    refused = set_up(BASE, checkout)
+    assert refused.returncode == 1
+    assert refused.stderr == (
+        f"make: .venv has to be made anew, and one_vmm_provider (process {running}) runs from it; end that first"
+        " (a driver: stop OpenNebula), or REPLACE=1 makes it anew all the same\n"
+    )
+    assert (checkout / ".venv" / "of-the-first").exists()
+
+
+def test_a_process_that_has_loaded_a_library_of_the_environment_runs_from_it(
+    bootstrap: ModuleType, environment: Any
+) -> None:
+    library = Path(
+        subprocess.check_output([BASE, "-c", "import _decimal; print(_decimal.__file__)"], text=True).strip()
+    )
+    copy = environment.packages() / library.name
+    shutil.copy(library, copy)
+    load = f"import ctypes; ctypes.CDLL({str(copy)!r}); print('started', flush=True); input()"
+    process = subprocess.Popen([BASE, "-c", load], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with process:
+        assert process.stdout
+        assert process.stdout.readline() == "started\n"
+        assert list(bootstrap.processes_of(environment.folder)) == [process.pid]
+        assert process.stdin
+        process.stdin.close()
+    assert bootstrap.processes_of(environment.folder) == {}
+
+
+def test_the_earlier_environment_comes_back_after_an_error_and_goes_after_success(
+    bootstrap: ModuleType, environment: Any
+) -> None:
+    mark = environment.folder / "of-the-first"
+    with pytest.raises(bootstrap.SetupError, match="cannot make an environment"), environment.replaced():
+        environment.create("/nowhere/python3")
+    assert mark.exists()
+
+    with environment.replaced():
+        environment.create(str(BASE))
+        environment.mark()
+    assert not mark.exists()
+    assert environment.is_finished()
+    assert not environment.earlier.exists()
+
+
+def test_the_earlier_environment_comes_back_at_the_next_start_after_a_kill(environment: Any, checkout: Path) -> None:
+    environment.folder.rename(environment.earlier)
+    environment.create(str(BASE))
+    done = set_up(BASE, checkout)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (checkout / ".venv" / "of-the-first").exists()
+    assert not environment.earlier.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "is_finished"),
+    [
+        pytest.param({}, True, id="same"),
+        pytest.param({"inputs": "other"}, False, id="other-packages"),
+        pytest.param({"root": "/elsewhere"}, False, id="moved-checkout"),
+    ],
+)
+def test_an_environment_is_finished_only_if_complete_and_of_this_checkout(
+    environment: Any, *, change: dict[str, str], is_finished: bool
+) -> None:
     environment.stamp.write_text(json.dumps(environment.wanted() | change))
-    assert environment.is_usable() is is_usable
+    assert environment.is_finished() is is_finished
     environment.unfinished.touch()
-    assert not environment.is_usable(), "it was interrupted"
+    assert not environment.is_finished(), "it was interrupted"
 
 
-def test_changed_requirements_change_the_wanted_environment(bootstrap: ModuleType, checkout: Path) -> None:
-    before = bootstrap.Environment(checkout).wanted()
-    (checkout / "pyproject.toml").write_text(PYPROJECT + "# changed\n")
-    assert bootstrap.Environment(checkout).wanted() != before
+@pytest.mark.parametrize(
+    ("marked", "works"),
+    [
+        pytest.param(f"{sys.version_info.major}.{sys.version_info.minor}", True, id="same"),
+        pytest.param(f"{sys.version_info.major}.{sys.version_info.minor}.0 /usr", True, id="marked-by-0.1.0"),
+        pytest.param("3.1", False, id="the-distribution-has-another-python-now"),
+    ],
+)
+def test_an_environment_works_only_with_the_python_that_it_was_made_of(
+    environment: Any, *, marked: str, works: bool
+) -> None:
+    environment.stamp.write_text(json.dumps(environment.wanted() | {"python": marked}))
+    assert bool(environment.base()) is works
+
+
+@pytest.mark.parametrize(
+    ("after", "changes"),
+    [
+        pytest.param(PYPROJECT.replace('version = "1"', 'version = "2"'), True, id="the-project"),
+        pytest.param(PYPROJECT + "[tool.ruff]\n", False, id="a-tool"),
+    ],
+)
+def test_only_changes_that_concern_packages_make_an_environment_stale(
+    bootstrap: ModuleType, checkout: Path, *, after: str, changes: bool
+) -> None:
+    wanted = bootstrap.Environment(checkout).wanted()
+    (checkout / "pyproject.toml").write_text(after)
+    assert (bootstrap.Environment(checkout).wanted() != wanted) is changes
+
+
+def test_a_step_is_printed_with_its_seconds_when_it_has_ended(
+    bootstrap: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with bootstrap.Steps().step("compiling"):
+        assert capsys.readouterr().out.startswith("  compiling ...")
+    assert capsys.readouterr().out.strip().endswith(" s")
