@@ -7,7 +7,7 @@ unexport PYTHONDONTWRITEBYTECODE # each of the four that run the tests would com
 SOAK = -m soak -o addopts="--strict-markers --strict-config --import-mode=importlib" -o timeout=1800
 
 .PHONY: help setup dev demo demo-ec2 picture man test test-most test-oldest test-oned lint compile soak bench lock \
-	version dist release clean distclean
+	sbom version dist release clean distclean
 
 help:
 	@echo 'make setup      what the drivers need, into .venv; REPLACE=1 makes it anew'
@@ -25,6 +25,7 @@ help:
 	@echo 'make dist       the sdist and the wheel of this commit, built twice, compared and checked'
 	@echo 'make release    make dist, tried and with checksums, up to the tag: KEY=... signs; CONTRIBUTING.md has the steps'
 	@echo 'make lock       renew requirements/, and print what changed'
+	@echo 'make sbom       what is shipped, with its licences: an SBOM and all texts, into OUT=dist'
 	@echo 'make clean      remove what the tools left; make distclean: .venv too'
 
 # Runs a program of tools/ with the first Python that is new enough; PYTHON=/path/to/python make ... names one.
@@ -101,6 +102,10 @@ release: setup
 
 lock:
 	$(call with_python,tools/lock.py)
+
+# The packages and the release name the folder, OUT, and what they contain: PACKAGES=/.../site-packages
+sbom: dev
+	@$(BIN)/python tools/sbom.py $(if $(PACKAGES),--packages '$(PACKAGES)') '$(or $(OUT),dist)'
 
 clean:
 	rm -rf build dist *.egg-info .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
