@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-FILES = ("runtime.txt", "dev.txt", "build.txt", "uv.txt")
+FILES = ("runtime.txt", "dev.txt", "build.txt", "release.txt", "uv.txt")
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 PYTHONS = ("3.11", "3.12", "3.13")
 
@@ -69,6 +69,7 @@ def test_no_index_and_no_path_of_a_machine_is_in_a_lock(name: str) -> None:
         pytest.param("runtime.txt", PROJECT["project"]["dependencies"], id="drivers"),
         pytest.param("runtime.txt", EXTRAS["ec2"] + EXTRAS["metrics"], id="extras"),
         pytest.param("dev.txt", PROJECT["dependency-groups"]["dev"], id="tests-and-lint"),
+        pytest.param("release.txt", PROJECT["dependency-groups"]["release"], id="release"),
         pytest.param("build.txt", PROJECT["build-system"]["requires"], id="build"),
     ],
 )

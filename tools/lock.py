@@ -1,8 +1,9 @@
 """Renews requirements/: the newest versions that pyproject.toml admits, exact and with hashes; prints what changed.
 
 runtime.txt has what the drivers need, with the extras ec2 and metrics; dev.txt what tests and lint need beside it;
-build.txt what builds the project; uv.txt uv itself, which resolves here and installs in `make setup`. Each is one set
-for all supported Pythons, with environment markers where they differ, and has wheels for them on both processors.
+build.txt what builds the project; release.txt the tools of `make release`; uv.txt uv itself, which resolves here and
+installs in `make setup`. Each is one set for all supported Pythons, with environment markers where they differ, and
+has wheels for them on both processors.
 
 `--oldest FOLDER` copies the checkout to FOLDER, and locks there the oldest versions that pyproject.toml admits.
 """
@@ -26,7 +27,8 @@ PYTHONS = ("3.11", "3.12", "3.13")
 PLATFORMS = ("x86_64-manylinux_2_28", "aarch64-manylinux_2_28")
 """What Debian 12, EL 9 and Ubuntu 22.04, and all newer ones, can load."""
 HEADER = "# Renewed by `make lock`, which takes the newest versions that pyproject.toml admits; do not edit.\n"
-FILES = (RUNTIME, DEV, BUILD, UV)
+RELEASE = "requirements/release.txt"
+FILES = (RUNTIME, DEV, BUILD, RELEASE, UV)
 WHEELS = ("--only-binary", ":all:", "--no-binary", "forbiddenfruit")  # which is published as its source alone
 MADE = (".git", ".venv*", ".*_cache", ".hypothesis", ".coverage*", "__pycache__", "*.egg-info", "build", "dist")
 EXTRAS = ("--extra", "ec2", "--extra", "metrics")
@@ -80,6 +82,7 @@ class Lock:
             self._compile(RUNTIME, "pyproject.toml", *EXTRAS, "--resolution", self.resolution)
             self._compile(DEV, "--group", "dev", "--constraints", RUNTIME)
             self._compile(BUILD, "-", text="setuptools")
+            self._compile(RELEASE, "--group", "release")
             self._compile(UV, "-", text="uv")
             if self.resolution == "highest":
                 self._check_wheels()
