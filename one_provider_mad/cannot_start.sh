@@ -56,11 +56,11 @@ remedy() {
     for other in /usr/bin/python3 /usr/bin/python3.13 /usr/bin/python3.12 /usr/bin/python3.11 \
         /usr/local/bin/python3.13 /usr/local/bin/python3.12 /usr/local/bin/python3.11 /usr/local/bin/python3; do
         if "$other" -I -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
-            echo "make -C $root distclean setup PYTHON=$other"
+            echo "make -C $root setup REPLACE=1 PYTHON=$other"
             return
         fi
     done
-    echo "install a Python of 3.11 or newer that all users can run, then make -C $root distclean setup PYTHON=…"
+    echo "install a Python of 3.11 or newer that all users can run, then make -C $root setup REPLACE=1 PYTHON=…"
 }
 
 if [ -z "$reason" ]; then

@@ -122,7 +122,7 @@ def test_an_interpreter_that_was_removed_is_named(checkout: Path) -> None:
     python.symlink_to("python3")
     python.with_name("python3").symlink_to("/usr/bin/../removed/python3.11")
     _, answer = Started(checkout).answers_to("DEPLOY  7 PFZN")
-    assert f": /usr/removed does not exist, and {python} leads there: make -C {checkout} distclean setup" in answer
+    assert f": /usr/removed does not exist, and {python} leads there: make -C {checkout} setup REPLACE=1" in answer
 
 
 def test_the_one_folder_that_is_closed_is_named(checkout: Path) -> None:

@@ -518,7 +518,10 @@ def _tell_if_private(python: Path) -> None:
     real = Path(os.path.realpath(python))
     for path in (real, *real.parents):
         if not path.stat().st_mode & 0o001:
-            print(f"Note: {path} is closed to other users, so OpenNebula's own cannot start the drivers from here")
+            print(
+                f"Note: {path} is closed to other users: demo and tests work, but OpenNebula's user cannot start the"
+                " drivers; make setup REPLACE=1 PYTHON=... takes a Python that all users can run"
+            )
             return
 
 
