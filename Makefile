@@ -19,6 +19,8 @@ help:
 	@echo 'make test-most  all tests but end to end: for another Python, make test-most PYTHON=python3.12'
 	@echo 'make test-oldest  the same with the oldest versions of the libraries that pyproject.toml admits'
 	@echo 'make test-oned  whole lives under an installed OpenNebula: make test-oned ONE=/opt/one-7.4.0'
+	@echo 'make packages   the .deb and .rpm of each distribution, into dist/; TARGETS="deb12 el" names some'
+	@echo 'make test-packages  install, upgrade, purge in fresh Debian roots, as root'
 	@echo 'make lint       ruff and mypy alone'
 	@echo 'make soak       the long proofs'
 	@echo 'make bench      the figures, measured here'
@@ -78,6 +80,17 @@ test-oldest:
 # Under ten minutes. Nothing in $(ONE) is changed: a copy of it runs on loopback, and ends with the tests.
 test-oned: dev
 	ONE='$(ONE)' $(BIN)/pytest -m oned -rs -o session_timeout=570 tests/real_oned
+
+.PHONY: packages test-packages
+
+# Each package needs a Python of its distribution's version, which compiles, and dpkg-deb or rpmbuild.
+packages: dev
+	$(BIN)/python packaging/build.py $(TARGETS)
+
+# As root, with debootstrap, lintian and rpm. Nothing outside $(ROOTS) and the temporary folder is changed.
+ROOTS ?= dist/roots
+test-packages: dev
+	ROOTS='$(ROOTS)' $(BIN)/pytest -m packages -rs -o timeout=1800 tests/packages
 
 soak: dev
 	$(BIN)/pytest $(SOAK)
