@@ -34,7 +34,7 @@ BLOCK = re.compile(r"^(?P<indent> *)```(?P<kind>\w*)\n(?P<text>.*?)^(?P=indent)`
 INLINE = re.compile(r"`([^`]+)`")
 
 OURS = ("one-provider", "one_vmm_provider", "one_im_provider")
-OTHERS = ("/opt/one-provider/bin/pip", "aws", "export", "git", "install", "ln", "make", "pipx", "python3")
+OTHERS = ("/opt/one-provider/bin/pip", "apt", "aws", "dnf", "export", "git", "install", "ln", "make", "pipx", "python3")
 """Programs of others, and programs that cannot run in a test."""
 
 WHERE = "/opt/one-provider-mad/"
