@@ -149,6 +149,7 @@ def build(target: Target, tree: Tree, arguments: argparse.Namespace, work: Path)
     install_project(tree, site)
     lay_out_environment(payload, target, tree)
     lay_out_system(root, tree)
+    lay_out_manual(root, tree, python, target.format)
     set_times(root, tree.epoch)
     compile_all(python, payload, release_of(payload))
     set_times(root, tree.epoch)
@@ -296,6 +297,27 @@ def lay_out_system(root: Path, tree: Tree) -> None:
     put(documents / "changelog.gz", zipped((tree.path / "CHANGELOG.md").read_bytes()))
     site = next((root / BASE[1:] / "payload/lib").glob("*/site-packages"))
     put(documents / "copyright", copyright_of(site, NAME).encode())
+
+
+def lay_out_manual(root: Path, tree: Tree, python: Path, package_format: str) -> None:
+    """Write man pages and completions, with the program that is packaged; 0.1.0 had neither."""
+    tool = tree.path / "tools" / "manual.py"
+    if not tool.exists():
+        return
+    site = next((root / BASE[1:] / "payload/lib").glob("*/site-packages"))
+    environment = {"PATH": os.defpath, "PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment |= {"SOURCE_DATE_EPOCH": str(tree.epoch)}
+    pages = root.parent / "man"
+    run([str(python), str(tool), str(pages)], environment)
+    for page in pages.iterdir():
+        put(root / "usr/share/man/man1" / f"{page.name}.gz", zipped(page.read_bytes()))
+    zsh = "usr/share/zsh/vendor-completions" if package_format == "deb" else "usr/share/zsh/site-functions"
+    for shell, path in (
+        ("bash", "usr/share/bash-completion/completions/one-provider"),
+        ("zsh", f"{zsh}/_one-provider"),
+    ):
+        ask = f"from one_provider_mad.cli.main import main; main(['completion', '{shell}'])"
+        put(root / path, run([str(python), "-c", ask], environment))
 
 
 def link(path: Path, target: str) -> None:

@@ -57,13 +57,18 @@ def suite(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="session")
+def roots() -> Path:
+    """The folder that keeps the archives of fresh roots."""
+    return Path(os.environ.get("ROOTS", "dist/roots")).resolve()
+
+
 @pytest.fixture(scope="module")
 def packages(suite: str, built: Callable[[str], Packages]) -> Packages:
     return built(TARGETS[suite])
 
 
 @pytest.fixture(scope="module")
-def root(suite: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Root]:
-    roots = Path(os.environ.get("ROOTS", "dist/roots")).resolve()
+def root(suite: str, roots: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Root]:
     with unpacked(suite, tmp_path_factory.mktemp(suite), roots) as fresh:
         yield fresh

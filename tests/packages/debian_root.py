@@ -71,12 +71,20 @@ class Root:
     def __init__(self, path: Path, first: int) -> None:
         """Take the folder, and the process that keeps its namespace."""
         self.path = path
-        self._enter = ["nsenter", f"--target={first}", "--pid", "--mount", "chroot", os.fspath(path)]
+        self._space = ["nsenter", f"--target={first}", "--pid", "--mount"]
+        self._enter = [*self._space, "chroot", os.fspath(path)]
 
     def run(self, *command: str, check: bool = True, text: str = "") -> str:
         """Run a command as root, and return what it printed, stderr included."""
+        return self._run([*self._enter, *command], check=check, text=text)
+
+    def run_from_outside(self, *command: str) -> str:
+        """Run a program of this machine that changes its root by itself, with the root's processes."""
+        return self._run([*self._space, *command], check=True, text="")
+
+    def _run(self, command: list[str], *, check: bool, text: str) -> str:
         done = subprocess.run(
-            [*self._enter, *command],
+            command,
             env={"PATH": _PATH, "LANG": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"},
             input=text,
             stdout=subprocess.PIPE,
