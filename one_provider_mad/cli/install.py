@@ -175,8 +175,19 @@ def _program(name: str) -> Path:
     checkout = Path(one_provider_mad.__file__).resolve().parent.parent / "bin"
     for folder in (checkout, Path(sys.argv[0]).resolve().parent, Path(sys.executable).parent):
         if (folder / name).is_file():
-            return folder / name
+            return lasting(folder) / name
     raise SettingsError(f"{name} is not beside {sys.argv[0]}: install one-provider-mad with pip first")
+
+
+def lasting(folder: Path) -> Path:
+    """Return the path by which a folder of programs is reached after an upgrade too.
+
+    A package keeps each release in `releases/<release>`, until no process runs from it, beside a link `current` to the
+    installed one (decision 34). Other folders are returned as they are.
+    """
+    releases = folder.parent.parent
+    current = releases.parent / "current" / "bin"
+    return current if releases.name == "releases" and current.resolve() == folder else folder
 
 
 def _link(path: Path, program: Path) -> Step:

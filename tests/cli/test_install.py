@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import one_provider_mad
-from one_provider_mad.cli.install import configuration_of
+from one_provider_mad.cli.install import configuration_of, lasting
 from one_provider_mad.providers.registry import BUILT_IN, build
 from one_provider_mad.settings import Places, load
 from tests.cli.running import json_of, output_of, ran, surroundings
@@ -323,3 +323,13 @@ def test_installed_configuration_is_valid_once_required_settings_are_set(kind: s
         (tmp_path / "cloud.toml").write_text(written)
         (tmp_path / "cloud.toml").chmod(0o600)
         assert build(load("cloud", places), places, print).name == kind
+
+
+def test_links_to_a_packages_programs_lead_to_the_next_release_after_an_upgrade(tmp_path: Path) -> None:
+    old, new = (tmp_path / "releases" / release / "bin" for release in ("0.1.0-5f", "0.2.0-7a"))
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+    (tmp_path / "current").symlink_to("releases/0.2.0-7a")
+    assert lasting(new) == tmp_path / "current" / "bin"
+    assert lasting(old) == old
+    assert lasting(tmp_path / "checkout" / "bin") == tmp_path / "checkout" / "bin"

@@ -60,6 +60,15 @@ def test_upgrade_loses_no_request_of_a_running_driver(root: Root, packages: Pack
         assert f"{BASE}/releases/0.1.0-" in old.release()
 
 
+def test_installation_under_one_location_links_to_what_an_upgrade_moves(root: Root) -> None:
+    root.run("mkdir", "-p", "/opt/one/lib/mads", "/opt/one/etc", "/opt/one/var")
+    root.run("env", "ONE_LOCATION=/opt/one", "one-provider", "install", NAME)
+
+    for program in PROGRAMS:
+        assert root.run("readlink", f"/opt/one/lib/mads/{program}") == f"{BASE}/current/bin/{program}\n"
+    root.run("rm", "-rf", "/opt/one")
+
+
 def test_old_release_goes_when_no_process_runs_from_it(root: Root) -> None:
     root.run("dpkg-reconfigure", "one-provider-mad")
 
