@@ -35,6 +35,8 @@ def root(roots: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Root
         subprocess.run(["cp", "-a", prefix, fresh.file(str(prefix))], check=True)
         for folder in (prefix, *prefix.parents):
             fresh.file(str(folder)).chmod(0o755)
+        # The libraries that it was built with are those that Debian's Python needs.
+        fresh.run("apt-get", "install", "-qy", "--no-install-recommends", "python3")
         fresh.file(PYTHON).symlink_to(prefix / "bin" / "python3.12")
         yield fresh
 
