@@ -18,6 +18,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import tempfile
 import time
@@ -150,6 +151,7 @@ def build(target: Target, tree: Tree, arguments: argparse.Namespace, work: Path)
     lay_out_environment(payload, target, tree)
     lay_out_system(root, tree)
     lay_out_manual(root, tree, python, target.format)
+    lay_out_sbom(root, tree, python)
     set_times(root, tree.epoch)
     compile_all(python, payload, release_of(payload))
     set_times(root, tree.epoch)
@@ -318,6 +320,22 @@ def lay_out_manual(root: Path, tree: Tree, python: Path, package_format: str) ->
     ):
         ask = f"from one_provider_mad.cli.main import main; main(['completion', '{shell}'])"
         put(root / path, run([str(python), "-c", ask], environment))
+
+
+def lay_out_sbom(root: Path, tree: Tree, python: Path) -> None:
+    """Write what is shipped, and under which licences; 0.1.0 had no tool for that."""
+    tool = tree.path / "tools" / "sbom.py"
+    if not tool.exists():
+        return
+    site = next((root / BASE[1:] / "payload/lib").glob("*/site-packages"))
+    # The package's Python runs the tool, since it judges the lock's markers; the tool's libraries are this Python's.
+    environment = {"PATH": os.defpath, "PYTHONPATH": sysconfig.get_path("purelib"), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment |= {"SOURCE_DATE_EPOCH": str(tree.epoch)}
+    found = root.parent / "sbom"
+    run([str(python), str(tool), "--packages", str(site), str(found)], environment)
+    documents = root / "usr/share/doc" / NAME
+    put(documents / "sbom.cdx.json", next(found.glob("*.cdx.json")).read_bytes())
+    put(documents / "licences.txt.gz", zipped(next(found.glob("*.licences.txt")).read_bytes()))
 
 
 def link(path: Path, target: str) -> None:

@@ -6,6 +6,7 @@ Such a NAME keeps its journal, configuration and logs, and the message says whic
 
 import glob
 import os
+import shutil
 import sqlite3
 import stat
 import sys
@@ -75,14 +76,18 @@ def purge(name):
         say("kept {}, which names no instance: the configuration of {} has put it there".format(journal, name))
     paths = [usual, usual + "-journal", "{}/one_provider_mad_{}.configured".format(VAR, name)]
     paths += ["{}/{}.toml".format(CONF, name), "{}/one_im_provider_{}.state".format(VAR, name)]
+    paths.append("{}/one_im_provider_{}.state.new".format(VAR, name))
     for program in ("one_vmm_provider", "one_im_provider"):
         paths += glob.glob("{}/{}_{}.log*".format(LOG, program, glob.escape(name)))
     database = "{}/{}.db".format(VAR, name)
     if settings.get("provider", name) == "simulated" and is_simulated_cloud(database):
         paths += [database, database + "-journal", database + "-wal", database + "-shm"]
+        paths.append(database + ".crashes")
     for path in paths:
         if os.path.lexists(path):
             os.remove(path)
+    for kind in ("scripts", "probes"):
+        shutil.rmtree("{}/one_provider_mad_{}.{}".format(VAR, name, kind), ignore_errors=True)
 
 
 def settings_of(name):
