@@ -81,7 +81,10 @@ def _driver(entry: Path, places: Places) -> Iterator[RunningDriver]:
     package = _package(Path(program), Path(words[0]))
     code = package / "__init__.py" if package is not None else None
     is_there = code is not None and code.exists()
-    is_replaced = code is not None and (not is_there or code.stat().st_ctime > since + _START_SECONDS)
+    # The folder of a package's release keeps its content, but its files get another ctime when dpkg removes another of
+    # their hard links (decision 34).
+    is_kept = (Path(words[0]).parent.parent / "RELEASE").exists()
+    is_replaced = code is not None and (not is_there or (not is_kept and code.stat().st_ctime > since + _START_SECONDS))
     release = _logged_release(places.log / f"{Path(program).name}_{name}.log", int(entry.name))
     if not release and code is not None and is_there and not is_replaced:
         version = _VERSION.search(code.read_text())

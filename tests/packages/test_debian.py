@@ -59,6 +59,7 @@ def test_upgrade_loses_no_request_of_a_running_driver(root: Root, packages: Pack
         # Its first retry after the upgrade imports what the old process has not needed before.
         configure(root, 'faults.transient = { calls = ["create"], times = 1 }')
         assert old.perform("DEPLOY", 3).startswith("sim-")
+        assert "release 0.1.0" in root.run("one-provider", "upgrade", "--check", NAME)  # exit code 0: no fault
         assert f"{BASE}/releases/0.1.0-" in old.release()
 
 
