@@ -43,11 +43,10 @@ def build(folder: Path, *arguments: str) -> Path:
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Packages]:
     folder = Path(os.environ.get("BUILT") or tmp_path_factory.mktemp("packages"))
-    lock = ["--lock", os.environ["LOCK"]] if "LOCK" in os.environ else []
 
     def packages_for(target: str) -> Packages:
-        old = build(folder / target / "old", *lock, "--rev", OLD, target)
-        return Packages(old=old, new=build(folder / target / "new", *lock, target))
+        old = build(folder / target / "old", "--rev", OLD, target)
+        return Packages(old=old, new=build(folder / target / "new", target))
 
     return packages_for
 
