@@ -538,7 +538,7 @@ async def live_through(steps: list[Step], path: Path, *, is_repeatable: bool, la
 def test_random_requests_are_answered_once_and_leave_no_instance_after_cleanup(
     steps: list[Step], *, is_repeatable: bool, lag: float
 ) -> None:
-    with tempfile.TemporaryDirectory() as directory, closing(looptime.new_event_loop()) as loop:
+    with tempfile.TemporaryDirectory() as directory, closing(looptime.new_event_loop(noop_cycles=0)) as loop:
         loop.run_until_complete(live_through(steps, Path(directory), is_repeatable=is_repeatable, lag=lag))
         # asyncio.Runner waits for the threads too, but for 300 s of a clock that jumps.
         loop.run_until_complete(loop.shutdown_default_executor())
