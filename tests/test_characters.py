@@ -8,8 +8,6 @@ import pytest
 
 from one_provider_mad.characters import HIDDEN, UNWRITTEN, clean, escaped
 
-EVERY = [chr(number) for number in range(sys.maxunicode + 1)]
-
 SENTENCES = {
     "persian": "\u0646\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
     "hebrew-with-a-mark": "\u05e9\u05dc\u05d5\u05dd!\u200f (a)",
@@ -28,14 +26,15 @@ def test_ordinary_text_of_every_script_is_unchanged(language: str) -> None:
 
 
 def test_control_characters_line_ends_and_bidirectional_controls_are_escaped() -> None:
+    every = [chr(number) for number in range(sys.maxunicode + 1)]
     turning = {"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"}
     unwritten = {
         character
-        for character in EVERY
+        for character in every
         if unicodedata.category(character) in {"Cc", "Zl", "Zp"} or unicodedata.bidirectional(character) in turning
     }
     assert not [character for character in unwritten if not UNWRITTEN.search(character)]
-    beyond = {unicodedata.category(character) for character in EVERY if HIDDEN.search(character)}
+    beyond = {unicodedata.category(character) for character in every if HIDDEN.search(character)}
     assert beyond <= {"Cf", "Cn"}, "no letter, mark or sign is hidden"
 
 
