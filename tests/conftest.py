@@ -8,6 +8,8 @@ import gc
 import os
 import re
 import select
+import sys
+import threading
 from collections.abc import Callable, Generator, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -19,7 +21,7 @@ import pytest
 from coverage import Coverage
 
 import one_provider_mad
-from tests.end_to_end.oned import Driver, Place
+from tests.end_to_end.oned import COVERAGE, Driver, Place
 from tests.waiting import HANG, until
 
 # Plugins open a loop even for tests that need none, and leave it open; a later test would fail for that.
@@ -40,6 +42,12 @@ SPOKEN = re.compile(r"INIT SUCCESS|LOG [IWED] (\d+|-1?) .+|[!-~]+ (SUCCESS|FAILU
 
 MEASURED = ("test_scripts", "test_actions", "test_monitor_memory")
 """The files whose drivers' coverage is measured: the others reach almost no code beyond theirs."""
+
+UNMEASURED = (
+    *("test_documents", "test_house_rules", "test_layering"),  # they read files
+    *("test_moto", "test_kill", "test_whole_life", "test_upstream_life", "test_life", "test_daemons", "test_lives"),
+)
+"""The files outside end_to_end/ whose tests reach no code of their own in the process that runs them."""
 
 
 @pytest.hookimpl(wrapper=True)
@@ -94,9 +102,26 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
         return (yield)
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Decide before each test whether its drivers' coverage is measured, which doubles the work of a start."""
-    Driver.is_measured = item.path.stem in MEASURED
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Measure the coverage of a test, and of the processes that it starts, only where it reaches code of its own.
+
+    It doubles the work of a test, and of the start of a process.
+    """
+    folder, name = item.path.parent.name, item.path.stem
+    Driver.is_measured = name in MEASURED
+    if Driver.is_measured or (folder != "end_to_end" and name not in UNMEASURED):
+        return (yield)
+    inherited = {name: os.environ.pop(name) for name in COVERAGE if name in os.environ}
+    tracers = sys.gettrace(), threading.gettrace()
+    sys.settrace(None)
+    threading.settrace(None)
+    try:
+        return (yield)
+    finally:
+        sys.settrace(tracers[0])
+        threading.settrace(tracers[1])
+        os.environ.update(inherited)
 
 
 @pytest.fixture
