@@ -61,6 +61,7 @@ def pytest_collection() -> Iterator[None]:
         for module in walk_packages(one_provider_mad.__path__, "one_provider_mad."):
             import_module(module.name)
         measuring.stop()
+    hypothesis.strategies.text().validate()  # in a fresh checkout it reads all of Unicode, and keeps that in a file
     gc.disable()
     try:
         return (yield)
