@@ -11,9 +11,11 @@ import select
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from pkgutil import walk_packages
+from typing import Any
 
 import hypothesis
 import looptime
@@ -84,7 +86,8 @@ def pytest_fixture_setup(request: pytest.FixtureRequest) -> Generator[None, obje
     Virtual time passes once no task can run. looptime's default waits for 42 further turns of the loop, in which
     nothing happens: asyncio wakes a task by a callback, and time stands still while one is due.
     """
-    made = yield
+    with Tracing.on():
+        made = yield
     if isinstance(made, asyncio.Runner) and request.node.get_closest_marker("looptime") is not None:
         loop = made.get_loop()
         assert isinstance(loop, asyncio.BaseEventLoop)
@@ -94,35 +97,69 @@ def pytest_fixture_setup(request: pytest.FixtureRequest) -> Generator[None, obje
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    """Run such a test in virtual time, but not its fixtures."""
+    """Measure the test itself, and run it in virtual time if it is so marked; its fixtures run in real time."""
     runner = pyfuncitem.funcargs.get("_function_scoped_runner")
     loop = runner.get_loop() if isinstance(runner, asyncio.Runner) else None
-    if not isinstance(loop, looptime.LoopTimeEventLoop):
-        return (yield)
-    with loop.looptime_enabled():
+    virtual_time = loop.looptime_enabled() if isinstance(loop, looptime.LoopTimeEventLoop) else nullcontext()
+    with virtual_time, Tracing.on():
         return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Measure the coverage of a test, and of the processes that it starts, only where it reaches code of its own.
+    """Decide whether the coverage of a test, and of the processes that it starts, is measured.
 
     It doubles the work of a test, and of the start of a process.
     """
     folder, name = item.path.parent.name, item.path.stem
     Driver.is_measured = name in MEASURED
-    if Driver.is_measured or (folder != "end_to_end" and name not in UNMEASURED):
-        return (yield)
-    inherited = {name: os.environ.pop(name) for name in COVERAGE if name in os.environ}
-    tracers = sys.gettrace(), threading.gettrace()
-    sys.settrace(None)
-    threading.settrace(None)
+    is_measured = Driver.is_measured or (folder != "end_to_end" and name not in UNMEASURED)
+    inherited = {} if is_measured else {name: os.environ.pop(name) for name in COVERAGE if name in os.environ}
+    Tracing.functions = tracers = sys.gettrace(), threading.gettrace()
+    Tracing.is_wanted = is_measured and tracers[0] is not None
+    Tracing.use(None, None)
     try:
         return (yield)
     finally:
-        sys.settrace(tracers[0])
-        threading.settrace(tracers[1])
+        Tracing.use(*tracers)
         os.environ.update(inherited)
+
+
+class Tracing:
+    """Turns coverage on for what a test runs, and off for what pytest does around it, which is most of a short test.
+
+    Attributes:
+        functions: what coverage has installed to trace this thread, and each that starts.
+        is_wanted: in this test.
+    """
+
+    functions: tuple[Any, Any] = (None, None)
+    is_wanted = False
+
+    @staticmethod
+    def use(this_thread: Any, new_threads: Any) -> None:
+        sys.settrace(this_thread)
+        threading.settrace(new_threads)
+
+    @classmethod
+    @contextmanager
+    def on(cls) -> Iterator[None]:
+        """Trace what runs inside, unless an outer call does."""
+        if not cls.is_wanted or sys.gettrace() is not None:
+            yield
+            return
+        cls.use(*cls.functions)
+        try:
+            yield
+        finally:
+            cls.use(None, None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Generator[None, object, object]:
+    """Measure what fixtures do at the end."""
+    with Tracing.on():
+        return (yield)
 
 
 @pytest.fixture
