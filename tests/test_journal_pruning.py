@@ -183,7 +183,7 @@ async def test_answers_are_deleted_after_an_hour_and_shutdown_requests_after_a_m
 
 # The file
 
-OLD = 100_000
+OLD = 50_000
 
 
 def add_old(path: Path) -> None:
@@ -242,7 +242,7 @@ async def live(journal: Journal, vm_id: int) -> None:
 
 
 async def test_the_file_stops_growing_under_steady_traffic(journal: Journal, clock: Clock) -> None:
-    daily, pages = 30, []
+    daily, pages = 12, []
     for day in range(80):
         await asyncio.gather(*(live(journal, day * daily + number) for number in range(daily)))
         await journal.prune()
