@@ -100,17 +100,20 @@ bench: dev
 	$(BIN)/python -m benchmarks
 
 # Writes a version, and its section in CHANGELOG.md: make version VERSION=0.2.0
-version: setup
+version: dev
 	@$(BIN)/python tools/release.py version '$(VERSION)'
 
-dist: setup
+dist: dev
 	@$(BIN)/python tools/release.py build
 
 # Each line stops the release if it fails. Nothing is tagged, pushed or uploaded.
-release: setup
+release: dev
 	@$(BIN)/python tools/release.py check $(if $(KEY),--key '$(KEY)')
 	@$(MAKE) --no-print-directory dist
 	@$(BIN)/python tools/release.py install
+	@$(MAKE) --no-print-directory packages
+	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(MAKE) --no-print-directory sbom OUT=dist \
+		PACKAGES="$$(echo build/released/lib/python*/site-packages)"
 	@$(BIN)/python tools/release.py finish $(if $(KEY),--key '$(KEY)')
 
 lock:

@@ -417,7 +417,7 @@ def build_rpm(target: Target, tree: Tree, root: Path, glibc: tuple[int, int], ar
     spec = root.parent / "package.spec"
     spec.write_text(fill((HERE / "rpm/one-provider-mad.spec").read_text(), **values))
     command = ["rpmbuild", "-bb", "--quiet", "--target", machine, "--buildroot", str(root)]
-    command += ["--define", "_topdir /nowhere"]
+    command += ["--define", f"_topdir {root.parent / 'rpm'}"]
     command += ["--define", f"_binary_payload w{level(arguments)}.xzdio"]
     command += ["--define", f"_rpmdir {root.parent}", "--define", "_rpmfilename package.rpm"]
     command += ["--define", f"_builddir {root.parent}", "--noclean", "--nocheck", str(spec)]
