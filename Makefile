@@ -67,10 +67,10 @@ compile: dev
 
 test: dev
 	@$(MAKE) --no-print-directory --jobs=2 REPLACE= lint compile
-	$(BIN)/pytest -n 5 --dist worksteal --cov --cov-report=term
+	$(BIN)/pytest -n 4 --dist worksteal --cov --cov-report=term
 
 test-most: dev
-	$(BIN)/pytest -n 5 --dist worksteal --ignore=tests/end_to_end $(LEFT_OUT)
+	$(BIN)/pytest -n 4 --dist worksteal --ignore=tests/end_to_end $(LEFT_OUT)
 
 # In a copy of the checkout, since the programs in bin/ start the Python of their checkout. This set is not shipped.
 test-oldest:
