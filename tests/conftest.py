@@ -45,6 +45,9 @@ SPOKEN = re.compile(r"INIT SUCCESS|LOG [IWED] (\d+|-1?) .+|[!-~]+ (SUCCESS|FAILU
 MEASURED = ("test_scripts", "test_actions", "test_monitor_memory")
 """The files whose drivers' coverage is measured: the others reach almost no code beyond theirs."""
 
+MEASURED_HERE = (*MEASURED, "test_metrics")
+"""The files of end_to_end/ whose tests reach code of their own in the process that runs them."""
+
 UNMEASURED = (
     *("test_documents", "test_house_rules", "test_layering"),  # they read files
     *("test_moto", "test_kill", "test_whole_life", "test_upstream_life", "test_life", "test_daemons", "test_lives"),
@@ -113,7 +116,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     """
     folder, name = item.path.parent.name, item.path.stem
     Driver.is_measured = name in MEASURED
-    is_measured = Driver.is_measured or (folder != "end_to_end" and name not in UNMEASURED)
+    is_measured = name in MEASURED_HERE if folder == "end_to_end" else name not in UNMEASURED
     inherited = {} if is_measured else {name: os.environ.pop(name) for name in COVERAGE if name in os.environ}
     Tracing.functions = tracers = sys.gettrace(), threading.gettrace()
     Tracing.is_wanted = is_measured and tracers[0] is not None
