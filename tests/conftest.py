@@ -42,7 +42,7 @@ StartDriver = Callable[..., Driver]
 SPOKEN = re.compile(r"INIT SUCCESS|LOG [IWED] (\d+|-1?) .+|[!-~]+ (SUCCESS|FAILURE) \d+ \S.*")
 
 
-MEASURED = ("test_scripts", "test_actions", "test_monitor_memory")
+MEASURED = ("test_scripts", "test_actions", "test_monitor_memory", "test_settings_faults", "test_upgrading")
 """The files whose drivers' coverage is measured: the others reach almost no code beyond theirs."""
 
 MEASURED_HERE = (*MEASURED, "test_metrics")

@@ -229,7 +229,7 @@ def test_host_error_after_reports_a_lasting_outage_as_host_failure(place: Place)
 
 INVALID = {
     'provider = "unknown"\nowner = "one-test"\n': "there is no provider",
-    'provider = "simulated"\nowner = "one-test"\n[monitor]\nhartbeat = 1\n': "monitor.hartbeat is no setting",
+    'provider = "simulated"\nowner = "one-test"\n[monitor]\nheartbeat = "often"\n': "monitor.heartbeat: expected",
     'provider = "simulated"\nowner = "one-test"\n[capacity]\ncpu = "many"\n': "capacity.cpu: expected",
 }
 """Configurations, and the beginning of the error that each gives."""
