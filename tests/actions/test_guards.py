@@ -228,8 +228,8 @@ async def test_a_terminate_waits_for_the_instance_of_an_unanswered_create(
 
 
 async def test_a_cleanup_waits_for_an_instance_that_is_not_visible_yet(place: Place, console: Console) -> None:
-    configure(place, listing_lag=1.2, visibility_grace=1.6)
-    async with PipelessDriver(place, deadline=0.2) as front:
+    configure(place, listing_lag=2.4, visibility_grace=3.2)
+    async with PipelessDriver(place, deadline=1) as front:
         assert "waiting for" in await front.ask("DEPLOY")
     async with PipelessDriver(place) as front:
         assert await front.ask("CLEANUP") == "SUCCESS -"
