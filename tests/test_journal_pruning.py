@@ -183,7 +183,7 @@ async def test_answers_are_deleted_after_an_hour_and_shutdown_requests_after_a_m
 
 # The file
 
-OLD = 50_000
+OLD = 100_000
 
 
 def add_old(path: Path) -> None:

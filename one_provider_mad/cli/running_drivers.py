@@ -61,10 +61,14 @@ def running_drivers(environ: Mapping[str, str]) -> Iterator[RunningDriver]:
 
 
 def _directories(entry: Path) -> list[str] | None:
-    """Return the values of a process's variables that name its OpenNebula; None if they cannot be read."""
+    """Return the values of a process's variables that name its OpenNebula; None for another user's process.
+
+    Raises:
+        OSError: the process has ended.
+    """
     try:
         content = (entry / "environ").read_bytes().decode(errors="replace")
-    except OSError:
+    except PermissionError:
         return None
     values = dict(pair.split("=", 1) for pair in content.split("\0") if "=" in pair)
     return [values.get(name, "") for name in _DIRECTORIES]

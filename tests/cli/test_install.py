@@ -117,7 +117,7 @@ def test_install_gives_its_files_to_opennebulas_user(checkout: Path) -> None:
         (checkout / "bin" / program).write_text(f"#!/bin/sh\necho one-provider-mad {one_provider_mad.__version__}\n")
     done = install_from(checkout)
     if done.returncode:
-        assert str(BIN.parent / ".venv") in done.stderr
+        assert "is closed to 4711" in done.stderr
         pytest.skip("this checkout's environment is closed to other users")
     path = checkout / "one" / "etc" / "one_provider_mad" / "cloud.toml"
     assert {(each.stat().st_uid, each.stat().st_gid) for each in (path, path.parent)} == {(USER, GROUP)}
