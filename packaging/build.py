@@ -366,7 +366,7 @@ def fill(text: str, **values: object) -> str:
 
 
 def set_times(root: Path, epoch: int) -> None:
-    """Give all files the commit's time, and all directories the same mode, whatever the umask."""
+    """Give all files the commit's time, and all directories the same mode under any umask."""
     for path in (root, *root.rglob("*")):
         if path.is_dir() and not path.is_symlink():
             path.chmod(0o755)

@@ -174,7 +174,9 @@ async def test_answers_are_deleted_after_an_hour_and_shutdown_requests_after_a_m
         clock.now += 3601
     clock.now = NOW
     await journal.prune()
-    assert keys(journal, "SELECT vm_id FROM answered") == [2], "counted from the last answer, whatever the clock says"
+    assert keys(journal, "SELECT vm_id FROM answered") == [2], (
+        "counted from the last answer, also after the clock was set"
+    )
     assert keys(journal, "SELECT deploy_id FROM soft_ends") == ["i-1", "i-2"]
     clock.now = NOW + 30 * DAY + 1
     await journal.prune()

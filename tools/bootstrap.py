@@ -64,7 +64,7 @@ class SetupError(Exception):
     """The set-up cannot go on; the sentence says what to do.
 
     Attributes:
-        output: what the command that failed has printed.
+        output: the output of the failed command.
     """
 
     def __init__(self, sentence: str, output: str = "") -> None:

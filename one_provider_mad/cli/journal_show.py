@@ -10,6 +10,7 @@ import click
 
 from one_provider_mad.cli.tables import show_table
 from one_provider_mad.journal.reader import read_attempts, read_debts, read_fact, read_open_requests
+from one_provider_mad.journal.records import OpenRequest
 from one_provider_mad.live_provider import ACCOUNT
 from one_provider_mad.orphans.reconciler import MACHINE
 from one_provider_mad.settings import Places, load
@@ -30,16 +31,7 @@ def collect(name: str, environ: Mapping[str, str]) -> Mapping[str, Any]:
         "path": str(path),
         "account": read_fact(path, ACCOUNT),
         "machine": read_fact(path, MACHINE),
-        "requests": [
-            {
-                "vm_id": each.vm_id,
-                "action": each.action,
-                "since": each.opened_at,
-                "pid": each.writer.pid,
-                "is_writer_alive": each.writer.is_alive(),
-            }
-            for each in read_open_requests(path)
-        ],
+        "requests": [request_entry(each) for each in read_open_requests(path)],
         "debts": [
             {
                 "vm_id": each.identity.vm_id,
@@ -64,6 +56,17 @@ def collect(name: str, environ: Mapping[str, str]) -> Mapping[str, Any]:
             }
             for each in read_attempts(path)
         ],
+    }
+
+
+def request_entry(request: OpenRequest) -> Mapping[str, object]:
+    """Return an unanswered request for --json; its time in seconds since the epoch."""
+    return {
+        "vm_id": request.vm_id,
+        "action": request.action,
+        "since": request.opened_at,
+        "pid": request.writer.pid,
+        "is_writer_alive": request.writer.is_alive(),
     }
 
 

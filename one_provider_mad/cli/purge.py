@@ -105,7 +105,7 @@ def command(names: Sequence[str], is_json: bool) -> None:
 
 
 def remains_of(name: str, places: Places, pid: int | None = None) -> Remains:
-    """Return the files of a NAME, and what its journal knows of instances that may exist.
+    """Return the files of a NAME, and the instances in its journal that may exist.
 
     Args:
         name: NAME.
@@ -159,12 +159,13 @@ def _metrics(name: str, configuration: Configuration | None) -> Iterator[Path]:
 
 
 def _traces(journal: Path) -> Iterator[Trace]:
-    """Yield what the journal knows of instances that may exist. Raises JournalError."""
-    for debt in read_debts(journal):
+    """Yield the instances in the journal that may exist. Raises JournalError."""
+    debts = read_debts(journal)
+    for debt in debts:
         yield Trace(
             what="debt", vm_id=debt.identity.vm_id, deploy_id=debt.deploy_id, since=debt.since, text=debt.reason
         )
-    owed = {debt.deploy_id for debt in read_debts(journal)}
+    owed = {debt.deploy_id for debt in debts}
     for deploy_id, vm_id in read_live_imports(journal):
         if deploy_id not in owed:
             yield Trace(what="imported instance", vm_id=vm_id, deploy_id=deploy_id, since=0.0)

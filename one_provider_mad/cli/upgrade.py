@@ -17,6 +17,7 @@ from one_provider_mad import __version__
 from one_provider_mad.actions.table import CREATES_OR_DESTROYS
 from one_provider_mad.cli.check import NOT_WELL, result_entry, show_result
 from one_provider_mad.cli.driver_arguments import Section, sections
+from one_provider_mad.cli.journal_show import request_entry
 from one_provider_mad.cli.names import check_name, complete_name
 from one_provider_mad.cli.quiet import no_logs
 from one_provider_mad.cli.running_drivers import RunningDriver, running_drivers
@@ -292,16 +293,7 @@ def entry(found: Findings) -> Mapping[str, Any]:
             }
             for each in found.sections
         ],
-        "requests": [
-            {
-                "vm_id": each.vm_id,
-                "action": each.action,
-                "since": each.opened_at,
-                "pid": each.writer.pid,
-                "is_writer_alive": each.writer.is_alive(),
-            }
-            for each in found.requests
-        ],
+        "requests": [request_entry(each) for each in found.requests],
         "debts": [
             {
                 "vm_id": each.identity.vm_id,

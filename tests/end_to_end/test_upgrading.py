@@ -108,10 +108,8 @@ def assert_each_is_answered_once(before: Driver, after: Driver, place: Place) ->
 # Requests in flight
 
 
-@pytest.mark.parametrize("end", ["kill -9", "reload"])
-def test_next_release_answers_each_request_in_flight_once(
-    place: Place, driver: StartDriver, releases: Releases, end: str
-) -> None:
+def upgraded_with_requests_in_flight(place: Place, driver: StartDriver, releases: Releases) -> Driver:
+    """Return a driver of 0.1.0 that has requests in flight while 0.2.0 is installed."""
     for release in ("0.1.0", "0.2.0"):
         releases.unpack(release)
     releases.install("0.1.0")
@@ -119,6 +117,14 @@ def test_next_release_answers_each_request_in_flight_once(
     before = driver(program=releases.program("one_vmm_provider"))
     in_flight(before, place)
     releases.install("0.2.0")
+    return before
+
+
+@pytest.mark.parametrize("end", ["kill -9", "reload"])
+def test_next_release_answers_each_request_in_flight_once(
+    place: Place, driver: StartDriver, releases: Releases, end: str
+) -> None:
+    before = upgraded_with_requests_in_flight(place, driver, releases)
     if end == "kill -9":
         before.kill()
         before.rest()
@@ -133,13 +139,7 @@ def test_requests_are_answered_once_when_the_earlier_release_still_runs_as_the_n
     place: Place, driver: StartDriver, releases: Releases
 ) -> None:
     """Up to 5.12 oned does not kill a driver that it reloads: both run for a while."""
-    for release in ("0.1.0", "0.2.0"):
-        releases.unpack(release)
-    releases.install("0.1.0")
-    place.simulate(boot_time=1.0, latency=0.05)
-    before = driver(program=releases.program("one_vmm_provider"))
-    in_flight(before, place)
-    releases.install("0.2.0")
+    before = upgraded_with_requests_in_flight(place, driver, releases)
     after = driver(program=releases.program("one_vmm_provider"))
     until(lambda: started_releases(place) == ["0.1.0", "0.2.0"])
     before.finalize()
