@@ -121,7 +121,8 @@ def _decode(payload: bytes) -> bytes:
     except ValueError as error:
         raise RequestRefused(f"payload is not base64: {error}") from error
     try:
-        document.decode()
+        if not document.isascii():
+            document.decode()
     except UnicodeDecodeError as error:
         raise RequestRefused(f"payload is not UTF-8: {error.reason} at byte {error.start}") from error
     return document

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 from one_provider_mad.domain import Usage
@@ -94,10 +94,11 @@ def _whole(figure: float) -> int:
 
 def _facts(attributes: Mapping[str, str]) -> list[str]:
     """Return the attributes as `NAME="value"`, without line ends, since a reply is one line."""
-    return [fact for name, value in _named(attributes) if (fact := _fact(name, value))]
+    names = _writable_names(tuple(attributes))
+    return [fact for name, given in names.items() if (fact := _fact(name, attributes[given]))]
 
 
-# The same few names and mostly the same values come with every POLL of a VM; both caches are bounded.
+# The same names come with every POLL, and mostly the same values with every POLL of a VM; the caches are bounded.
 @lru_cache(maxsize=8192)
 def _fact(name: str, value: str) -> str:
     fit = fit_value(value)
@@ -109,21 +110,21 @@ def _legacy_facts(attributes: Mapping[str, str]) -> list[str]:
 
     A comma would end the value, so lists (security groups, volumes) are written with a plus instead.
     """
-    listed = ((name, value.replace(",", "+")) for name, value in _named(attributes))
+    names = _writable_names(tuple(attributes))
+    listed = ((name, attributes[given].replace(",", "+")) for name, given in names.items())
     return [f"{name}={value}" for name, value in listed if _BAREWORD.fullmatch(value)]
 
 
-def _named(attributes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield the attributes whose names may be written, in upper case, each name once."""
-    seen: set[str] = set()
-    for given, value in attributes.items():
-        name = _fit_name(given)
-        if name and name not in seen:
-            seen.add(name)
-            yield name, value
+@lru_cache(maxsize=256)
+def _writable_names(attribute_names: tuple[str, ...]) -> Mapping[str, str]:
+    """Return the names that may be written, in upper case, and for each the first attribute that is called so."""
+    names: dict[str, str] = {}
+    for given in attribute_names:
+        if name := _fit_name(given):
+            names.setdefault(name, given)
+    return names
 
 
-@lru_cache(maxsize=1024)
 def _fit_name(given: str) -> str:
     """Return the attribute's name in upper case, "" if it is invalid or would overwrite a VM's own attribute."""
     name = given.upper()
