@@ -321,6 +321,10 @@ class CapacityReader:
         done = (await asyncio.wait(pending, timeout=URGENT_SECONDS))[0] if pending else set()
         return bool(done) or (self._is_urgent and self._answer is not None)
 
+    def calls_under_way(self) -> list[asyncio.Task[None]]:
+        """Return the tasks that ask the cloud for its limits, and OpenNebula for its allocations."""
+        return [task for task in (self._asking, self._asking_core) if task is not None]
+
     # Computing
 
     def capacities(self, settings: CapacitySettings, swept: SweepResult) -> tuple[Limits, Mapping[int, Size]]:

@@ -64,6 +64,10 @@ class FigureKeeper:
             self._error = sentence
             log.warning("figures not known", reason=sentence)
 
+    def calls_under_way(self) -> list[asyncio.Task[None]]:
+        """Return the task that asks the cloud, if there is one."""
+        return [self._asking] if self._asking is not None else []
+
     def known(self) -> Mapping[DeployId, Figures]:
         """Return the latest figures, by instance. Callers must not change the mapping."""
         return self._known

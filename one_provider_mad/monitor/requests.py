@@ -370,11 +370,11 @@ class RequestHandler:
             await schedule.has_reported.wait()
 
     async def stop(self) -> None:
-        """Cancel all reports and answers; `hosts` stays as it is, for the next process to resume."""
+        """Cancel all reports, answers and sweeps; `hosts` stays as it is, for the next process to resume."""
         tasks = [*self._running.values(), *self._answering]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, self._sweeper.stop(), return_exceptions=True)
 
     def _spawn(self, work: Coroutine[object, object, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)

@@ -145,6 +145,7 @@ class Sweeper:
         self._inferring = asyncio.Lock()
         self._offset = clock() - self._loop.time()
         self._running: asyncio.Task[Sweep] | None = None
+        self._sweeps: set[asyncio.Task[Sweep]] = set()
         self._listing: Listing | None = None
         self._listed_at = 0.0
         self._failures = 0
@@ -171,8 +172,17 @@ class Sweeper:
         """
         if self._running is None:
             self._running = asyncio.create_task(self._sweep(), name="sweep")
+            self._sweeps.add(self._running)
+            self._running.add_done_callback(self._sweeps.discard)
             self._running.add_done_callback(retrieve_exception)
         return await asyncio.shield(self._running)
+
+    async def stop(self) -> None:
+        """Cancel all calls to the cloud and to OpenNebula, and wait for their end: the provider may be closed then."""
+        tasks = [*self._sweeps, *self._capacity.calls_under_way(), *self._figures.calls_under_way()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _sweep(self) -> Sweep:
         """List and infer; raise MadError even for defects, so that hosts show the error instead of going into ERROR."""

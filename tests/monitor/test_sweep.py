@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,7 +17,7 @@ from one_provider_mad.journal.writer import Journal
 from one_provider_mad.monitor.cloud_source import OpenCloud
 from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.protocol.reports import Wild
-from one_provider_mad.providers.interface import ImportHints, Size
+from one_provider_mad.providers.interface import Figures, ImportHints, Size
 from tests.actions.fakes import FakeCloud, pass_time, until, virtual_clock
 from tests.monitor.builders import identity_of, words
 from tests.monitor.virtual_driver import VirtualDriver
@@ -267,6 +267,46 @@ async def test_capacity_is_read_once_a_minute_and_no_sweep_waits_for_a_read_that
         await pass_time(10)
         await driver.sweeper.sweep()
     assert cloud.count("capacity") == 2 + 200 // 60, "one call that hung, and then one a minute"
+
+
+class CountingCloud(AbleCloud):
+    """Pretends to be a cloud with figures, and counts the calls that it has not answered."""
+
+    figures_period = 60.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.under_way = 0
+
+    async def _travel(self, operation: str, subject: object) -> None:
+        self.under_way += 1
+        try:
+            await super()._travel(operation, subject)
+        finally:
+            self.under_way -= 1
+
+    async def figures(self, _instances: Collection[Instance]) -> Mapping[DeployId, Figures]:
+        await self._travel("figures", None)
+        return {}
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("operation", ["list", "describe", "capacity", "figures"])
+async def test_no_call_to_the_cloud_outlives_a_stopped_driver(tmp_path: Path, operation: str) -> None:
+    cloud = CountingCloud()
+    driver = VirtualDriver(tmp_path, cloud, min_list_interval=1.0)
+    driver.add(7)
+    if operation == "describe":  # only a known instance that a listing lacks is looked up
+        await driver.sweeper.sweep()
+        del cloud.instances[DeployId("i-7")]
+        await pass_time(2)
+    cloud.before[operation].append(asyncio.Event())
+    driver.start()
+    await until(lambda: cloud.under_way == 1)
+    with capture_logs() as logs:
+        await driver.handler.stop()
+        assert cloud.under_way == 0
+    assert not logs
 
 
 @pytest.mark.looptime
