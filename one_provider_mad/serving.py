@@ -238,6 +238,7 @@ class Serving(ABC, Generic[RequestT]):
                 task.cancel()
             await self._shut_down()
             await self._end_metrics()
+            self._writer.flush()
         except Exception as error:  # noqa: BLE001 - the process ends in any case
             _log_error("the driver did not end in order", error)
         finally:

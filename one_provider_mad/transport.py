@@ -1,8 +1,8 @@
 """Reads standard input and writes standard output; no other module does.
 
 Reading never stops: oned writes to its drivers with blocking writes (src/mad/Mad.cc, include/StreamManager.h), so a
-driver that does not read stalls oned itself. Each line is written with one `write`: up to 5.12 oned takes a pause of
-more than 25 ms inside a line for a crash of the driver (src/mad/MadManager.cc, listener).
+driver that does not read stalls oned itself. No line is split over two writes: up to 5.12 oned takes a pause of more
+than 25 ms inside a line for a crash of the driver (src/mad/MadManager.cc, listener).
 """
 
 from __future__ import annotations
@@ -115,9 +115,10 @@ class _Line:
 class Writer:
     """Writes whole lines to standard output, in order.
 
-    A line is written at once while the reader keeps up. Otherwise lines wait and a thread writes them, so that the loop
-    never blocks; all replies wait, LOG lines up to a bound. The thread is started at the beginning, since a machine
-    short of processes or memory may be unable to start it later.
+    Replies are written in the event loop's next turn, as many with one write as are written atomically: each write may
+    wake oned. While the reader does not keep up, lines wait and a thread writes them, so that the loop never blocks.
+    All replies wait, LOG lines up to a bound. The thread is started at the beginning, since a machine short of
+    processes or memory may be unable to start it later.
 
     Args:
         fd: the descriptor.
@@ -141,30 +142,25 @@ class Writer:
         self._is_open = False
         self._is_broken = False
         self._held: list[_Line] | None = None
-        self._thread_line: _Line | None = None
-        self._handed: SimpleQueue[_Line] = SimpleQueue()
+        self._is_flush_due = False
+        self._is_thread_writing = False
+        self._handed: SimpleQueue[list[_Line]] = SimpleQueue()
         self._empty = asyncio.Event()
         self._empty.set()
         _enlarge(fd)
         threading.Thread(target=self._write_handed, name="stdout", daemon=True).start()
 
     def send(self, data: bytes, *, on_written: Callable[[], None] | None = None) -> None:
-        """Write a reply, and call `on_written` once it is written. Never blocks, never fails."""
+        """Write a reply soon, and call `on_written` once it is written. Never blocks, never fails."""
+        line = _Line(data, on_written, is_log=False)
         if self._held is not None:
-            self._held.append(_Line(data, on_written, is_log=False))
+            self._held.append(line)
             self._empty.clear()
             return
-        if not self._keeps_up(data):
-            self._add(_Line(data, on_written, is_log=False))
-            return
-        self._write(data)
-        if on_written is not None and not self._is_broken:
-            self._call_back(on_written)
-
-    def _keeps_up(self, data: bytes) -> bool:
-        """Return True when no line waits and this one can be written at once, the usual case."""
-        is_idle = self._is_open and not self._lines and self._thread_line is None and not self._is_broken
-        return is_idle and len(data) <= _ATOMIC and bool(self._poll.poll(0))
+        self._add(line)
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            self._loop.call_soon(self.flush)
 
     def log(self, data: bytes) -> None:
         """Write a LOG line, which may be dropped while the reader does not read."""
@@ -175,6 +171,7 @@ class Writer:
             oldest.is_dropped, oldest.data = True, b""  # only its place in the queue is kept
             self._drops += 1
         self._add(line)
+        self.flush()
 
     def send_first(self, data: bytes) -> None:
         """Write the answer to INIT before all waiting lines."""
@@ -185,17 +182,18 @@ class Writer:
         """Write waiting and later lines: until the first request none may follow INIT's answer (include/Driver.h)."""
         if not self._is_open:
             self._is_open = True
-            self._flush()
+            self.flush()
 
     def hold_replies(self) -> None:
         """Hold replies, but not LOG lines, until `let_replies_go`: a reply may crash a starting core."""
         self._held = [] if self._held is None else self._held
 
     def let_replies_go(self) -> None:
-        """Write the held replies in order, and every later one at once."""
+        """Write the held replies in order, and no longer hold later ones."""
         held, self._held = self._held, None
         for line in held or ():
             self._add(line)
+        self.flush()
 
     def is_read(self) -> bool:
         """Return False once the other end of the pipe is closed."""
@@ -207,35 +205,47 @@ class Writer:
         """Return once all lines are written, or can never be."""
         await self._empty.wait()
 
-    def _add(self, line: _Line) -> None:
-        self._lines.append(line)
-        self._empty.clear()
-        self._flush()
-
-    def _flush(self) -> None:
-        """Write the lines that can be written without blocking; hand the next one to the thread."""
-        if not self._is_open or self._thread_line is not None:
+    def flush(self) -> None:
+        """Write the waiting lines that can be written without blocking, and have the thread write the next ones."""
+        self._is_flush_due = False
+        if not self._is_open or self._is_thread_writing:
             return
         if self._drops:
             count, self._drops = self._drops, 0
             self._lines.appendleft(_Line(self.dropped(count), None, is_log=False))
-        while self._lines:
+        while not self._is_thread_writing and (lines := self._take_lines()):
+            data = _joined(lines)
+            if not self._is_broken and (len(data) > _ATOMIC or not self._poll.poll(0)):
+                self._is_thread_writing = True
+                self._handed.put(lines)
+            else:
+                self._write(data)
+                self._done(lines)
+        if not (self._is_thread_writing or self._held):
+            self._empty.set()
+
+    def _add(self, line: _Line) -> None:
+        self._lines.append(line)
+        self._empty.clear()
+
+    def _take_lines(self) -> list[_Line]:
+        """Take the next lines that one atomic write can hold, or a longer line alone; none when no line waits."""
+        lines: list[_Line] = []
+        size = 0
+        while self._lines and (not lines or size + len(self._lines[0].data) <= _ATOMIC):
             line = self._lines.popleft()
             if line.is_dropped:
                 continue
             if line.is_log:
                 self._logs.popleft()  # the same line: both queues have the same order
-            if not self._is_broken and (len(line.data) > _ATOMIC or not self._poll.poll(0)):
-                self._write_in_thread(line)
-                return
-            self._write(line.data)
-            self._done(line)
-        if not self._held:
-            self._empty.set()
+            lines.append(line)
+            size += len(line.data)
+        return lines
 
-    def _done(self, line: _Line) -> None:
-        if line.on_written is not None and not self._is_broken:
-            self._call_back(line.on_written)
+    def _done(self, lines: list[_Line]) -> None:
+        for line in lines:
+            if line.on_written is not None and not self._is_broken:
+                self._call_back(line.on_written)
 
     def _call_back(self, on_written: Callable[[], None]) -> None:
         """Call `on_written`; its failure must not affect the line, which is written, or the lines after it."""
@@ -244,23 +254,19 @@ class Writer:
         except Exception as error:  # noqa: BLE001 - the loop's handler logs it
             self._loop.call_exception_handler({"message": "a written line was not recorded", "exception": error})
 
-    def _write_in_thread(self, line: _Line) -> None:
-        self._thread_line = line
-        self._handed.put(line)
-
     def _write_handed(self) -> None:
         """Write the lines that the event loop hands over, until the process ends; runs in the thread."""
         while True:
-            line = self._handed.get()
-            self._write(line.data)
+            lines = self._handed.get()
+            self._write(_joined(lines))
             with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._written, line)
-            del line
+                self._loop.call_soon_threadsafe(self._written, lines)
+            del lines
 
-    def _written(self, line: _Line) -> None:
-        self._thread_line = None
-        self._done(line)
-        self._flush()
+    def _written(self, lines: list[_Line]) -> None:
+        self._is_thread_writing = False
+        self._done(lines)
+        self.flush()
 
     def _write(self, data: bytes) -> None:
         while data and not self._is_broken:
@@ -273,6 +279,10 @@ class Writer:
             except OSError as error:
                 if error.errno != errno.EINTR:
                     self._is_broken = True
+
+
+def _joined(lines: list[_Line]) -> bytes:
+    return b"".join([line.data for line in lines])
 
 
 def _enlarge(fd: int) -> None:

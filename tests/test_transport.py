@@ -127,14 +127,73 @@ async def stall(writer: Writer, pipe: Pipe) -> list[bytes]:
 # Writing
 
 
-async def test_a_line_is_written_at_once_while_the_pipe_is_read(pipe: Pipe) -> None:
+async def test_a_line_is_written_within_one_turn_of_the_loop_while_the_pipe_is_read(pipe: Pipe) -> None:
     writer = an_open_writer(pipe)
     written: list[str] = []
     writer.send(b"one\n", on_written=lambda: written.append("one"))
+    await asyncio.sleep(0)
     assert (pipe.read_now(), written) == (b"one\n", ["one"])
     writer.log(b"two\n")
     assert pipe.read_now() == b"two\n"
     await writer.drained()
+
+
+async def test_replies_of_one_turn_share_writes_that_are_each_atomic(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = an_open_writer(pipe)
+    writes: list[bytes] = []
+    write = os.write
+
+    def noted(fd: int, data: bytes) -> int:
+        writes.append(bytes(data))
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", noted)
+    lines = [b"%d " % number + b"x" * 1020 + b"\n" for number in range(9)]
+    lines[5] = b"5 " + b"x" * PAGE + b"\n"
+    for line in lines:
+        writer.send(line)
+    await writer.drained()
+    assert writes == [b"".join(lines[:4]), lines[4], lines[5], b"".join(lines[6:])]
+
+
+async def test_a_log_line_is_written_after_the_replies_before_it(pipe: Pipe) -> None:
+    writer = an_open_writer(pipe)
+    writer.send(b"reply\n")
+    writer.log(b"log\n")
+    assert pipe.read_now() == b"reply\nlog\n"
+    await writer.drained()
+
+
+async def test_log_lines_of_callbacks_stay_in_order_while_the_thread_writes(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_write = threading.Event()
+    write = os.write
+
+    def late(fd: int, data: bytes) -> int:
+        if threading.current_thread() is not threading.main_thread():
+            may_write.wait(HANG)
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", late)
+    writer = an_open_writer(pipe)
+    lines = [b"first", b"x" * (PAGE - 1), b"y" * 2 * PAGE, b"last"]
+    writer.send(lines[0] + b"\n", on_written=lambda: writer.log(lines[2] + b"\n"))
+    writer.send(lines[1] + b"\n", on_written=lambda: writer.log(lines[3] + b"\n"))
+    await asyncio.sleep(0)
+    may_write.set()
+    await writer.drained()
+    pipe.finish()
+    assert pipe.lines == lines
+
+
+async def test_a_flush_writes_replies_before_the_loops_next_turn(pipe: Pipe) -> None:
+    writer = an_open_writer(pipe)
+    writer.send(b"last\n")
+    writer.flush()
+    assert pipe.read_now() == b"last\n"
 
 
 async def test_lines_after_the_answer_to_init_wait_until_the_writer_is_opened(pipe: Pipe) -> None:
@@ -163,6 +222,7 @@ async def test_replies_wait_for_a_stalled_reader_and_none_is_lost(pipe: Pipe) ->
     written: list[int] = []
     for number, line in enumerate(lines):
         writer.send(line + b"\n", on_written=lambda number=number: written.append(number))  # type: ignore[misc]
+    await asyncio.sleep(0)
     assert 0 < len(written) < 2000, "the loop continues although no process reads"
     pipe.read_on()
     await writer.drained()
@@ -256,6 +316,7 @@ async def test_old_log_lines_are_dropped_and_counted_while_the_reader_stalls(
     if is_stalled_by_a_log:
         while not pipe.is_full():
             writer.send(b"filler".ljust(PAGE - 1, b".") + b"\n")
+            writer.flush()
     else:
         await stall(writer, pipe)
     sent = 2500
