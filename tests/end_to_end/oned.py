@@ -17,12 +17,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from one_provider_mad.cli.instances import collect
+from tests.end_to_end.forked_driver import ForkedDriver
 from tests.waiting import HANG
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -134,9 +135,11 @@ class Driver:
 
     Attributes:
         is_measured: the coverage of drivers is measured in this test.
+        is_forked: a fork server starts the programs of bin/ in this test (forked_driver.py).
     """
 
     is_measured = True
+    is_forked = False
 
     def __init__(
         self,
@@ -160,9 +163,11 @@ class Driver:
             if value is not None:
                 environment[name] = value
         leak = os.open(os.devnull, os.O_RDWR)
+        is_forked = self.is_forked and not via and program.parent == PROGRAM.parent
+        start: Callable[..., subprocess.Popen[bytes]] = ForkedDriver if is_forked else subprocess.Popen
         try:
-            with as_oned_starts_drivers():
-                self.process = subprocess.Popen(
+            with nullcontext() if is_forked else as_oned_starts_drivers():
+                self.process = start(
                     [*via, str(program), *([arguments] if isinstance(arguments, str) else arguments or [])],
                     stdin=stdin,
                     stdout=stdout,
