@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,8 @@ def packages(built: Callable[[str], Packages]) -> Packages:
 def root(roots: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Root]:
     with unpacked("bookworm", tmp_path_factory.mktemp("rpm"), roots) as fresh:
         sys.path.insert(0, str(Path(__file__).parents[2] / "packaging"))
-        from build import python_of  # type: ignore[import-not-found]
-
         # This machine's Python 3.12, at its own path, which oneadmin has to be able to enter.
-        prefix = python_of("3.12").resolve().parents[1]
+        prefix = import_module("build").python_of("3.12").resolve().parents[1]
         fresh.file(str(prefix)).parent.mkdir(parents=True)
         subprocess.run(["cp", "-a", prefix, fresh.file(str(prefix))], check=True)
         for folder in (prefix, *prefix.parents):
