@@ -33,7 +33,10 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 """Valid NAMEs of drivers."""
 
 _OF_NAME = "one_provider_mad_"
-"""Prefix of NAME in the files that the drivers keep in OpenNebula's var directory."""
+"""Prefix of NAME in the files that the drivers keep in OpenNebula's var directory, but for monitoring's state."""
+
+_KEPT = re.compile(rf"(?:{_OF_NAME}(.+)\.(?:journal|configured|scripts|probes)|one_im_provider_(.+)\.state)")
+"""All these files."""
 
 _OWNER = re.compile(r"[A-Za-z0-9_.:@-]{1,64}")
 _SECRET = re.compile(r"secret|passw|token|api_key|access_key|private_key|credential", re.IGNORECASE)
@@ -292,14 +295,14 @@ def _without_file(name: str, path: Path, places: Places) -> Configuration:
     )
 
 
-def names(places: Places) -> set[str]:
-    """Return the NAMEs known here: those of configuration files and of journals, and `simulated`.
+def known_names(places: Places) -> set[str]:
+    """Return the NAMEs that have a file here: a configuration, or one that their drivers keep in OpenNebula's var.
 
-    Directories that this process may not read have none.
+    `simulated` needs none, and is among them only if it has one. Directories that this process may not read have none.
     """
     files = {path.name.removesuffix(".toml") for path in _files(places.conf, "*.toml")}
-    kept = {path.name.removesuffix(".journal") for path in _files(places.var, f"{_OF_NAME}*.journal")}
-    found = {EMBEDDED, *files, *(name.removeprefix(_OF_NAME) for name in kept)}
+    kept = (_KEPT.fullmatch(path.name) for path in _files(places.var, "one_*"))
+    found = {*files, *(match[1] or match[2] for match in kept if match)}
     return {name for name in found if NAME.fullmatch(name)}
 
 
@@ -314,7 +317,7 @@ def did_you_mean(name: str, places: Places) -> str:
     """Return `; did you mean …?` with the most similar of the NAMEs known here, "" where none is similar."""
     from difflib import get_close_matches  # only a mistyped NAME needs it
 
-    similar = get_close_matches(name, names(places) - {name}, n=1)
+    similar = get_close_matches(name, {EMBEDDED, *known_names(places)} - {name}, n=1)
     return f"; did you mean {similar[0]}?" if similar else ""
 
 

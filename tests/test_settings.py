@@ -11,7 +11,16 @@ import msgspec
 import pytest
 
 from one_provider_mad.errors import AuthenticationRefused, SettingsError
-from one_provider_mad.settings import Configuration, Places, Policy, Settings, SettingsSource, convert, load, names
+from one_provider_mad.settings import (
+    Configuration,
+    Places,
+    Policy,
+    Settings,
+    SettingsSource,
+    convert,
+    known_names,
+    load,
+)
 
 GOOD = 'provider = "simulated"\nowner = "harbour-7f3a"\n'
 
@@ -237,13 +246,18 @@ def test_a_mistyped_name_is_answered_with_the_most_similar_one_known_here(places
     assert "did you mean" not in refusal(places, "azure")
 
 
-def test_known_names_are_those_of_configuration_files_and_journals(places: Places) -> None:
+def test_known_names_are_those_of_configurations_and_of_the_files_that_drivers_keep(places: Places) -> None:
     configure(places, GOOD, name="aws")
     for name in ("not a name.toml", "notes.txt"):
         (places.conf / name).touch()
-    places.default_journal("oldscripts").touch()
-    assert names(places) == {"aws", "oldscripts", "simulated"}
-    assert names(Places(conf=Path("/nowhere"), var=Path("/dev/null"), log=places.log)) == {"simulated"}
+    places.default_journal("of-journal").touch()
+    places.mark("of-mark").touch()
+    for name in ("provider_mad_of-scripts.scripts", "provider_mad_of-probes.probes", "im_provider_of-state.state"):
+        (places.var / f"one_{name}").touch()
+    for name in (".db", "_im_provider_aws.log", "_provider_mad_.journal", "_provider_mad_x.journal-wal"):
+        (places.var / f"one{name}").touch()
+    assert known_names(places) == {"aws", "of-journal", "of-mark", "of-scripts", "of-probes", "of-state"}
+    assert known_names(Places(conf=Path("/nowhere"), var=Path("/dev/null"), log=places.log)) == set()
 
 
 @pytest.mark.parametrize("name", ["simulated", "mycloud"])

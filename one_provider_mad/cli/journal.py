@@ -10,7 +10,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from one_provider_mad.cli import journal_show
-from one_provider_mad.cli.names import complete_name, known_names
+from one_provider_mad.cli.names import complete_name, names_that_begin
 from one_provider_mad.journal.upkeep import forget_fact
 from one_provider_mad.live_provider import ACCOUNT
 from one_provider_mad.orphans.reconciler import MACHINE
@@ -27,7 +27,7 @@ class _NameOrCommand(click.Group):
         return super().parse_args(ctx, ["show", *args] if is_name else args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        return [*map(CompletionItem, known_names(incomplete)), *super().shell_complete(ctx, incomplete)]
+        return [*map(CompletionItem, names_that_begin(incomplete)), *super().shell_complete(ctx, incomplete)]
 
 
 @click.group("journal", cls=_NameOrCommand, short_help="Show a driver's journal, or accept another account.")

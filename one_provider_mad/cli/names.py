@@ -12,7 +12,7 @@ from contextlib import suppress
 import click
 
 from one_provider_mad.errors import SettingsError
-from one_provider_mad.settings import NAME, Places, load, names
+from one_provider_mad.settings import EMBEDDED, NAME, Places, known_names, load
 
 
 def check_name(name: str) -> None:
@@ -23,14 +23,14 @@ def check_name(name: str) -> None:
 
 def complete_name(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """Return the NAMEs known here that begin with a text."""
-    return known_names(incomplete)
+    return names_that_begin(incomplete)
 
 
-def known_names(incomplete: str) -> list[str]:
-    """Return the NAMEs known here that begin with a text."""
+def names_that_begin(incomplete: str) -> list[str]:
+    """Return the NAMEs known here that begin with a text, and `simulated`, which needs no file."""
     with suppress(Exception):
         places = Places.from_environment(os.environ, may_create=False)
-        return sorted(name for name in names(places) if name.startswith(incomplete))
+        return sorted(name for name in {EMBEDDED, *known_names(places)} if name.startswith(incomplete))
     return []
 
 

@@ -25,7 +25,6 @@ from one_provider_mad.cli.state_files import (
     embedded_cloud,
     is_embedded_cloud,
     journal_of,
-    known_names,
     monitoring_state,
 )
 from one_provider_mad.cli.unknown_settings import load_without_unknown
@@ -34,7 +33,7 @@ from one_provider_mad.errors import JournalError, SettingsError
 from one_provider_mad.journal.reader import read_attempts, read_debts, read_fact, read_live_imports, read_open_requests
 from one_provider_mad.journal.records import AttemptState
 from one_provider_mad.live_provider import ACCOUNT
-from one_provider_mad.settings import Configuration, Places
+from one_provider_mad.settings import Configuration, Places, known_names
 
 
 class Trace(Value, frozen=True, kw_only=True):
@@ -94,7 +93,7 @@ def command(names: Sequence[str], is_json: bool) -> None:
     with no_logs():
         places = Places.from_environment(os.environ)
         served = {each.name: each.pid for each in running_drivers(os.environ)}
-        everything = [remains_of(name, places, served.get(name)) for name in names or known_names(places)]
+        everything = [remains_of(name, places, served.get(name)) for name in names or sorted(known_names(places))]
     if is_json:
         click.echo(json.dumps([_entry(each) for each in everything], indent=2))
     else:

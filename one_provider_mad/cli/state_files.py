@@ -1,9 +1,8 @@
-"""Finds the NAMEs of this OpenNebula, and the files of the drivers of each, with the versions of their layouts."""
+"""Finds the files of the drivers of a NAME, with the versions of their layouts."""
 
 from __future__ import annotations
 
 import json
-import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,11 +15,7 @@ from one_provider_mad.journal import schema
 from one_provider_mad.journal.reader import read_version
 from one_provider_mad.monitor import state
 from one_provider_mad.providers.simulated import table
-from one_provider_mad.settings import EMBEDDED, NAME, Configuration, Places
-
-_OURS = re.compile(
-    r"one_provider_mad_(?P<a>.+)\.(?:journal|configured|scripts|probes)|one_im_provider_(?P<b>.+)\.state"
-)
+from one_provider_mad.settings import EMBEDDED, Configuration, Places
 
 
 class VersionedFile(Value, frozen=True, kw_only=True):
@@ -39,22 +34,6 @@ class VersionedFile(Value, frozen=True, kw_only=True):
     version: int | None
     written: int
     trouble: str = ""
-
-
-def known_names(places: Places) -> list[str]:
-    """Return every NAME with a configuration file or a file of its drivers."""
-    found = {path.stem for path in _listed(places.conf) if path.suffix == ".toml"}
-    for path in _listed(places.var):
-        if match := _OURS.fullmatch(path.name):
-            found.add(match["a"] or match["b"])
-    return sorted(name for name in found if NAME.fullmatch(name))
-
-
-def _listed(folder: Path) -> list[Path]:
-    try:
-        return list(folder.iterdir())
-    except OSError:
-        return []
 
 
 def journal_of(name: str, configuration: Configuration | None, places: Places) -> Path:

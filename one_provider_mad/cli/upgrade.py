@@ -21,14 +21,14 @@ from one_provider_mad.cli.journal_show import request_entry
 from one_provider_mad.cli.names import check_name, complete_name
 from one_provider_mad.cli.quiet import no_logs
 from one_provider_mad.cli.running_drivers import RunningDriver, running_drivers
-from one_provider_mad.cli.state_files import VersionedFile, journal_of, known_names, versioned_files
+from one_provider_mad.cli.state_files import VersionedFile, journal_of, versioned_files
 from one_provider_mad.cli.unknown_settings import UnknownLine, describe, load_without_unknown
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import JournalError, SettingsError
 from one_provider_mad.journal.reader import read_debts, read_open_requests
 from one_provider_mad.journal.records import Debt, OpenRequest
 from one_provider_mad.providers.interface import CheckResult
-from one_provider_mad.settings import Places
+from one_provider_mad.settings import Places, known_names
 
 _GOING_BACK = '"Going back to an earlier release" in docs/troubleshooting.md'
 
