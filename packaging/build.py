@@ -34,6 +34,7 @@ HERE = ROOT / "packaging"
 sys.path.insert(0, str(ROOT / "tools"))
 from licences import copyright_of  # noqa: E402
 from pythons import find_pythons  # noqa: E402
+from sbom import SbomError, rules_of  # noqa: E402
 
 NAME = "one-provider-mad"
 MAINTAINER = "maintainers@one-provider-mad.example.org"
@@ -98,7 +99,7 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="one-provider-packages-") as folder:
             build_all(arguments, Path(folder))
-    except BuildError as error:
+    except (BuildError, SbomError) as error:
         print(f"make packages: {error}", file=sys.stderr)
         return 1
     return 0
@@ -298,7 +299,7 @@ def lay_out_system(root: Path, tree: Tree) -> None:
         put(documents / "examples" / path.name, path.read_bytes())
     put(documents / "changelog.gz", zipped((tree.path / "CHANGELOG.md").read_bytes()))
     site = next((root / BASE[1:] / "payload/lib").glob("*/site-packages"))
-    put(documents / "copyright", copyright_of(site, NAME).encode())
+    put(documents / "copyright", copyright_of(site, rules_of(ROOT / "pyproject.toml")).encode())
 
 
 def lay_out_manual(root: Path, tree: Tree, python: Path, package_format: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib import import_module
 from importlib.metadata import PathDistribution
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -121,6 +122,28 @@ def test_all_of_a_named_folder_is_described_and_of_this_one_what_is_locked(sbom:
     assert [each.name for each in ours] == ["aiohttp", "one_provider_mad"]
     every = sbom.shipped(tmp_path, {"aiohttp": "1"}, all_of_them=True)
     assert [each.name for each in every] == ["aiohttp", "one_provider_mad", "pytest"]
+
+
+def test_the_copyright_file_of_a_package_has_the_same_licences_and_texts(
+    sbom: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(tmp_path, "one_provider_mad")
+    installed(tmp_path, "first", "License: Dual License", text="Copyright (c) 2020 A Person\n\nDo what you like.\n")
+    apache = "TERMS AND CONDITIONS FOR USE, REPRODUCTION, AND DISTRIBUTION"
+    installed(tmp_path, "second", "Classifier: License :: OSI Approved :: Apache Software License", text=apache)
+    monkeypatch.syspath_prepend(str(ROOT / "packaging"))
+    text = import_module("licences").copyright_of(tmp_path, sbom.Rules(frozenset(), {"first": "MIT"}, {}))
+    monkeypatch.delitem(sys.modules, "licences")
+    head, whole, first, second = text.strip().split("\n\n")
+    assert head.startswith("Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/")
+    assert whole.startswith("Files: *\nCopyright: the authors of one-provider-mad\nLicense: Apache-2.0\n")
+    assert first == (
+        "Files: usr/lib/*/site-packages/first-1.dist-info*\nCopyright: Copyright (c) 2020 A Person\nLicense: first-1\n"
+        " MIT\n Copyright (c) 2020 A Person\n .\n Do what you like."
+    )
+    lines = second.splitlines()
+    assert lines[-2] == " Apache-2.0"
+    assert lines[-1].endswith(" is in /usr/share/common-licenses/Apache-2.0."), "Debian has that text once for all"
 
 
 def test_the_installed_set_is_described_with_licences_texts_and_dependencies(tmp_path: Path) -> None:
