@@ -45,10 +45,10 @@ dev:
 	$(call with_python,$(BOOTSTRAP) --dev)
 
 demo: setup
-	@$(BIN)/one-provider demo
+	@bin/one-provider demo
 
 demo-ec2: setup
-	@$(BIN)/one-provider demo --ec2
+	@bin/one-provider demo --ec2
 
 picture: dev
 	$(BIN)/python tools/picture.py

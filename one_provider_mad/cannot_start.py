@@ -10,19 +10,15 @@ from typing import NoReturn
 _SCRIPT = "cannot_start.sh"
 
 
-def answer_instead(program: str, error: Exception, *, is_initialised: bool, requests: Sequence[str] = ()) -> NoReturn:
+def answer_instead(error: Exception, *, is_initialised: bool, requests: Sequence[str] = ()) -> NoReturn:
     """Run the script in this process's place: with the same pid, ARGUMENTS, input and output.
 
     Args:
-        program: `one_vmm_provider` or `one_im_provider`.
         error: why the modules cannot be imported.
         is_initialised: INIT was answered.
         requests: line of each request that was read and has no answer, cut after the VM's id.
     """
     script = os.path.join(os.path.dirname(__file__), _SCRIPT)
-    path = os.path.realpath(sys.argv[0])
-    if os.path.basename(path) != program:  # a package's program runs `python -c`
-        path = os.path.join(os.path.dirname(sys.executable), program)
     if isinstance(error, ModuleNotFoundError):
         reason = f"{error}; is it installed for {sys.executable}?"
     else:
@@ -30,4 +26,4 @@ def answer_instead(program: str, error: Exception, *, is_initialised: bool, requ
     for descriptor in (0, 1):
         os.set_blocking(descriptor, True)
     state = ["INIT" if is_initialised else "", reason, "\n".join(requests)]
-    os.execv("/bin/sh", ["sh", script, path, *state, *sys.argv[1:]])  # noqa: S606 - the script is the package's own
+    os.execv("/bin/sh", ["sh", script, os.path.realpath(sys.argv[0]), *state, *sys.argv[1:]])  # noqa: S606 - the script is the package's own

@@ -17,9 +17,10 @@ program=$1 initialised=$2 reason=$3 requests=$4
 shift 4
 unset ONE_PROVIDER_MAD_REASON # of the program's wrapper, which is called below
 name=${program##*/}
-root=${program%/*/*}
+bin=${program%/*}
+root=${bin%/*}
 python=$root/.venv/bin/python
-if [ -L "${program%/*}/python" ] || [ -e "${program%/*}/python" ]; then python=${program%/*}/python; fi
+if [ -L "$bin/python" ] || [ -e "$bin/python" ]; then python=$bin/python; fi
 [ -e "/proc/$$/fd/2" ] || exec 2>/dev/null # closed by oned
 exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-    # leaked by oned
 set -f
@@ -65,7 +66,9 @@ remedy() {
 
 if [ -z "$reason" ]; then
     follow "$python"
-    if [ "$missing" = "$root/.venv" ]; then
+    if [ "$missing" = "$root/.venv" ] && [ ! -e "$root/Makefile" ]; then
+        reason="no Python is in $bin: install one-provider-mad in an environment, with python3 -m venv or pipx"
+    elif [ "$missing" = "$root/.venv" ]; then
         reason="$missing does not exist: $(remedy setup)"
     elif [ -n "$missing" ]; then
         reason="$missing does not exist, and $python leads there: $(remedy)"

@@ -89,7 +89,7 @@ class _Daemon(Serving[Request | Malformed]):
 
     async def _set_up(self) -> None:
         """Import the modules and open cloud and journal; requests wait until this returns."""
-        modules = await self._imported(PROGRAM, Modules)
+        modules = await self._imported(Modules)
         places = modules.Places.from_environment(os.environ)
         problem = self._begin_log(PROGRAM, modules, places)
         self._engines = modules.Engines(self._options, places, warn=self._warn)

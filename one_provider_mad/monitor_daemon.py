@@ -84,7 +84,7 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
 
     async def _set_up(self) -> None:
         begun_at = asyncio.get_running_loop().time()
-        modules = await self._imported(PROGRAM, Modules)
+        modules = await self._imported(Modules)
         places = modules.Places.from_environment(os.environ)
         problem = self._begin_log(PROGRAM, modules, places)
         self._cloud = cloud = modules.MonitoredCloud(self._options, places, warn=self._warn)

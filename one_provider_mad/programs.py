@@ -91,7 +91,7 @@ def _serve(program: str, argv: list[str], *, has_stderr: bool, begun: bytes) -> 
     except (ImportError, OSError) as error:  # OSError: a file that this user may not read
         from one_provider_mad.cannot_start import answer_instead
 
-        answer_instead(program, error, is_initialised=is_initialised)
+        answer_instead(error, is_initialised=is_initialised)
     options = parse_arguments(argv)
     begun = b"" if is_initialised else begun
     code: int = daemon.run(options, has_stderr=has_stderr, is_initialised=is_initialised, begun=begun)
@@ -190,7 +190,7 @@ def _text_for_a_person(program: str, argv: list[str], usage: str) -> str:
         except (ImportError, OSError) as error:
             from one_provider_mad.cannot_start import answer_instead
 
-            answer_instead(program, error, is_initialised=False)
+            answer_instead(error, is_initialised=False)
         return f"one-provider-mad {__version__}\n"
     return ""
 

@@ -176,13 +176,13 @@ class Serving(ABC, Generic[RequestT]):
         for wait in waits:
             wait.cancel()
 
-    async def _imported(self, program: str, modules: Callable[[], ModulesT]) -> ModulesT:
-        """Import the program's modules in a thread; if they cannot be, another process answers in place of this one."""
+    async def _imported(self, modules: Callable[[], ModulesT]) -> ModulesT:
+        """Import the driver's modules in a thread; if they cannot be, another process answers in place of this one."""
         try:
             return await asyncio.to_thread(modules)
         except (ImportError, OSError) as error:
             requests = [short for asked in self._early or () if (short := self._short(asked))]
-            answer_instead(program, error, is_initialised=self._is_initialised, requests=requests)
+            answer_instead(error, is_initialised=self._is_initialised, requests=requests)
 
     async def _set_up_unless_over(self) -> None:
         """Run `_set_up`, but cancel it when oned has ended: a locked journal may take long to open."""

@@ -80,7 +80,22 @@ class Tree:
 
     def project(self) -> dict[str, Any]:
         """Return the table [project] of pyproject.toml."""
-        return dict(tomllib.loads((self.path / "pyproject.toml").read_text())["project"])
+        return dict(self._pyproject()["project"])
+
+    def generated(self) -> dict[str, str]:
+        """Return the entry points of which packaging/program.sh makes programs: 0.1.0's, by name."""
+        return dict(self.project().get("scripts", {}))
+
+    def shipped(self) -> list[Path]:
+        """Return the programs that are shipped as they are, by every release after 0.1.0."""
+        return [self.path / name for name in self._pyproject()["tool"]["setuptools"].get("script-files", [])]
+
+    def programs(self) -> list[str]:
+        """Return the names of the programs."""
+        return [*self.generated(), *(path.name for path in self.shipped())]
+
+    def _pyproject(self) -> dict[str, Any]:
+        return tomllib.loads((self.path / "pyproject.toml").read_text())
 
     def package_version(self) -> str:
         """Return the version as dpkg and rpm order it: ~ makes a pre-release older than the release."""
@@ -230,7 +245,9 @@ def install_project(tree: Tree, site: Path) -> None:
     lines += ["License-Expression: Apache-2.0", f"Requires-Python: {project['requires-python']}"]
     lines += [f"Requires-Dist: {requirement}" for requirement in project["dependencies"]]
     (info / "METADATA").write_text("\n".join(lines) + "\n")
-    groups = {"console_scripts": project["scripts"], **project["entry-points"]}
+    groups = project["entry-points"]
+    if scripts := tree.generated():
+        groups = {"console_scripts": scripts, **groups}
     (info / "entry_points.txt").write_text(
         "\n".join(
             f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in entries.items())
@@ -247,14 +264,14 @@ def lay_out_environment(payload: Path, target: Target, tree: Tree) -> None:
     (payload / "pyvenv.cfg").write_text(
         f"home = /usr/bin\ninclude-system-site-packages = false\nversion = {target.python}\n"
     )
+    for path in tree.shipped():
+        put(payload / "bin" / path.name, path.read_bytes(), 0o755)
     text = (HERE / "program.sh").read_text()
     (payload / "RELEASE").write_text(f"{tree.version}-{digest(payload, text)}\n")
-    for name, value in tree.project()["scripts"].items():
+    for name, value in tree.generated().items():
         module, function = value.split(":")
-        own = (tree.path / "bin" / name).read_text()
-        if '"$bin/python"' not in own:  # before 0.2.0 the programs did not run beside an environment's Python
-            own = fill(text, release=release_of(payload), module=module, function=function)
-        put(payload / "bin" / name, own.encode(), 0o755)
+        program = fill(text, release=release_of(payload), module=module, function=function)
+        put(payload / "bin" / name, program.encode(), 0o755)
 
 
 def digest(folder: Path, text: str) -> str:
@@ -285,7 +302,7 @@ def compile_all(python: Path, payload: Path, release: str) -> None:
 
 def lay_out_system(root: Path, tree: Tree) -> None:
     """Lay out what is outside the environment: links to the programs, conffiles, documentation."""
-    for program in tree.project()["scripts"]:
+    for program in tree.programs():
         link(root / "usr/bin" / program, f"../lib/{NAME}/current/bin/{program}")
     for program in ("one_vmm_provider", "one_im_provider"):
         link(root / "usr/lib/one/mads" / program, f"../../{NAME}/current/bin/{program}")

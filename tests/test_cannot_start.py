@@ -235,3 +235,47 @@ def test_no_python_of_the_system_runs_a_copied_program(checkout: Path) -> None:
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert f", not in {checkout}/.venv: is pyvenv.cfg there?\n" in done.stderr
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """A Python that is no environment, with the package and the programs in it, as in a container."""
+    version = f"python3.{sys.version_info.minor}"
+    library = tmp_path / "lib" / version
+    library.mkdir(parents=True)
+    (tmp_path / "bin").mkdir()
+    shutil.copy(os.path.realpath(sys.executable), tmp_path / "bin" / version)
+    (tmp_path / "bin" / "python").symlink_to(version)
+    standard = Path(sysconfig.get_path("stdlib"))
+    for path in (*standard.iterdir(), *standard.parent.glob("libpython*")):
+        if not path.name.endswith("-packages"):
+            (tmp_path / path.relative_to(standard.parent.parent)).symlink_to(path)
+    ask = [str(tmp_path / "bin" / "python"), "-I", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    site = Path(subprocess.run(ask, capture_output=True, text=True, timeout=HANG).stdout.strip())
+    assert site.is_relative_to(tmp_path)
+    site.mkdir(parents=True)
+    for each in Path(sysconfig.get_path("purelib")).iterdir():
+        if each.suffix != ".pth":
+            (site / each.name).symlink_to(each)
+    shutil.copytree(ROOT / "one_provider_mad", site / "one_provider_mad", ignore=shutil.ignore_patterns("__pycache__"))
+    for program in (ROOT / "bin").iterdir():
+        shutil.copy(program, tmp_path / "bin")
+    return tmp_path
+
+
+def test_a_python_without_environment_runs_the_package_that_is_installed_in_it(installed: Path) -> None:
+    for program in ("one_vmm_provider", "one_im_provider", "one-provider"):
+        done = subprocess.run([installed / "bin" / program, "--version"], capture_output=True, text=True, timeout=HANG)
+        assert (done.stdout, done.stderr) == (VERSION, "")
+
+
+def test_programs_without_a_python_beside_them_name_the_way_to_install_them(tmp_path: Path) -> None:
+    """As after `pip install --user`, or with Debian's pip as root: the Python is in /usr/bin."""
+    shutil.copytree(ROOT / "bin", tmp_path / "bin")
+    package = tmp_path / "lib" / "python3.11" / "dist-packages" / "one_provider_mad"
+    package.mkdir(parents=True)
+    shutil.copy(ROOT / "one_provider_mad" / "cannot_start.sh", package)
+    done = subprocess.run([tmp_path / "bin" / "one-provider", "check"], capture_output=True, text=True, timeout=HANG)
+    remedy = "install one-provider-mad in an environment, with python3 -m venv or pipx"
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"one-provider: no Python is in {tmp_path}/bin: {remedy}\n"

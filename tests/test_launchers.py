@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
+import venv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,6 +65,10 @@ def test_a_copied_program_runs_no_other_python(tmp_path: Path) -> None:
     done = subprocess.run([copy, "--version"], capture_output=True, text=True, env=environ, timeout=HANG)
     sentence = "cannot start: no environment is beside it; link to the program instead of copying it"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{copy} {sentence}\n")
+    command = [sys.executable, "-I", copy, "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=HANG)
+    sentence = f"{sys.executable} runs in {sys.prefix}, not in {tmp_path}/.venv: is pyvenv.cfg there?"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{copy} cannot start: {sentence}\n")
 
 
 @pytest.mark.parametrize("variable", ["PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "PYTHONUSERBASE"])
@@ -71,6 +77,40 @@ def test_no_variable_of_python_leads_a_program_elsewhere(variable: str, tmp_path
     environ = {**BARE, variable: str(tmp_path)}
     done = subprocess.run([DRIVER, "--version"], capture_output=True, text=True, env=environ, timeout=HANG)
     assert (done.stdout, done.stderr) == (VERSION, "")
+
+
+def test_a_wheel_installs_the_programs_of_bin(tmp_path: Path) -> None:
+    sources, environment = tmp_path / "sources", tmp_path / "environment"
+    for name in ("bin", "one_provider_mad"):
+        shutil.copytree(ROOT / name, sources / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("LICENSE", "README.md", "pyproject.toml"):
+        shutil.copy(ROOT / name, sources)
+    pip, alone = [sys.executable, "-m", "pip", "-qq"], ("--no-deps", "--no-index")
+    output_of(*pip, "wheel", *alone, "--no-build-isolation", "--wheel-dir", tmp_path, sources)
+    (wheel,) = tmp_path.glob("*.whl")
+    venv.create(environment, symlinks=True)
+    python = environment / "bin" / "python"
+    output_of(*pip, "--python", python, "install", *alone, "--no-compile", wheel)
+    (site,) = environment.glob("lib/python3*/site-packages")
+    (site / "libraries.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    (tmp_path / "mads").mkdir()
+    for program in (DRIVER, REPORTER, TOOL):
+        link = tmp_path / "mads" / program.name
+        link.symlink_to(environment / "bin" / program.name)
+        assert link.read_text() == program.read_text()
+        assert output_of(link, "--version") == VERSION
+    python.unlink()
+    done = subprocess.run(
+        [tmp_path / "mads" / DRIVER.name, ARGUMENTS],
+        input="INIT\nDEPLOY  7 PFZN\nFINALIZE\n",
+        capture_output=True,
+        text=True,
+        env=BARE,
+        timeout=HANG,
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith("INIT SUCCESS\n")
+    assert "DEPLOY FAILURE 7 the driver cannot start: " in done.stdout
 
 
 def test_the_three_programs_differ_in_what_they_start_alone() -> None:

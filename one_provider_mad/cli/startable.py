@@ -52,8 +52,8 @@ def obstacle_to(program: Path, user: CoreUser, environ: Mapping[str, str]) -> Ob
             remedy=_ELSEWHERE,
         )
     tried = user.run([os.fspath(program), "--version"], environ=environ)
-    if tried is None:  # the interpreter that its first line names
-        return Obstacle(found=_interpreter_of(program, user), remedy=_AGAIN)
+    if tried is None:
+        return Obstacle(found=f"{program} is no program that {user.name} can run", remedy=_AGAIN)
     code, version, errors = tried
     if code:
         sentence = (errors.splitlines() or [f"{program} --version ended with {code}"])[-1]
@@ -83,14 +83,3 @@ def obstacle_in_files(user: CoreUser) -> Obstacle | None:
         return None
     top = next(folder for folder in folders if file.is_relative_to(folder))
     return Obstacle(found=f"{file} is closed to {user.name}", remedy=f"chmod -R go+rX {top}")
-
-
-def _interpreter_of(program: Path, user: CoreUser) -> str:
-    """Describe why the interpreter of a script of pip's cannot be run; it is named in the script's first line."""
-    with program.open("rb") as file:
-        words = file.readline(256).removeprefix(b"#!").split()
-    interpreter = Path(os.fsdecode(words[0])) if words else program
-    if not interpreter.exists():
-        return f"{interpreter}, which {program} needs, does not exist"
-    closed = user.first_closed(interpreter, "-x")
-    return f"{closed or interpreter} is closed to {user.name}, and {program} needs {interpreter}"

@@ -287,7 +287,7 @@ def test_check_starts_the_drivers_as_opennebulas_user(theirs: Place) -> None:
     assert (found["is_well"], found["found"], found["remedy"]) == (False, "a cause", "make it")
     (closed / program.name).write_text("#!/removed/python3.11\n")
     found = points(theirs, code=NOT_WELL)["one_im_provider"]
-    assert found["found"] == f"/removed/python3.11, which {program} needs, does not exist"
+    assert found["found"] == f"{program} is no program that 4711 can run"
     (closed / program.name).write_text('#!/bin/sh\n[ "$(id -u)-$1" = 4711---version ] && echo one-provider-mad 0.0.9\n')
     found = points(theirs, code=WELL)["one_im_provider"]
     assert (found["is_well"], found["found"]) == (

@@ -198,7 +198,8 @@ def installed(tmp_path: Path) -> Path:
     source.mkdir()
     for name in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    shutil.copytree(ROOT / "one_provider_mad", source / "one_provider_mad")
+    for name in ("bin", "one_provider_mad"):
+        shutil.copytree(ROOT / name, source / name)
     prefix = tmp_path / "installed"
     venv.create(prefix, symlinks=True)
     pip = [sys.executable, "-m", "pip", "--python", str(prefix / "bin" / "python"), "install", "-qq"]
