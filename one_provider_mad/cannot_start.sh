@@ -76,7 +76,9 @@ if [ -z "$reason" ]; then
         user=$(id -un 2>/dev/null) || user=$(id -u)
         reason="$closed is closed to $user, and $python leads there: $(remedy)"
     else
-        reason="$python cannot be run: $(remedy)"
+        error=$("$python" -V 2>&1 </dev/null | tail -n 1)
+        error=${error#"$python: "}
+        reason="$python cannot be run ($error): $(remedy)"
     fi
 fi
 reason=$(printf %s "$reason" | tr -d '[:cntrl:]')

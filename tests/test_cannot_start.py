@@ -125,6 +125,18 @@ def test_an_interpreter_that_was_removed_is_named(checkout: Path) -> None:
     assert f": /usr/removed does not exist, and {python} leads there: make -C {checkout} setup REPLACE=1" in answer
 
 
+def test_a_python_that_lacks_a_library_is_named_with_the_loaders_sentence(checkout: Path) -> None:
+    (checkout / ".venv" / "bin").mkdir(parents=True)
+    python = checkout / ".venv" / "bin" / "python"
+    missing = "error while loading shared libraries: libpython3.11.so.1.0: cannot open shared object file"
+    python.write_text(f'#!/bin/sh\necho "$0: {missing}" >&2\nexit 127\n')
+    python.chmod(0o755)
+    said, answer = Started(checkout).answers_to("DEPLOY  7 PFZN")
+    sentence = f"the driver cannot start: {python} cannot be run ({missing}): make -C {checkout} setup REPLACE=1"
+    assert said.startswith(f"LOG E -1 {sentence}")
+    assert answer.startswith(f"DEPLOY FAILURE 7 {sentence}")
+
+
 def test_the_one_folder_that_is_closed_is_named(checkout: Path) -> None:
     closed = checkout / "home" / "closed"
     (closed / "bin").mkdir(parents=True)
