@@ -1,6 +1,8 @@
 """The tokens of OpenNebula's template text: `NAME = value`, `NAME = [ KEY = value, … ]`, `# comment`.
 
-The strings are regular expressions, from which the two readers are composed.
+The strings are regular expressions, from which the two readers are composed. In a group that is repeated possessively,
+no alternative fails after its first character: up to 3.11.4, Python would take that character as matched
+(python/cpython#106052), and Debian 12 has 3.11.2.
 
 Source: OpenNebula's src/parsers/template_parser.l and template_syntax.y, before 4.14 src/template/template_parser.l.
 """

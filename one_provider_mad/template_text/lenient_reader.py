@@ -19,8 +19,8 @@ from one_provider_mad.template_text.grammar import (
     unquoted,
 )
 
-_SKIP = rf"(?:{SPACE}++|{COMMENT}\n)*+"
-_SKIPPED = re.compile(_SKIP)
+_SKIP = rf"(?:{SPACE}++|{COMMENT})*+"
+_SKIPPED = re.compile(rf"(?:{SPACE}++|(?P<comment>{COMMENT}))*+")
 _VALUE = rf"(?:{QUOTED}|{BAREWORD})"
 _PAIR = rf"{NAME}{BLANKS}={BLANKS}{_VALUE}"
 _VECTOR = rf"\[{_SKIP}(?:{_PAIR}{_SKIP}(?:,{_SKIP}{_PAIR}{_SKIP})*)?\]"
@@ -40,14 +40,19 @@ def split_attributes(text: str) -> list[tuple[str, str]] | str:
         at = min(unreadable)
         return text[at : at + _EXCERPT]
     attributes: list[tuple[str, str]] = []
-    at = _end(_SKIPPED, text, 0)
-    while at < len(text):
+    at = 0
+    while skipped := _SKIPPED.match(text, at):
+        at = skipped.end()
+        if skipped.end("comment") == len(text):  # without the line end that OpenNebula requires
+            at = skipped.start("comment")
+        elif at == len(text):
+            return attributes
         match = _ATTRIBUTE.match(text, at)
         if match is None:
             return text[at : at + _EXCERPT]
         attributes.append((match["name"].upper(), match[0]))
-        at = _end(_SKIPPED, text, match.end())
-    return attributes
+        at = match.end()
+    raise AssertionError("it matches an empty text, too")
 
 
 def pairs_of(attribute: str) -> list[tuple[str, str]]:
@@ -56,8 +61,3 @@ def pairs_of(attribute: str) -> list[tuple[str, str]]:
     if not value.lstrip().startswith("["):
         return [(name.strip(), unquoted(value.strip()))]
     return [(match["name"], unquoted(match["value"])) for match in _PAIR_OR_COMMENT.finditer(value) if match["name"]]
-
-
-def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
-    match = pattern.match(text, at)
-    return at if match is None else match.end()
