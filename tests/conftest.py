@@ -49,10 +49,11 @@ MEASURED_HERE = (*MEASURED, "test_metrics")
 """The files of end_to_end/ whose tests reach code of their own in the process that runs them."""
 
 UNMEASURED = (
-    *("test_documents", "test_house_rules", "test_layering"),  # they read files
-    *("test_moto", "test_kill", "test_whole_life", "test_upstream_life", "test_life", "test_daemons", "test_lives"),
+    *("tests/test_documents", "ec2/test_documents", "tests/test_house_rules", "tests/test_layering"),  # they read files
+    *("ec2/test_moto", "ec2/test_kill", "ec2/test_whole_life", "ec2/test_upstream_life"),
+    *("opennebula/test_life", "opennebula/test_daemons", "orphans/test_lives"),
 )
-"""The files outside end_to_end/ whose tests reach no code of their own in the process that runs them."""
+"""The files outside end_to_end/, by folder, whose tests reach no code of their own in the process that runs them."""
 
 
 FORKED = (
@@ -129,7 +130,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     folder, name = item.path.parent.name, item.path.stem
     Driver.is_measured = name in MEASURED
     Driver.is_forked = name in FORKED
-    is_measured = name in MEASURED_HERE if folder == "end_to_end" else name not in UNMEASURED
+    is_measured = name in MEASURED_HERE if folder == "end_to_end" else f"{folder}/{name}" not in UNMEASURED
     inherited = {} if is_measured else {name: os.environ.pop(name) for name in COVERAGE if name in os.environ}
     Tracing.functions = tracers = sys.gettrace(), threading.gettrace()
     Tracing.is_wanted = is_measured and tracers[0] is not None

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from one_provider_mad import __version__
+from one_provider_mad.cannot_start import answer_instead
 from tests.waiting import HANG
 
 ROOT = Path(__file__).parent.parent
@@ -211,6 +212,34 @@ def test_a_module_that_cannot_be_imported_is_named_and_fails_each_action(checkou
     )
     assert (done.returncode, done.stdout) == (1, ""), "a version proves that the program can start"
     assert "No module named 'library_of_tomorrow'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        pytest.param(
+            ModuleNotFoundError("No module named 'lxml'"),
+            f"No module named 'lxml'; is it installed for {sys.executable}?",
+            id="module-not-found",
+        ),
+        pytest.param(PermissionError("closed"), f"PermissionError: closed ({sys.executable})", id="closed-file"),
+    ],
+)
+def test_the_script_takes_over_with_what_was_read_and_answered(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    replaced: list[list[str]] = []
+
+    def execv(_program: str, arguments: list[str]) -> None:
+        replaced.append(arguments)
+        raise SystemExit
+
+    monkeypatch.setattr(os, "execv", execv)
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "bin" / "one_vmm_provider"), "-t 15 cloud"])
+    with pytest.raises(SystemExit):
+        answer_instead(error, is_initialised=True, requests=["DEPLOY  7", "SAVE  8"])
+    program, script = ROOT / "bin" / "one_vmm_provider", ROOT / "one_provider_mad" / "cannot_start.sh"
+    assert replaced == [["sh", str(script), str(program), "INIT", reason, "DEPLOY  7\nSAVE  8", "-t 15 cloud"]]
 
 
 def test_a_package_runs_the_environment_whose_folder_it_is_in(checkout: Path) -> None:

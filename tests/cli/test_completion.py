@@ -16,11 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from one_provider_mad.cli.main import main
 from one_provider_mad.domain import VmId
 from one_provider_mad.journal.writer import Journal
 from one_provider_mad.protocol.dialect import Dialect
-from tests.cli.running import COMMAND, output_of, surroundings
+from tests.cli.running import output_of, surroundings
 from tests.end_to_end.oned import Place, aside
 from tests.waiting import HANG
 
@@ -139,31 +141,25 @@ def test_tab_shows_nothing_where_nothing_can_be_read(place: Place, shell: str) -
             typist.type("\x15")  # Ctrl-U
 
 
-def completed(*words: str, environ: dict[str, str]) -> tuple[int, str, str]:
+def completed(root: Path, *words: str, **environ: str | None) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of what bash runs at Tab, in this process."""
     line = {"COMP_WORDS": "\n".join(("one-provider", *words)), "COMP_CWORD": str(len(words))}
-    done = subprocess.run(
-        COMMAND,
-        env={**environ, **line, "_ONE_PROVIDER_COMPLETE": "bash_complete"},
-        capture_output=True,
-        text=True,
-        timeout=HANG,
-    )
-    return done.returncode, done.stdout, done.stderr
+    env = {**surroundings(root), **line, "_ONE_PROVIDER_COMPLETE": "bash_complete", **environ}
+    result = aside(lambda: CliRunner().invoke(main, env=env, prog_name="one-provider"))
+    return result.exit_code, result.stdout, result.stderr
 
 
 def test_completion_creates_no_file(tmp_path: Path) -> None:
-    environ = {**surroundings(tmp_path), "HOME": str(tmp_path)}
-    del environ["ONE_LOCATION"]
-    assert completed("check", "simula", environ=environ) == (0, "plain,simulated\n", "")
-    assert completed("tail", "simulated", "--vm", "", environ=environ) == (0, "\n", "")
+    elsewhere = {"ONE_LOCATION": None, "HOME": str(tmp_path)}
+    assert completed(tmp_path, "check", "simula", **elsewhere) == (0, "plain,simulated\n", "")
+    assert completed(tmp_path, "tail", "simulated", "--vm", "", **elsewhere) == (0, "\n", "")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_every_name_argument_and_vm_option_is_completed(known: Place) -> None:
-    environ = surroundings(known.root)
     names = "".join(f"plain,{name}\n" for name in ("aws", "partner", "simulated"))
     for command in ("check", "config", "install", "instances", "oned-conf", "orphans", "tail", "journal show"):
-        assert completed(*command.split(), "", environ=environ) == (0, names, ""), command
-    assert completed("journal", "accept", "p", environ=environ) == (0, "plain,partner\n", "")
-    assert completed("encode", "DEPLOY", "--type", "a", environ=environ) == (0, "plain,aws\n", "")
-    assert completed("tail", "--im", "aws", "--vm", "", environ=environ) == (0, "plain,4711\n", "")
+        assert completed(known.root, *command.split(), "") == (0, names, ""), command
+    assert completed(known.root, "journal", "accept", "p") == (0, "plain,partner\n", "")
+    assert completed(known.root, "encode", "DEPLOY", "--type", "a") == (0, "plain,aws\n", "")
+    assert completed(known.root, "tail", "--im", "aws", "--vm", "") == (0, "plain,4711\n", "")
