@@ -93,12 +93,13 @@ async def test_botocore_launches_stops_resizes_starts_and_terminates_an_instance
     with pytest.raises(ClientError, match=r"InvalidInstanceID\.NotFound"):
         await botocore.describe_instances(InstanceIds=[hidden])
     assert not (await botocore.describe_instances())["Reservations"]
-    ec2.account.lag = 0
+    ec2.account.lag, ec2.account.boot = 0, 1.0
     once = {"ClientToken": "once", "TagSpecifications": [{"ResourceType": "instance", "Tags": [TAG]}]}
     begun = datetime.now(UTC)
     made = (await botocore.run_instances(**RUN, **once))["Instances"][0]
     number = made["InstanceId"]
     assert (made["State"]["Name"], made["Tags"]) == ("pending", [TAG])
+    ec2.account.boot = 0.02
     await botocore.reaches(number, "running")
     assert await botocore.run(**once) == number
     with pytest.raises(ClientError, match="IdempotentParameterMismatch"):
