@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from one_provider_mad.providers.registry import BUILT_IN
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "one_provider_mad"
 
@@ -236,3 +238,15 @@ def test_the_daemons_load_no_heavy_modules_on_import() -> None:
 )
 def test_is_allowed_follows_the_table(module: str, target: str, *, expected: bool) -> None:
     assert is_allowed(module, target) is expected
+
+
+LOADED_BY_NAME = re.compile(r"programs|cli\.\w+|lab\.demo|testing\.\w+")
+"""Modules that a program, the click commands, an entry point or a third party's tests load, besides providers."""
+
+
+def test_every_module_is_imported_by_another_or_loaded_by_name() -> None:
+    """A module that nothing imports does nothing, however well it is tested."""
+    by_others = {name for path in MODULES for name in imported(path)} | set(BUILT_IN.values())
+    used = {name.removeprefix("one_provider_mad.") for name in by_others}
+    unused = {name for path in MODULES if path.stem != "__init__" and (name := module_name(path)) not in used}
+    assert {name for name in unused if not LOADED_BY_NAME.fullmatch(name)} == set()

@@ -216,7 +216,7 @@ def test_killed_driver_leaves_whole_lines_in_a_full_pipe(stalled: Driver) -> Non
     until(stalled.place.instances)
     stalled.kill()
     stalled.begin_reading()
-    assert 10 < len(stalled.rest()) < 500, "the pipe was full"
+    assert 1 < len(stalled.rest()) < 500, "the pipe was full"
     assert bytes(stalled.raw).endswith(b"Action FROBNICATE not supported\n")
 
 

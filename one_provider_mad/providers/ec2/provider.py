@@ -50,6 +50,7 @@ from one_provider_mad.providers.ec2.refusals import is_shortage
 from one_provider_mad.providers.ec2.settings import Ec2Settings
 from one_provider_mad.providers.ec2.shortages import Shortages
 from one_provider_mad.providers.ec2.states import STATES, state_of
+from one_provider_mad.providers.ec2.unused_resources import unused_resources
 from one_provider_mad.providers.ec2.watch import Watch
 from one_provider_mad.providers.interface import (
     Attached,
@@ -62,6 +63,7 @@ from one_provider_mad.providers.interface import (
     ProviderContext,
     ProviderFactory,
     Size,
+    UnusedResource,
 )
 from one_provider_mad.safe_xml import text_of
 
@@ -358,6 +360,10 @@ class Ec2Provider:
     async def update_context(self, deploy_id: DeployId, request: VmRequest) -> None:
         """Replace the user data of a stopped instance."""
         await self._changes.set_user_data(deploy_id, request)
+
+    async def unused_resources(self, *, owner: str) -> Sequence[UnusedResource]:
+        """Return every volume, snapshot and address with this owner's tags that no instance uses."""
+        return await unused_resources(self._client, owner=owner)
 
     def section_of(self, request: VmRequest) -> Mapping[str, str]:
         """Return the attributes of the VM's own section."""
