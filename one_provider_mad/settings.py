@@ -21,6 +21,7 @@ import msgspec
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import MadError, SettingsError, UnknownSetting
 from one_provider_mad.file_owner import make_directory, open_file
+from one_provider_mad.mappings import ContextSettings, ImageMapping, Mappings, NetworkMapping, SecurityGroupSettings
 from one_provider_mad.masking import keep_secret, keep_url_secret
 from one_provider_mad.unknown_keys import KeyPath, dotted, unknown_keys, without_keys
 
@@ -119,6 +120,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     monitor: dict[str, Any] = {}
     """Periods and thresholds of monitoring; read by the information driver."""
 
+    images: dict[str, ImageMapping] = {}
+    """What stands in the cloud for OpenNebula's images."""
+
+    networks: dict[str, NetworkMapping] = {}
+    """What stands in the cloud for OpenNebula's virtual networks."""
+
+    context: ContextSettings = ContextSettings()
+    """How a VM's CONTEXT reaches its guest."""
+
+    security_groups: SecurityGroupSettings = SecurityGroupSettings()
+    """OpenNebula's own security groups in the cloud."""
+
     policy: Policy = Policy()
     """Permissions of end users."""
 
@@ -127,6 +140,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     metrics: MetricsSettings = MetricsSettings()
     """The drivers' metrics, for Prometheus."""
+
+    @property
+    def mappings(self) -> Mappings:
+        """Return what the cloud has for images, networks, context and security groups."""
+        return Mappings(
+            images=self.images,
+            networks=self.networks,
+            context=self.context,
+            security_groups=self.security_groups,
+        )
 
 
 class Configuration(Value, frozen=True, kw_only=True):

@@ -25,6 +25,7 @@ from typing import Any, Protocol, runtime_checkable
 import msgspec
 
 from one_provider_mad.domain import DeployId, Identity, Instance, SnapshotId, Usage, Value, VmId, VmRequest
+from one_provider_mad.mappings import Mappings
 from one_provider_mad.protocol.dialect import Dialect
 
 Parameters = Mapping[str, Any]
@@ -81,6 +82,7 @@ class ProviderContext(Value, frozen=True, kw_only=True):
         state_directory: OpenNebula's var directory; a provider may keep files there.
         system_directory: OpenNebula's etc directory.
         arguments: for drivers that run scripts.
+        mappings: what the cloud has for OpenNebula's images, networks, context and security groups.
         warn: sends the operator one sentence (the driver's own log, and oned.log or monitor.log).
     """
 
@@ -90,6 +92,7 @@ class ProviderContext(Value, frozen=True, kw_only=True):
     state_directory: Path
     system_directory: Path = Path("/etc/one")
     arguments: Arguments = Arguments()
+    mappings: Mappings = Mappings()
     warn: Callable[[str], None]
 
 

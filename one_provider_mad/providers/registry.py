@@ -69,6 +69,7 @@ def build(
         state_directory=places.var,
         system_directory=places.etc,
         arguments=arguments,
+        mappings=settings.mappings,
         warn=_Paced(warn),
     )
     return factory(context, table)

@@ -1,0 +1,92 @@
+"""What a cloud has for the images, networks, context and security groups of OpenNebula's templates, by configuration.
+
+The tables `[images]`, `[networks]`, `[context]` and `[security_groups]` name them in the cloud's own words. End users
+write templates and, in most OpenNebulas, images and networks; only the operator writes these tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from one_provider_mad.domain import Value
+
+Guest = Literal["auto", "cloud-init", "one-context", "none"]
+"""The program in a guest that reads its context: `auto` is what is known of the image, else cloud-init."""
+
+Addresses = Literal["cloud", "opennebula"]
+"""Who chooses the addresses of a network's interfaces."""
+
+
+class ImageMapping(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What stands in the cloud for one of OpenNebula's images, which the table names by NAME or number."""
+
+    image: str
+    """The cloud's image, as its PUBLIC_CLOUD attribute for images takes it: an AMI. For an image that is attached as a
+    further disk: a snapshot."""
+
+    datastore: str = ""
+    """Name or number of the datastore that the image must lie in. A VM whose first disk is such an image asks for this
+    cloud even without a PUBLIC_CLOUD section. Empty: any datastore, and then the VM needs the section, since every user
+    may give an image this name."""
+
+    guest: Guest = "auto"
+    """The program in the image that reads the context."""
+
+    user: str = ""
+    """User to log in as, shown for the VM; empty: the image's own is not known."""
+
+    smallest_disk: Annotated[int, Meta(ge=0)] = 0
+    """GiB that the cloud's image needs for its root volume, if that is more than the template's SIZE."""
+
+
+class NetworkMapping(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What stands in the cloud for one of OpenNebula's virtual networks, which the table names by NAME or number."""
+
+    subnet: str = ""
+    """The cloud's subnet or network; empty: its default one. EC2 tries several, with commas between, one by one."""
+
+    security_groups: tuple[str, ...] = ()
+    """Ids of the cloud's security groups for interfaces in this network; empty: the cloud's default."""
+
+    public_address: bool | None = None
+    """Whether an interface gets a public address; unset: as the subnet says."""
+
+    addresses: Addresses = "cloud"
+    """`opennebula` asks the cloud for the address that OpenNebula has leased, so its ranges must lie in the subnet
+    (`one-provider networks` prints such networks); `cloud` lets the cloud choose."""
+
+
+class ContextSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a VM's CONTEXT reaches its guest."""
+
+    guest: Guest | None = None
+    """The program in guests that reads the context, where neither template nor image says so: `cloud-init`,
+    `one-context`, `none` to send no context; `auto` is cloud-init unless the cloud's image says otherwise. Unset: lines
+    as in release 0.1, which hardly any guest reads."""
+
+
+class SecurityGroupSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """OpenNebula's own security groups in the cloud."""
+
+    mirror: bool = False
+    """Make OpenNebula's security groups of a VM's interfaces groups of the cloud, and keep their rules the same; needs
+    further rights."""
+
+
+class Mappings(Value, frozen=True, kw_only=True):
+    """The four tables of one configuration.
+
+    Attributes:
+        images: by NAME or number of OpenNebula's image.
+        networks: by NAME or number of OpenNebula's virtual network.
+        context: how a VM's CONTEXT reaches its guest.
+        security_groups: OpenNebula's own.
+    """
+
+    images: Mapping[str, ImageMapping] = {}
+    networks: Mapping[str, NetworkMapping] = {}
+    context: ContextSettings = ContextSettings()
+    security_groups: SecurityGroupSettings = SecurityGroupSettings()
