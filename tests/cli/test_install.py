@@ -225,6 +225,8 @@ def test_set_writes_settings_into_the_new_configuration_between_the_comments(one
         "policy": {"forbidden_attributes": ["USERDATA"]},
         "orphans": {"interval": 600},
         "metrics": {},
+        "context": {},
+        "security_groups": {},
     }
     assert comments_of(path.read_text()) == comments_of(plain)
 
