@@ -12,7 +12,6 @@ import structlog
 from one_provider_mad.actions.accepted import Accepted
 from one_provider_mad.actions.deadlines import Deadlines, exceeded
 from one_provider_mad.actions.engine import WAITING_FOR_ENGINE, Engine, EngineSource
-from one_provider_mad.actions.last_poll import last_poll
 from one_provider_mad.actions.leading import Lead
 from one_provider_mad.actions.log_lines import MOST_WARNINGS, LogLines, at_most
 from one_provider_mad.actions.outcomes import UNREPEATED, settle
@@ -27,6 +26,7 @@ from one_provider_mad.actions.table import (
     NEEDS_ONLY_TAGS,
     STOPS_OR_DESTROYS,
 )
+from one_provider_mad.actions.unrequested_poll import unrequested_poll
 from one_provider_mad.actions.work import Work
 from one_provider_mad.calls.waiting import Patience, SettingsReplaced
 from one_provider_mad.domain import VmId, VmRequest
@@ -45,7 +45,7 @@ class Execution:
     Args:
         engines: the cloud and the journal.
         deadlines: how long each may take.
-        replies: sends the POLL answer that precedes the answer of a power off, up to 5.10 (last_poll.py).
+        replies: sends the POLL answer that precedes the answer of a start or stop, up to 5.10 (unrequested_poll.py).
         log_lines: the VMs' logs.
         lead: tells whether creates of an earlier leader may still be under way.
         clock: seconds since the epoch.
@@ -114,9 +114,9 @@ class Execution:
             log.info("action starts again with the new settings", action=accepted.action.value, vm=accepted.vm_id)
             return await self._carry_out(accepted, deadline)
         waiting.patience = Patience.SHORT  # the action has succeeded: no step below may wait, or begin it anew
-        takes_back = accepted.dialect.takes_answers_to_poll and not accepted.is_replaced
-        if takes_back and (last := await last_poll(work, accepted.action)) is not None:
-            self._replies.send(last)
+        takes_polls = accepted.dialect.takes_answers_to_poll and not accepted.is_replaced
+        if takes_polls and (poll := await unrequested_poll(work, accepted.action, info)) is not None:
+            self._replies.send(poll)
         if accepted.action is Action.DEPLOY and (problem := deploy_id_problem(info)):
             raise RequestRefused(f"the cloud's id {info!r} cannot be kept by OpenNebula: {problem}")
         if first := FIRST_WORDS.get(accepted.action):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import chain
 
 import structlog
 
 from one_provider_mad.domain import DeployId, Instance, VmId
 from one_provider_mad.errors import MadError
+from one_provider_mad.monitor.addresses import Addresses
 from one_provider_mad.monitor.changes import Changes
 from one_provider_mad.monitor.cloud_source import CloudSource
 from one_provider_mad.monitor.host import Load, configured_capacity, report_of
@@ -83,7 +84,7 @@ class HostSchedule:
         now = self._loop.time()
         self._heartbeat, self._system, self._states_due = Due(now), Due(now), Due(now)
         self._sync, self._figures = Due(now), Due(now)
-        self._changes = Changes()
+        self._addresses, self._changes = Addresses(), Changes()
         self._sweeping: asyncio.Task[Sweep] | None = None
         self._sweep: Sweep | None = None
         self._error = sweeper.error
@@ -224,11 +225,27 @@ class HostSchedule:
         vms = sweep.vms(self.request.host_id)
         if not self._is_waiting(Kind.STATE_VM):
             await self._send_states(sweep, vms, report_periods, now)
+        await self._queue_figures(sweep, vms, report_periods, now)
+        if before is not None and before is not sweep:
+            await in_thread_if_large(len(vms), lambda: before.free_vms(self.request.host_id))
+
+    async def _queue_figures(
+        self, sweep: Sweep, vms: list[InferredVm], report_periods: ReportPeriods, now: float
+    ) -> None:
+        """Queue the figures of all VMs when they are due, and those of VMs with new addresses at once.
+
+        A person waits for the address to log in to. The lines that are queued already are written anew, or an old
+        address would follow the new one.
+        """
+        changed = await in_thread_if_large(len(vms), lambda: self._addresses.changed(vms))
         if not self._lines and self._figures.take(now, report_periods.figures):
             self._lines.extend(await in_thread_if_large(len(vms), lambda: self._figures_of(sweep)))
             self._line_pause = min(FIGURES_PAUSE, _SHARE_OF_PERIOD * report_periods.figures / max(1, len(self._lines)))
-        if before is not None and before is not sweep:
-            await in_thread_if_large(len(vms), lambda: before.free_vms(self.request.host_id))
+        elif changed:
+            left = {vm.vm_id for line in self._lines for vm in line.vms} - changed
+            first = await in_thread_if_large(len(vms), lambda: self._figures_of(sweep, changed))
+            rest = await in_thread_if_large(len(vms), lambda: self._figures_of(sweep, left))
+            self._lines = deque((*first, *rest))
 
     async def _send_states(
         self, sweep: Sweep, vms: list[InferredVm], report_periods: ReportPeriods, now: float
@@ -256,17 +273,28 @@ class HostSchedule:
         listed = [vm.state for vm in vms if vm.is_listed]
         return reports.synced_vm_states(listed, missing_state=settings.missing_word)
 
-    def _figures_of(self, sweep: Sweep) -> tuple[FiguresText, ...]:
+    def _figures_of(self, sweep: Sweep, only: Collection[VmId] | None = None) -> tuple[FiguresText, ...]:
         """Return the figures of VMs with an existing instance: OpenNebula would keep a row for any VM ID that it gets.
 
         For a VM without an instance, or with a parked one, the attributes reported earlier are removed.
+
+        Args:
+            sweep: a listing and what follows from it.
+            only: these VMs; None for all.
         """
         present = (
             self._figures_of_present(vm, vm.instance)
             for vm in sweep.vms(self.request.host_id)
-            if vm.instance is not None and vm.is_listed and not vm.instance.state.is_gone
+            if vm.instance is not None
+            and vm.is_listed
+            and not vm.instance.state.is_gone
+            and (only is None or vm.state.vm_id in only)
         )
-        removals = (self._removals_of(vm_id, deploy_id) for vm_id, deploy_id in self._without_instance(sweep))
+        removals = (
+            self._removals_of(vm_id, deploy_id)
+            for vm_id, deploy_id in self._without_instance(sweep)
+            if only is None or vm_id in only
+        )
         return reports.vm_figures(chain(present, removals))
 
     def _figures_of_present(self, vm: InferredVm, instance: Instance) -> VmFigures:

@@ -27,8 +27,8 @@ TEMPLATE_ACTIONS = frozenset(
 )
 """Actions for which TEMPLATE and USER_TEMPLATE are read whole; other actions need neither."""
 
-_FIGURE_ACTIONS = frozenset({Action.POLL, Action.SHUTDOWN, Action.CANCEL, Action.SAVE})
-"""Actions that are answered with the VM's figures, or with their removal (actions/last_poll.py)."""
+_FIGURE_ACTIONS = frozenset({Action.POLL, Action.DEPLOY, Action.RESTORE, Action.SHUTDOWN, Action.CANCEL, Action.SAVE})
+"""Actions that are answered with the VM's figures, or with their removal (actions/unrequested_poll.py)."""
 
 _DISK_ATTACH = (("DISK",), "ATTACH")
 _NIC_ATTACH = (("NIC", "NIC_ALIAS", "PCI"), "ATTACH")  # aliases from 5.8 on, PCI from 6.10 on

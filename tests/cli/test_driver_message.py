@@ -141,7 +141,7 @@ def test_driver_reads_the_fields_of_an_encoded_message(release: Release) -> None
         assert (vm.vm_id, vm.host, vm.host_id, vm.deploy_id) == (42, "us-east-1", 5, "i-0f3a"), action
         assert (vm.name, vm.stime, vm.seq, vm.state) == ("web 1", 1_580_000_000, 3, 3), action
         assert vm.lcm_state == default_lcm_state(action, release), action
-        has_figures = action in ("POLL", "SHUTDOWN", "CANCEL", "SAVE")
+        has_figures = action in ("POLL", "DEPLOY", "RESTORE", "SHUTDOWN", "CANCEL", "SAVE")
         assert vm.is_legacy_poll == (has_figures and release == "4.4")
 
 

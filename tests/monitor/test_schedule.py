@@ -19,7 +19,7 @@ from one_provider_mad.protocol import reports
 from one_provider_mad.protocol.im import parse_line
 from one_provider_mad.protocol.im_messages import Kind, Monitor, StartMonitor
 from tests.actions.fakes import pass_time
-from tests.monitor.decoder import plain, start_monitor, vectors
+from tests.monitor.decoder import Line, plain, start_monitor, unpacked, vectors
 from tests.monitor.virtual_driver import VirtualDriver
 
 pytestmark = pytest.mark.looptime
@@ -466,3 +466,48 @@ async def test_during_an_outage_a_vm_with_a_parked_instance_is_left_out_of_repor
     await pass_time(1)
     [reply] = one.lines("MONITOR")
     assert [vm["ID"] for vm in vectors(reply.values, "VM")] == ["7"]
+
+
+# Addresses
+
+
+async def test_a_new_address_is_reported_with_the_listing_that_shows_it(driver: Make) -> None:
+    one = driver()
+    one.add(7)
+    one.add(8)
+    one.start(STATE_VM=5, MONITOR_VM=600)
+    await pass_time(11)
+    one.cloud.instances[DeployId("i-7")].attributes = {"AWS_PUBLIC_IP_ADDRESS": "203.0.113.9"}
+    await pass_time(30)
+    assert [round(at) for at in one.times("MONITOR_VM")] == [0, 15]
+    assert [vms_of(line) for line in one.lines("MONITOR_VM")] == [["7", "8"], ["7"]]
+
+
+async def test_an_attribute_that_is_no_address_waits_for_its_period(driver: Make) -> None:
+    one = driver()
+    one.add(7)
+    one.start(STATE_VM=5, MONITOR_VM=60)
+    await pass_time(11)
+    one.cloud.instances[DeployId("i-7")].attributes = {"AWS_STATE_REASON": "pending"}
+    await pass_time(51)
+    assert [round(at) for at in one.times("MONITOR_VM")] == [0, 60]
+
+
+async def test_a_new_address_comes_before_queued_lines_and_no_older_one_after_it(driver: Make) -> None:
+    one = driver(vm_period=600, min_list_interval=1)
+    for vm_id in range(1000):
+        one.add(vm_id)
+        one.cloud.instances[DeployId(f"i-{vm_id}")].attributes = {"AWS_PUBLIC_IP_ADDRESS": "198.51.100.1"}
+    one.start(STATE_VM=1)
+    await pass_time(0.2)
+    assert len(one.times("MONITOR_VM")) == 1
+    one.cloud.instances[DeployId("i-999")].attributes = {"AWS_PUBLIC_IP_ADDRESS": "203.0.113.9"}
+    await pass_time(60)
+    said = [vm for line in one.lines("MONITOR_VM") for vm in vectors(line.values, "VM")]
+    assert {vm["ID"] for vm in said} == {str(vm_id) for vm_id in range(1000)}
+    assert ["203.0.113.9" in unpacked(vm["MONITOR"]) for vm in said if vm["ID"] == "999"] == [True]
+
+
+def vms_of(line: Line) -> list[str]:
+    """The numbers of the VMs in a MONITOR_VM."""
+    return [vm["ID"] for vm in vectors(line.values, "VM")]

@@ -58,7 +58,7 @@ async def test_the_address_of_a_stopped_instance_is_removed_once(driver: Make) -
     await pass_time(11)
     become(one, InstanceState.STOPPED, REASON)
     await pass_time(20)
-    first, *_, removed, after = map(attributes_of, one.lines("MONITOR_VM"))
+    first, _, removed, after, *_ = map(attributes_of, one.lines("MONITOR_VM"))
     assert first["AWS_PUBLIC_IP_ADDRESS"] == ["203.0.113.9"]
     assert removed == {
         "AWS_STATE_REASON": ["Client.UserInitiatedShutdown"],

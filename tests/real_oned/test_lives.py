@@ -68,6 +68,20 @@ def test_vm_goes_through_its_whole_life_with_one_instance(world: World, cloud: s
     assert world.instances(cloud) == {}
 
 
+def test_a_vm_shows_its_address_while_it_runs(world: World) -> None:
+    """Sunstone and FireEdge show this attribute. EC2 gives the address of a stopped instance to others."""
+    vm = world.run("ec2")
+    until(lambda: vm.monitored("AWS_PUBLIC_IP_ADDRESS"), seconds=60, pause=0.1)
+    vm.ask("poweroff")
+    vm.reach("POWEROFF")
+    until(lambda: not vm.monitored("AWS_PUBLIC_IP_ADDRESS"), seconds=60, pause=0.1)
+    vm.ask("resume")
+    vm.reach("RUNNING")
+    until(lambda: vm.monitored("AWS_PUBLIC_IP_ADDRESS"), seconds=60, pause=0.1)
+    vm.ask("terminate")
+    vm.reach("DONE")
+
+
 def test_actions_interrupted_by_killing_the_driver_are_completed(world: World, cloud: str) -> None:
     vm = world.create(cloud)
 

@@ -96,6 +96,10 @@ class Vm:
         var = self.zone.folder / "var"
         return tail(var / "vms" / str(self.number) / "vm.log")
 
+    def monitored(self, name: str) -> str:
+        """An attribute of its monitoring, "" for none."""
+        return self.zone.document("one.vm.info", self.number).findtext(f"MONITORING/{name}") or ""
+
     def monitored_at(self) -> int:
         """The time of its last monitoring, in seconds since the epoch; 0 for never."""
         vm = self.zone.document("one.vm.info", self.number)

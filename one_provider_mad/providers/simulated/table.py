@@ -234,7 +234,7 @@ def _traits(number: int, deploy_id: str, type_name: str, image: str, reboots: in
         attributes={
             "SIM_INSTANCE_TYPE": type_name,
             "SIM_IMAGE_ID": image,
-            "SIM_PRIVATE_IP": f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}",
+            "GUEST_IP": f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}",
             "SIM_REBOOTS": str(reboots),
             **hardware.facts(),
         },

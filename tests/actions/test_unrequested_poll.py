@@ -1,4 +1,4 @@
-"""Up to 5.10 a POLL's answer clears attributes that a stopped instance has lost."""
+"""Up to 5.10 a POLL reply tells the attributes of an instance that has started, and clears those of a stopped one."""
 
 from __future__ import annotations
 
@@ -47,3 +47,23 @@ async def test_a_power_off_succeeds_although_the_poll_reply_before_its_own_excee
         await until(lambda: world.provider.count("stop") == 1)
         monkeypatch.setattr(Cloud, "lookup_one", lambda *_: asyncio.Event().wait())
         assert await desk.reply("SHUTDOWN") == "SUCCESS -"
+
+
+@pytest.mark.parametrize(
+    ("release", "action", "lcm_state", "answers"),
+    [
+        pytest.param("5.10", "DEPLOY", 2, ['POLL SUCCESS 7 STATE=- ADDRESS="203.0.113.9"'], id="deploy"),
+        pytest.param("5.10", "DEPLOY", 20, ['POLL SUCCESS 7 STATE=- ADDRESS="203.0.113.9"'], id="resume"),
+        pytest.param("5.10", "RESTORE", 21, ['POLL SUCCESS 7 STATE=- ADDRESS="203.0.113.9"'], id="restore"),
+        pytest.param("7.4", "DEPLOY", 2, [], id="reported-by-monitoring"),
+    ],
+)
+async def test_up_to_5_10_a_poll_reply_with_the_address_precedes_the_reply_to_a_start(
+    desk: Desk, release: Any, action: Any, lcm_state: int, answers: list[str]
+) -> None:
+    deploy_id = desk.world.provider.add(identity_of())
+    desk.world.provider.instances[deploy_id].attributes = {"ADDRESS": "203.0.113.9"}
+    desk.ask(action, release=release, lcm_state=lcm_state, deploy_id=deploy_id)
+    await desk.settled()
+    *before, last = desk.replies()
+    assert (before, last.split()[:3]) == (answers, [action, "SUCCESS", "7"])
