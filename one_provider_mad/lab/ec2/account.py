@@ -11,15 +11,18 @@ from one_provider_mad.errors import ProviderError
 from one_provider_mad.lab.ec2 import forms
 from one_provider_mad.lab.ec2.addresses import Addresses
 from one_provider_mad.lab.ec2.answers import Answer
+from one_provider_mad.lab.ec2.consoles import Consoles
 from one_provider_mad.lab.ec2.forms import Form
 from one_provider_mad.lab.ec2.instances import Instances
 from one_provider_mad.lab.ec2.interfaces import Interfaces
 from one_provider_mad.lab.ec2.metrics import Metrics
 from one_provider_mad.lab.ec2.offers import Offers
 from one_provider_mad.lab.ec2.plans import Plans
+from one_provider_mad.lab.ec2.public_images import PublicImages
 from one_provider_mad.lab.ec2.refusals import AnswerLost, Refusal, refusal_of
 from one_provider_mad.lab.ec2.resources import Resources
 from one_provider_mad.lab.ec2.tags import Tags
+from one_provider_mad.lab.ec2.topology import Topology
 from one_provider_mad.lab.ec2.volumes import Volumes
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
 from one_provider_mad.providers.simulated.traffic import Traffic
@@ -50,6 +53,12 @@ class Account:
             digits, or made from the text) and the region.
         clock: seconds since the epoch.
         warn: called when a crash cannot be counted, and so does not take place.
+
+    Attributes:
+        resources: its instances and volumes.
+        topology: its networks.
+        consoles: what guests have written.
+        images: the images of other accounts, and its own.
     """
 
     def __init__(
@@ -61,6 +70,9 @@ class Account:
         warn: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.resources = Resources(database, settings, clock=clock)
+        self.topology = Topology(self.resources)
+        self.consoles = Consoles(self.resources)
+        self.images = PublicImages(self.resources, Offers(self.resources))
         crashes = database.with_name(f"{database.name}.crashes")
         self._traffic = Traffic(settings, crashes=crashes, clock=clock, warn=warn)
         self._actions = self._known_actions()
@@ -103,7 +115,15 @@ class Account:
             "DisassociateAddress": ("detach_nic", addresses.disassociate),
             "ReleaseAddress": ("detach_nic", addresses.release),
             "DescribeAddresses": ("list_instances", addresses.describe),
-            "DescribeImages": ("list_instances", offers.images),
+            "DescribeImages": ("list_instances", self.images.describe),
+            "DescribeVpcs": ("list_instances", self.topology.describe_vpcs),
+            "DescribeSubnets": ("list_instances", self.topology.describe_subnets),
+            "DescribeSecurityGroups": ("list_instances", self.topology.describe_groups),
+            "DescribeRouteTables": ("list_instances", self.topology.describe_tables),
+            "DescribeNetworkAcls": ("list_instances", self.topology.describe_acls),
+            "GetConsoleOutput": ("describe", self.consoles.output),
+            "GetConsoleScreenshot": ("describe", self.consoles.screenshot),
+            "GetPasswordData": ("describe", self.consoles.password),
             "DescribeInstanceTypes": ("list_instances", offers.instance_types),
             "DescribeAvailabilityZones": ("list_instances", offers.zones),
             "DescribeRegions": ("list_instances", offers.regions),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from one_provider_mad.domain import InstanceState
 from one_provider_mad.lab.ec2.answers import Answer, moment, tag_set
 from one_provider_mad.lab.ec2.forms import listed
+from one_provider_mad.lab.ec2.public_images import PLATFORMS
 from one_provider_mad.lab.ec2.resources import ROOT_DEVICE, Event, InstancesView, Resources, Volume
 from one_provider_mad.providers.simulated import table
 
@@ -107,7 +108,7 @@ def instance(row: table.Row, view: InstancesView, resources: Resources) -> Answe
     """Return an `Instance` element."""
     asked, by_now = details(row), row.state_at(view.now)
     named = word(by_now)
-    optional: Answer = {}
+    optional: Answer = {"platform": PLATFORMS[row.image]} if row.image in PLATFORMS else {}
     if key := asked.get("KeyName"):
         optional["keyName"] = key
     if asked.get("InstanceMarketOptions.MarketType") == "spot":

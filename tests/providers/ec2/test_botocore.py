@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -362,3 +363,35 @@ async def test_a_listing_of_1200_instances_comes_in_pages_without_gaps(ec2: Faul
     assert ids == list(ec2.account.instances)
     with pytest.raises(ClientError, match="InvalidParameterCombination"):
         await botocore.describe_instances(MaxResults=5, InstanceIds=ids[:1])
+
+
+async def test_botocore_lists_public_images_networks_and_consoles(ec2: FaultyEc2, botocore: Botocore) -> None:
+    images = await botocore.pages("describe_images", Owners=["136693071363"], PaginationConfig={"PageSize": 5})
+    assert {each["OwnerId"] for page in images for each in page["Images"]} == {"136693071363"}
+    (debian,) = (
+        await botocore.describe_images(Filters=named("debian-13-arm64-*", by="name"), Owners=["136693071363"])
+    )["Images"]
+    assert (debian["Architecture"], debian["BlockDeviceMappings"][0]["Ebs"]["VolumeSize"]) == ("arm64", 8)
+
+    (subnet,) = (await botocore.describe_subnets())["Subnets"]
+    assert (subnet["CidrBlock"], subnet["MapPublicIpOnLaunch"], subnet["VpcId"]) == ("10.0.0.0/20", True, "vpc-default")
+    assert [each["IsDefault"] for each in (await botocore.describe_vpcs())["Vpcs"]] == [True]
+    account = ec2.account._account
+    account.topology.groups[:] = [account.topology.group("sg-1", "web", [(22, "192.0.2.0/24")])]
+    (group,) = (await botocore.describe_security_groups(GroupIds=["sg-1"]))["SecurityGroups"]
+    (rule,) = group["IpPermissions"]
+    assert (rule["FromPort"], rule["ToPort"], rule["IpRanges"]) == (22, 22, [{"CidrIp": "192.0.2.0/24"}])
+    with pytest.raises(ClientError, match=r"InvalidGroupID\.NotFound"):
+        await botocore.describe_security_groups(GroupIds=["sg-2"])
+    (table,) = (await botocore.describe_route_tables(Filters=named("true", by="association.main")))["RouteTables"]
+    assert [each["GatewayId"] for each in table["Routes"]] == ["local", "igw-default"]
+    (acl,) = (await botocore.describe_network_acls(Filters=named("subnet-default", by="association.subnet-id")))[
+        "NetworkAcls"
+    ]
+    assert [each["RuleNumber"] for each in acl["Entries"] if each["Egress"]] == [100, 32767]
+
+    number = await botocore.run()
+    await botocore.reaches(number, "running")
+    assert (await botocore.get_console_output(InstanceId=number, Latest=True))["Output"].endswith("login: ")
+    assert base64.b64decode((await botocore.get_console_screenshot(InstanceId=number))["ImageData"])[:2] == b"\xff\xd8"
+    assert (await botocore.get_password_data(InstanceId=number))["PasswordData"] == ""
