@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import time
@@ -11,18 +10,14 @@ from typing import Any
 
 import click
 
+from one_provider_mad.cli.asked_cloud import Cloud, ask
 from one_provider_mad.cli.decode import printable
 from one_provider_mad.cli.names import complete_name
-from one_provider_mad.cli.progress import progress
-from one_provider_mad.cli.quiet import no_logs
 from one_provider_mad.cli.tables import show_table
 from one_provider_mad.domain import Instance, InstanceState
 from one_provider_mad.journal.reader import read_debts
 from one_provider_mad.journal.records import Debt
 from one_provider_mad.listings import by_id
-from one_provider_mad.providers import registry
-from one_provider_mad.providers.interface import Provider, VerbatimDriver
-from one_provider_mad.settings import Places, load
 
 Entry = Mapping[str, Any]
 """One instance, or a debt without an instance, as in JSON."""
@@ -40,8 +35,7 @@ def command(name: str, is_json: bool, is_all: bool) -> None:
 
     Debts follow: instances that must be terminated and could not be, yet.
     """
-    with no_logs(), progress(f"asking the cloud of {name}", is_wanted=not is_json):
-        entries = collect(name, os.environ, is_all=is_all)
+    entries = collect(name, os.environ, is_all=is_all, is_quiet=is_json)
     if is_json:
         click.echo(json.dumps(entries, indent=2))
         return
@@ -54,43 +48,25 @@ _DEBT = "debt"
 """The state shown for a debt whose instance the cloud does not list."""
 
 
-def collect(name: str, environ: Mapping[str, str], *, is_all: bool) -> list[Entry]:
+def collect(name: str, environ: Mapping[str, str], *, is_all: bool, is_quiet: bool = True) -> list[Entry]:
     """Return the instances in the cloud of NAME, and the debts in its journal.
 
     Args:
         name: NAME, as in oned's ARGUMENTS.
         environ: environment variables, for OpenNebula's directories.
         is_all: include terminated instances, and those of other owners or without tags, which have no `vm_id`.
+        is_quiet: show no progress.
 
     Raises:
         MadError: the configuration, the cloud or the journal cannot be read.
     """
-    places = Places.from_environment(environ)
-    configuration = load(name, places)
-    provider = registry.build(configuration, places, _warn)
-    if isinstance(provider, VerbatimDriver):
-        raise click.ClickException(f"{name} is served by {provider.name}, which cannot list the cloud's instances")
-    patience = configuration.settings.call_timeout
-    try:
-        instances = asyncio.run(_list(provider, patience=patience))
-    except TimeoutError as error:
-        raise click.ClickException(f"the {provider.name} cloud did not answer within {patience:g} s") from error
-    owner = configuration.settings.owner
-    return list(_entries(instances, read_debts(places.journal(configuration)), owner=owner, is_all=is_all))
 
+    async def list_them(cloud: Cloud) -> list[Entry]:
+        instances = by_id(await cloud.provider.list_instances()).values()
+        debts = read_debts(cloud.places.journal(cloud.configuration))
+        return list(_entries(instances, debts, owner=cloud.configuration.settings.owner, is_all=is_all))
 
-def _warn(sentence: str) -> None:
-    click.echo(f"note: {sentence}", err=True)
-
-
-async def _list(provider: Provider, *, patience: float) -> Sequence[Instance]:
-    async with asyncio.timeout(patience):
-        await provider.open()
-    try:
-        async with asyncio.timeout(patience):
-            return list(by_id(await provider.list_instances()).values())
-    finally:
-        await provider.close()
+    return ask(name, environ, list_them, is_quiet=is_quiet)
 
 
 def _entries(instances: Iterable[Instance], debts: Sequence[Debt], *, owner: str, is_all: bool) -> Iterator[Entry]:

@@ -25,7 +25,7 @@ from typing import Any, Protocol, runtime_checkable
 import msgspec
 
 from one_provider_mad.domain import DeployId, Identity, Instance, SnapshotId, Usage, Value, VmId, VmRequest
-from one_provider_mad.mappings import Mappings
+from one_provider_mad.mappings import Guest, Mappings
 from one_provider_mad.protocol.dialect import Dialect
 
 Parameters = Mapping[str, Any]
@@ -461,6 +461,87 @@ class ShortageSource(Protocol):
             instance: as the cloud shows it.
             parameters: of its create.
         """
+
+
+class CloudImage(Value, frozen=True, kw_only=True):
+    """An image of the cloud, for the operator who writes `[images]`.
+
+    Attributes:
+        image_id: the value of `image` in `[images]`.
+        name: its name in the cloud.
+        publisher: who has made it, in a word or two.
+        created_at: seconds since the epoch, 0 when unknown.
+        architecture: the cloud's word, "" when unknown.
+        user: the user to log in as, "" when unknown.
+        guest: the program in it that reads the context.
+        smallest_disk: GiB of its root volume, 0 when unknown.
+        note: a sentence on its context, "" for none.
+    """
+
+    image_id: str
+    name: str
+    publisher: str
+    created_at: float = 0.0
+    architecture: str = ""
+    user: str = ""
+    guest: Guest = "auto"
+    smallest_disk: int = 0
+    note: str = ""
+
+
+@runtime_checkable
+class ImageCatalogue(Protocol):
+    """Can list the images for `[images]`."""
+
+    async def images(self, match: str) -> Sequence[CloudImage]:
+        """Return the images whose id, name or publisher contains `match` in any case, "" for all; the newest first.
+
+        Of a publisher's successive images with one name but for date and version only the newest.
+        """
+
+
+class CloudRange(Value, frozen=True, kw_only=True):
+    """Successive IPv4 addresses.
+
+    Attributes:
+        first: the first of them.
+        size: their number.
+    """
+
+    first: str
+    size: int
+
+
+class CloudNetwork(Value, frozen=True, kw_only=True):
+    """A subnet or network of the cloud, for the operator who makes a virtual network that mirrors it.
+
+    Attributes:
+        network_id: the value of `subnet` in `[networks]`.
+        name: its name in the cloud, "" for none.
+        place: where it is, for a person.
+        ranges: the addresses that an instance may have; none for a network without IPv4.
+        gateway: its router's address, "" for none.
+        mask: its netmask, "" for none.
+        security_groups: ids of the groups that interfaces in it get by default.
+        public_address: whether interfaces in it get a public address by default; None when unknown.
+    """
+
+    network_id: str
+    name: str = ""
+    place: str = ""
+    ranges: tuple[CloudRange, ...] = ()
+    gateway: str = ""
+    mask: str = ""
+    security_groups: tuple[str, ...] = ()
+    public_address: bool | None = None
+
+
+@runtime_checkable
+class NetworkCatalogue(Protocol):
+    """Can list the networks for `[networks]`."""
+
+    async def networks(self) -> Sequence[CloudNetwork]:
+        """Return the networks of the account, without the addresses that the cloud keeps for itself."""
 
 
 class UnusedResource(Value, frozen=True, kw_only=True):

@@ -41,6 +41,7 @@ DOCUMENTS = {
     "one.vm.info": "VM",
     "one.vmpool.info": "VM_POOL",
     "one.vmpool.infoextended": "VM_POOL",
+    "one.vnpool.info": "VNET_POOL",
     "one.zone.raftstatus": "RAFT",
     "one.zonepool.info": "ZONE_POOL",
 }

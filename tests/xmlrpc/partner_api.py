@@ -140,6 +140,18 @@ class Api:
         }
         return f"<VMTEMPLATE_POOL>{''.join(self._page(rows, first, last))}</VMTEMPLATE_POOL>"
 
+    def do_vnpool_info(self, user: User, flag: int, first: int, last: int) -> str:
+        ranges = (
+            "<AR><AR_ID>0</AR_ID><TYPE>IP4</TYPE><IP>192.0.2.10</IP><SIZE>20</SIZE></AR><AR><TYPE>ETHER</TYPE></AR>"
+        )
+        values = "<GATEWAY>192.0.2.1</GATEWAY><NETWORK_MASK>255.255.255.0</NETWORK_MASK><VN_MAD>bridge</VN_MAD>"
+        rows = {
+            number: f"<VNET><ID>{number}</ID><UNAME>oneadmin</UNAME><NAME>{name}</NAME>"
+            f"<TEMPLATE>{values}</TEMPLATE><AR_POOL>{ranges}</AR_POOL></VNET>"
+            for number, name in enumerate(("lan", "dmz"))
+        }
+        return f"<VNET_POOL>{''.join(self._page(rows, first, last))}</VNET_POOL>"
+
     def do_template_info(self, user: User, number: int) -> str:
         name, text = self._template(number)
         inner = template_xml("TEMPLATE", attributes_of(read_template(text)))

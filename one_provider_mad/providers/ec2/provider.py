@@ -28,7 +28,7 @@ from one_provider_mad.errors import (
     WrongState,
 )
 from one_provider_mad.listings import by_id
-from one_provider_mad.providers.ec2 import sizes, template
+from one_provider_mad.providers.ec2 import catalogue, sizes, template
 from one_provider_mad.providers.ec2.changes import Changes
 from one_provider_mad.providers.ec2.checks import Checks
 from one_provider_mad.providers.ec2.client import MOST_VALUES, Client, read_account
@@ -55,6 +55,8 @@ from one_provider_mad.providers.ec2.watch import Watch
 from one_provider_mad.providers.interface import (
     Attached,
     CheckResult,
+    CloudImage,
+    CloudNetwork,
     CreateCall,
     CreatePlan,
     Figures,
@@ -372,6 +374,16 @@ class Ec2Provider:
     async def reconfigure(self, deploy_id: DeployId, request: VmRequest, name: str) -> None:
         """Apply an edited attribute to a stopped instance."""
         await self._changes.apply(deploy_id, request, name)
+
+    # For the operator's commands
+
+    async def images(self, match: str) -> Sequence[CloudImage]:
+        """Return the newest images of well-known publishers, and the account's own."""
+        return await catalogue.images(self._client, match)
+
+    async def networks(self) -> Sequence[CloudNetwork]:
+        """Return the region's subnets."""
+        return await catalogue.networks(self._client)
 
 
 class Ec2Factory:

@@ -23,6 +23,8 @@ from one_provider_mad.errors import (
 from one_provider_mad.providers.interface import (
     Capacity,
     CheckResult,
+    CloudImage,
+    CloudNetwork,
     CreateCall,
     CreatePlan,
     ImportHints,
@@ -31,7 +33,7 @@ from one_provider_mad.providers.interface import (
     ProviderFactory,
     Size,
 )
-from one_provider_mad.providers.opennebula import capacity
+from one_provider_mad.providers.opennebula import capacity, catalogue
 from one_provider_mad.providers.opennebula.checks import Checks
 from one_provider_mad.providers.opennebula.devices import Devices
 from one_provider_mad.providers.opennebula.launch import (
@@ -265,6 +267,14 @@ class OpenNebulaProvider(Devices):
     async def check(self) -> Sequence[CheckResult]:
         """Check release, clock, default template, free quotas, and whether hosts are visible."""
         return await Checks(self._remote, self._templates).run()
+
+    async def images(self, match: str) -> Sequence[CloudImage]:
+        """Return the templates that the remote user may use."""
+        return await catalogue.images(self._client, match, page_size=self._settings.page_size)
+
+    async def networks(self) -> Sequence[CloudNetwork]:
+        """Return the virtual networks that the remote user may use."""
+        return await catalogue.networks(self._client, page_size=self._settings.page_size)
 
     # Edited sections
 

@@ -17,6 +17,8 @@ from one_provider_mad.providers.interface import (
     Attached,
     Capacity,
     CheckResult,
+    CloudImage,
+    CloudNetwork,
     CreateCall,
     CreatePlan,
     ImportHints,
@@ -26,7 +28,7 @@ from one_provider_mad.providers.interface import (
     Size,
 )
 from one_provider_mad.providers.public_cloud import Section, read_section
-from one_provider_mad.providers.simulated import capacity
+from one_provider_mad.providers.simulated import capacity, operator_tools
 from one_provider_mad.providers.simulated.cloud import Cloud, Launch
 from one_provider_mad.providers.simulated.hardware import PASSING_FACTS, Disk, Hardware
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
@@ -250,6 +252,14 @@ class SimulatedProvider:
         network_id = request.virtual_network_id
         nics = [nic for nic in request.template.vectors("NIC") if nic.get("NETWORK_ID") == network_id]
         await self._rework("update_nic", deploy_id, lambda hardware: hardware.update_nics(_by_id(nics, "NIC_ID")))
+
+    async def images(self, match: str) -> Sequence[CloudImage]:
+        """Return the images of the settings, or the one of VMs that name none."""
+        return operator_tools.images(self._offer.images or (DEFAULT_IMAGE,), match)
+
+    async def networks(self) -> Sequence[CloudNetwork]:
+        """Return one network, which any VM may name."""
+        return operator_tools.networks()
 
     async def _list(self, name: str, send: Callable[[], Awaitable[Sequence[Instance]]]) -> Sequence[Instance]:
         return self._traffic.shown(name, await self._traffic.call(name, send))

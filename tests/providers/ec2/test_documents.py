@@ -39,8 +39,9 @@ def test_the_ec2_page_names_every_attribute_of_the_section() -> None:
 
 
 def policy() -> list[dict[str, object]]:
-    statements: list[dict[str, object]] = json.loads(re.findall(r"```json\n(.+?)```", PAGE, re.DOTALL)[0])["Statement"]
-    return statements
+    """The statements of the policy, and the optional ones."""
+    blocks = re.findall(r"```json\n(.+?)```", PAGE, re.DOTALL)
+    return [statement for block in blocks for statement in json.loads(block)["Statement"]]
 
 
 def called() -> set[str]:

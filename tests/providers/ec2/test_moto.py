@@ -15,6 +15,7 @@ import pytest
 from botocore.session import Session
 
 from one_provider_mad.domain import Template
+from tests.cli.running import json_of
 from tests.conftest import assert_spoke_properly
 from tests.end_to_end import oned_requests
 from tests.end_to_end.oned import ROOT, Driver, Place
@@ -205,3 +206,21 @@ def assert_refusals_are_sentences(driver: Driver) -> None:
     vm_warnings = [line for line in driver.lines if line.startswith("LOG W 9 ")]
     assert any(f"instance {deploy_id} runs, but not everything is done: EC2: " in line for line in vm_warnings)
     assert driver.ask(oned_requests.terminate(9, deploy_id)) == "SUCCESS -"
+
+
+def test_the_operators_commands_read_the_answers_of_moto(url: str, place: Place) -> None:
+    place.configure(CONFIGURATION.format(url=url, key=KEY, secret=SECRET, region=REGION), name=NAME)
+    ec2 = Console(url).ec2
+    image = ec2.register_image(Name="golden-20250101", RootDeviceName="/dev/xvda")["ImageId"]
+    subnets = {each["SubnetId"]: each for each in ec2.describe_subnets()["Subnets"]}
+    subnet = min(subnets)
+
+    assert [each["image_id"] for each in json_of(place.root, "images", NAME, "--match", "golden")] == [image]
+    networks = {each["network_id"]: each for each in json_of(place.root, "networks", NAME)}
+    assert networks.keys() == subnets.keys()
+    assert networks[subnet]["gateway"] == subnets[subnet]["CidrBlock"].replace(".0/20", ".1")
+    assert networks[subnet]["security_groups"] == [
+        ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": ["default"]}])["SecurityGroups"][0][
+            "GroupId"
+        ]
+    ]
