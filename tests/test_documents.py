@@ -216,6 +216,8 @@ def test_paths_of_the_checkout_in_documents_exist() -> None:
 NOT_RUN = {
     "one-provider demo": "the picture's test runs it",
     "one-provider demo --ec2": "tests/lab/test_demo_ec2.py runs it",
+    "one-provider reach NAME --vm 42": "ends with 3 without an instance of that VM; tests/cli/test_reach.py runs it",
+    "one-provider console NAME --vm 42": "the same; tests/cli/test_console.py runs it",
     "one-provider purge --check": "ends with 3 for a NAME with instances; tests/cli/test_purge.py runs it",
     "one-provider upgrade --check": "ends with 3 for a NAME without its region; tests/cli/test_upgrade.py runs it",
     "one-provider tail NAME --follow": "never ends; tests/cli/test_tail.py follows",

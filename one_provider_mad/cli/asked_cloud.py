@@ -10,12 +10,18 @@ import click
 
 from one_provider_mad.cli.progress import progress
 from one_provider_mad.cli.quiet import no_logs
+from one_provider_mad.domain import Instance, VmId
 from one_provider_mad.errors import NotSupported, PermissionDenied
+from one_provider_mad.listings import by_id
 from one_provider_mad.providers import registry
-from one_provider_mad.providers.interface import Provider, VerbatimDriver
+from one_provider_mad.providers.interface import Provider, UpstreamTags, VerbatimDriver
 from one_provider_mad.settings import Configuration, Places, load
 
 _Result = TypeVar("_Result")
+
+
+class NoInstance(click.ClickException):
+    """The cloud has no instance of a VM; the message says where to look."""
 
 
 class Cloud(NamedTuple):
@@ -34,6 +40,26 @@ class Cloud(NamedTuple):
     def lacks(self, what: str) -> NotSupported:
         """Return the error for a provider without a capability: what its users miss."""
         return NotSupported(self.provider.name, what)
+
+    async def instance_of(self, vm_id: int) -> Instance:
+        """Return the VM's instance: the newest that is not gone, else the newest.
+
+        Raises:
+            NoInstance: the cloud has none.
+            ProviderError: the cloud refused, or did not answer.
+        """
+        provider, owner = self.provider, self.configuration.settings.owner
+        found = list(by_id(await provider.find(owner=owner, vm_id=VmId(vm_id))).values())
+        if not found and isinstance(provider, UpstreamTags):
+            listed = by_id(await provider.list_instances()).values()
+            found = [each for each in listed if provider.upstream_vm_id(each) == vm_id]
+        if not found:
+            raise NoInstance(
+                f"the cloud of {self.configuration.name} has no instance of VM {vm_id}:"
+                f" one-provider instances {self.configuration.name} lists those that there are, and"
+                f" one-provider tail {self.configuration.name} --vm {vm_id} says what became of it"
+            )
+        return max(found, key=lambda each: (not each.state.is_gone, each.created_at))
 
 
 def ask(

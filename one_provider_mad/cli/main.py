@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
 _CODES = """\
-Exit codes: 0 success; 1 failure; 2 wrong usage; 3 a check failed (check, purge, upgrade); 130 interrupted."""
+Exit codes: 0 success; 1 failure; 2 wrong usage; 3 a check failed (check, purge, reach, upgrade); 130 interrupted."""
 
 COMMANDS: Mapping[str, str] = {
     "check": "one_provider_mad.cli.check",
     "completion": "one_provider_mad.cli.completion",
     "config": "one_provider_mad.cli.config",
+    "console": "one_provider_mad.cli.console",
     "decode": "one_provider_mad.cli.decode",
     "encode": "one_provider_mad.cli.encode",
     "images": "one_provider_mad.cli.images",
@@ -41,6 +42,7 @@ COMMANDS: Mapping[str, str] = {
     "oned-conf": "one_provider_mad.cli.oned_conf",
     "orphans": "one_provider_mad.cli.orphans",
     "purge": "one_provider_mad.cli.purge",
+    "reach": "one_provider_mad.cli.reach",
     "tail": "one_provider_mad.cli.tail",
     "upgrade": "one_provider_mad.cli.upgrade",
 }

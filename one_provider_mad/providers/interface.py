@@ -592,6 +592,69 @@ class SelfChecking(Protocol):
         """Check clock, rights (by dry runs), defaults and free quotas. A failed check is a result, not an error."""
 
 
+class LoginPlace(Value, frozen=True, kw_only=True):
+    """Where one logs in to an instance.
+
+    Attributes:
+        address: its public address, else its private one; "" for none.
+        user: the user to log in as, "" when unknown.
+        port: 22 for SSH, 3389 for Windows' remote desktop.
+    """
+
+    address: str = ""
+    user: str = ""
+    port: int = 22
+
+
+@runtime_checkable
+class Reachability(Protocol):
+    """Can say why one cannot log in to an instance."""
+
+    async def obstacles(self, deploy_id: DeployId, *, has_key: bool | None) -> Sequence[CheckResult]:
+        """Check everything between a person and the instance's login. A failed check is a result, not an error.
+
+        Args:
+            deploy_id: the instance.
+            has_key: whether the VM's CONTEXT has a key or a password; None when unknown.
+
+        Raises:
+            InstanceNotFound: there is no such instance.
+        """
+
+    async def login_place(self, deploy_id: DeployId) -> LoginPlace:
+        """Return address, user and port. Raises InstanceNotFound."""
+
+
+@runtime_checkable
+class ConsoleSource(Protocol):
+    """Can show the text on an instance's console."""
+
+    async def console_text(self, deploy_id: DeployId) -> str:
+        """Return the latest text, as the guest wrote it, terminal control sequences included; "" while there is none.
+
+        Raises InstanceNotFound.
+        """
+
+
+@runtime_checkable
+class ScreenSource(Protocol):
+    """Can take a picture of an instance's console."""
+
+    async def screenshot(self, deploy_id: DeployId) -> bytes:
+        """Return a JPEG of the console of a running instance. Raises InstanceNotFound, WrongState."""
+
+
+@runtime_checkable
+class PasswordSource(Protocol):
+    """Has a password for the administrator of a Windows instance, encrypted for the instance's key pair."""
+
+    async def encrypted_password(self, deploy_id: DeployId) -> bytes:
+        """Return the password, encrypted with the key pair's RSA key as of PKCS #1 v1.5; empty while there is none.
+
+        Raises InstanceNotFound.
+        """
+
+
 class ProviderFactory(Protocol):
     """Builds one kind of provider, for the registry or an entry point `one_provider_mad.providers`."""
 

@@ -28,7 +28,7 @@ from one_provider_mad.errors import (
     WrongState,
 )
 from one_provider_mad.listings import by_id
-from one_provider_mad.providers.ec2 import catalogue, sizes, template
+from one_provider_mad.providers.ec2 import catalogue, console, reach, sizes, template
 from one_provider_mad.providers.ec2.changes import Changes
 from one_provider_mad.providers.ec2.checks import Checks
 from one_provider_mad.providers.ec2.client import MOST_VALUES, Client, read_account
@@ -61,6 +61,7 @@ from one_provider_mad.providers.interface import (
     CreatePlan,
     Figures,
     ImportHints,
+    LoginPlace,
     Parameters,
     ProviderContext,
     ProviderFactory,
@@ -384,6 +385,26 @@ class Ec2Provider:
     async def networks(self) -> Sequence[CloudNetwork]:
         """Return the region's subnets."""
         return await catalogue.networks(self._client)
+
+    async def obstacles(self, deploy_id: DeployId, *, has_key: bool | None) -> Sequence[CheckResult]:
+        """Check state, addresses, routes, rules and keys of an instance."""
+        return await reach.Obstacles(self._client, await reach.look(self._client, deploy_id)).run(has_key=has_key)
+
+    async def login_place(self, deploy_id: DeployId) -> LoginPlace:
+        """Return address, user and port; the user of an image in `[images]` comes from there."""
+        return await reach.login_place(self._client, deploy_id, self._context.mappings.images.values())
+
+    async def console_text(self, deploy_id: DeployId) -> str:
+        """Return the console's text, at most 64 KB."""
+        return await console.console_text(self._client, deploy_id)
+
+    async def screenshot(self, deploy_id: DeployId) -> bytes:
+        """Return a JPEG of a running instance's screen."""
+        return await console.screenshot(self._client, deploy_id)
+
+    async def encrypted_password(self, deploy_id: DeployId) -> bytes:
+        """Return the encrypted password of a Windows instance."""
+        return await console.encrypted_password(self._client, deploy_id)
 
 
 class Ec2Factory:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from ipaddress import AddressValueError, IPv4Address
 
-from one_provider_mad.domain import whole_number
-from one_provider_mad.providers.interface import CloudImage, CloudNetwork, CloudRange
+from one_provider_mad.domain import InstanceState, whole_number
+from one_provider_mad.providers.interface import CheckResult, CloudImage, CloudNetwork, CloudRange
+from one_provider_mad.providers.opennebula.machine import Machine
 from one_provider_mad.safe_xml import Element, elements_at, text_of
 from one_provider_mad.xmlrpc.client import Client
 from one_provider_mad.xmlrpc.pool import read_pool
@@ -73,3 +74,38 @@ def _ranges(network: Element) -> Iterator[CloudRange]:
             continue
         if size and size > 0 and text_of(each.find("TYPE")).strip() in _IPV4:
             yield CloudRange(first=first, size=size)
+
+
+def address_of(machine: Machine) -> str:
+    """Return the address of a remote VM's first interface that has one, "" for none."""
+    return next((ip for nic in machine.nics if (ip := nic.get("EXTERNAL_IP") or nic.get("IP") or nic.get("IP6"))), "")
+
+
+def obstacles(machine: Machine, *, has_key: bool | None) -> Iterator[CheckResult]:
+    """Yield what a login to a remote VM needs; its security groups and routes are the partner's."""
+    instance = machine.seen.instance
+    found = f"{instance.deploy_id} is {instance.raw_state}"
+    if instance.state is InstanceState.RUNNING:
+        yield CheckResult(what="instance", is_well=True, found=found)
+    elif instance.state is InstanceState.PENDING:
+        yield CheckResult(what="instance", is_well=None, found=found, remedy="wait until it runs")
+    else:
+        remedy = "start it: onevm resume"
+        yield CheckResult(what="instance", is_well=False, found=f"{found}: {machine.error}".rstrip(": "), remedy=remedy)
+    if address := address_of(machine):
+        yield CheckResult(
+            what="address", is_well=True, found=f"{address}; whether you reach it is the partner's network"
+        )
+    else:
+        remedy = "name a network of the partner in [networks], or a remote template with a NIC"
+        yield CheckResult(what="address", is_well=False, found="the remote VM has none", remedy=remedy)
+    yield _key(machine.sections.get("CONTEXT", ()), has_key=has_key)
+
+
+def _key(contexts: tuple[Mapping[str, str], ...], *, has_key: bool | None) -> CheckResult:
+    if any(context.get(name, "").strip() for context in contexts for name in _KEYS):
+        return CheckResult(what="key", is_well=True, found="the remote VM's CONTEXT has a key or a password")
+    at_home = {True: ", though that of the VM at home has", False: "", None: ""}[has_key]
+    found = f"the remote VM's CONTEXT has neither a key nor a password{at_home}"
+    remedy = 'set SSH_PUBLIC_KEY = "$USER[SSH_PUBLIC_KEY]" in CONTEXT of the template, then onevm recover --recreate'
+    return CheckResult(what="key", is_well=False, found=found, remedy=remedy)

@@ -28,6 +28,7 @@ from one_provider_mad.providers.interface import (
     CreateCall,
     CreatePlan,
     ImportHints,
+    LoginPlace,
     Parameters,
     ProviderContext,
     ProviderFactory,
@@ -275,6 +276,15 @@ class OpenNebulaProvider(Devices):
     async def networks(self) -> Sequence[CloudNetwork]:
         """Return the virtual networks that the remote user may use."""
         return await catalogue.networks(self._client, page_size=self._settings.page_size)
+
+    async def obstacles(self, deploy_id: DeployId, *, has_key: bool | None) -> Sequence[CheckResult]:
+        """Check state, address and key of the remote VM."""
+        machine = await self._remote.machine(known_number(deploy_id))
+        return list(catalogue.obstacles(machine, has_key=has_key))
+
+    async def login_place(self, deploy_id: DeployId) -> LoginPlace:
+        """Return the address of the remote VM."""
+        return LoginPlace(address=catalogue.address_of(await self._remote.machine(known_number(deploy_id))))
 
     # Edited sections
 

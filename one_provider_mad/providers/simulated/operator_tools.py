@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Network
 
-from one_provider_mad.providers.interface import CloudImage, CloudNetwork, CloudRange
+from one_provider_mad.domain import Instance, InstanceState
+from one_provider_mad.providers.interface import CheckResult, CloudImage, CloudNetwork, CloudRange
 
 _BLOCK = IPv4Network("10.0.0.0/20")
 """The addresses of the first 4,000 instances (table.py)."""
@@ -32,3 +33,30 @@ def networks() -> list[CloudNetwork]:
             mask=str(_BLOCK.netmask),
         )
     ]
+
+
+def obstacles(instance: Instance, *, has_key: bool | None) -> Iterator[CheckResult]:
+    """Yield what a login would need: a running instance, and a key."""
+    found = f"{instance.deploy_id} is {instance.raw_state}"
+    if instance.state is InstanceState.RUNNING:
+        yield CheckResult(what="instance", is_well=True, found=found)
+    elif instance.state is InstanceState.PENDING:
+        yield CheckResult(what="instance", is_well=None, found=found, remedy="wait until it runs")
+    elif instance.state.is_gone:
+        remedy = "make a new one: onevm recover --recreate"
+        yield CheckResult(what="instance", is_well=False, found=found, remedy=remedy)
+    else:
+        yield CheckResult(what="instance", is_well=False, found=found, remedy="start it: onevm resume")
+    if has_key is not None:
+        remedy = "" if has_key else 'set SSH_PUBLIC_KEY = "$USER[SSH_PUBLIC_KEY]" in CONTEXT of the template'
+        words = "CONTEXT has a key or a password" if has_key else "CONTEXT has neither a key nor a password"
+        yield CheckResult(what="key", is_well=has_key, found=words, remedy=remedy)
+    yield CheckResult(what="guest", is_well=None, found="a simulated instance has none", remedy="nothing to log in to")
+
+
+def console_text(instance: Instance) -> str:
+    """Return lines as a guest writes them while it starts; none before it runs."""
+    if instance.state is InstanceState.PENDING:
+        return ""
+    name = instance.name or instance.deploy_id
+    return f"simulated instance {instance.deploy_id} has started\r\n\r\n{name} login: "

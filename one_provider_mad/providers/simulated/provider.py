@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from one_provider_mad.domain import DeployId, Identity, Instance, SnapshotId, Template, VmId, VmRequest
-from one_provider_mad.errors import BadParameter
+from one_provider_mad.errors import BadParameter, InstanceNotFound
 from one_provider_mad.providers.interface import (
     Attached,
     Capacity,
@@ -22,6 +22,7 @@ from one_provider_mad.providers.interface import (
     CreateCall,
     CreatePlan,
     ImportHints,
+    LoginPlace,
     Parameters,
     ProviderContext,
     ProviderFactory,
@@ -260,6 +261,25 @@ class SimulatedProvider:
     async def networks(self) -> Sequence[CloudNetwork]:
         """Return one network, which any VM may name."""
         return operator_tools.networks()
+
+    async def obstacles(self, deploy_id: DeployId, *, has_key: bool | None) -> Sequence[CheckResult]:
+        """Check the instance's state, and the VM's key."""
+        return list(operator_tools.obstacles(await self._one(deploy_id), has_key=has_key))
+
+    async def login_place(self, deploy_id: DeployId) -> LoginPlace:
+        """Return no address: there is nothing to log in to."""
+        await self._one(deploy_id)
+        return LoginPlace()
+
+    async def console_text(self, deploy_id: DeployId) -> str:
+        """Return some lines once the instance runs."""
+        return operator_tools.console_text(await self._one(deploy_id))
+
+    async def _one(self, deploy_id: DeployId) -> Instance:
+        found = (await self.describe([deploy_id])).get(deploy_id)
+        if found is None:
+            raise InstanceNotFound(f"instance {deploy_id} does not exist")
+        return found
 
     async def _list(self, name: str, send: Callable[[], Awaitable[Sequence[Instance]]]) -> Sequence[Instance]:
         return self._traffic.shown(name, await self._traffic.call(name, send))

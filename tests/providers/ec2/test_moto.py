@@ -15,7 +15,7 @@ import pytest
 from botocore.session import Session
 
 from one_provider_mad.domain import Template
-from tests.cli.running import json_of
+from tests.cli.running import json_of, output_of
 from tests.conftest import assert_spoke_properly
 from tests.end_to_end import oned_requests
 from tests.end_to_end.oned import ROOT, Driver, Place
@@ -214,6 +214,19 @@ def test_the_operators_commands_read_the_answers_of_moto(url: str, place: Place)
     image = ec2.register_image(Name="golden-20250101", RootDeviceName="/dev/xvda")["ImageId"]
     subnets = {each["SubnetId"]: each for each in ec2.describe_subnets()["Subnets"]}
     subnet = min(subnets)
+    tags = {"SCHEMA": "1", "OWNER": "one-test", "VM_ID": "42", "STIME": "1", "SEQ": "0", "HOST_ID": "3"}
+    made = ec2.run_instances(
+        ImageId=image,
+        MinCount=1,
+        MaxCount=1,
+        SubnetId=subnet,
+        TagSpecifications=[
+            {
+                "ResourceType": "instance",
+                "Tags": [{"Key": f"ONE_PROVIDER_{key}", "Value": value} for key, value in tags.items()],
+            }
+        ],
+    )["Instances"][0]["InstanceId"]
 
     assert [each["image_id"] for each in json_of(place.root, "images", NAME, "--match", "golden")] == [image]
     networks = {each["network_id"]: each for each in json_of(place.root, "networks", NAME)}
@@ -224,3 +237,10 @@ def test_the_operators_commands_read_the_answers_of_moto(url: str, place: Place)
             "GroupId"
         ]
     ]
+    found = json_of(place.root, "reach", NAME, "--vm", "42", code=3)
+    assert found["deploy_id"] == made
+    results = {each["what"]: each["is_well"] for each in found["results"]}
+    assert (results["instance"], results["status checks"], results["network ACL"]) == (True, True, True)
+    assert results["rule for port 22"] is False, "nobody may come in from outside of the default group"
+    assert results["route"] is False, "moto's default VPC has no internet gateway"
+    assert "Linux version" in output_of(place.root, "console", NAME, "--vm", "42")
