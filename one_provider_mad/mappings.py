@@ -7,7 +7,7 @@ write templates and, in most OpenNebulas, images and networks; only the operator
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from msgspec import Meta, Struct
 
@@ -18,6 +18,17 @@ Guest = Literal["auto", "cloud-init", "one-context", "none"]
 
 Addresses = Literal["cloud", "opennebula"]
 """Who chooses the addresses of a network's interfaces."""
+
+_VOLATILE = frozenset({"FS", "SWAP"})
+"""TYPE of disks without an image, in upper case (OpenNebula src/image/ImagePool.cc, acquire_disk). For a disk with an
+image the core replaces TYPE, IMAGE_ID and DATASTORE_ID of the template (Image::disk_attribute)."""
+
+_Mapping = TypeVar("_Mapping")
+
+
+def is_volatile(disk: Mapping[str, str]) -> bool:
+    """Return True for a DISK without an image."""
+    return disk.get("TYPE", "").upper() in _VOLATILE
 
 
 class ImageMapping(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -90,3 +101,42 @@ class Mappings(Value, frozen=True, kw_only=True):
     networks: Mapping[str, NetworkMapping] = {}
     context: ContextSettings = ContextSettings()
     security_groups: SecurityGroupSettings = SecurityGroupSettings()
+
+    def image_for(self, disk: Mapping[str, str]) -> ImageMapping | None:
+        """Return what `[images]` has for the image of a DISK; None for nothing, and for a disk without an image.
+
+        An entry counts for its `datastore` only. One by number comes before one by NAME.
+        """
+        if is_volatile(disk):
+            return None
+        found = _named(self.images, number=disk.get("IMAGE_ID", ""), name=disk.get("IMAGE", ""))
+        return next((each for each in found if _lies_in(disk, each.datastore)), None)
+
+    def network_for(self, nic: Mapping[str, str]) -> NetworkMapping | None:
+        """Return what `[networks]` has for the network of a NIC, None for nothing; a number comes before a NAME."""
+        found = _named(self.networks, number=nic.get("NETWORK_ID", ""), name=nic.get("NETWORK", ""))
+        return next(iter(found), None)
+
+    def asks_for_cloud(self, disk: Mapping[str, str]) -> bool:
+        """Return True for a first DISK whose image `[images]` maps in a datastore of its own.
+
+        Users cannot claim that: the core writes the image and its datastore into the DISK, and the operator decides who
+        may create images in this datastore.
+        """
+        found = self.image_for(disk)
+        return found is not None and bool(found.datastore)
+
+
+def _named(table: Mapping[str, _Mapping], *, number: str, name: str) -> list[_Mapping]:
+    """Return the entries by number and by NAME, in this order; a key of digits is a number, never a NAME."""
+    by_number = [table[number]] if _is_number(number) and number in table else []
+    by_name = [table[name]] if not _is_number(name) and name in table else []
+    return by_number + by_name
+
+
+def _lies_in(disk: Mapping[str, str], datastore: str) -> bool:
+    return not datastore or disk.get("DATASTORE_ID" if _is_number(datastore) else "DATASTORE") == datastore
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal()
