@@ -57,11 +57,14 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     another user's instance."""
 
     forbidden_attributes: tuple[str, ...] = ()
-    """Names of attributes that a PUBLIC_CLOUD section may not hold; such a DEPLOY fails. Upper or lower case."""
+    """Names of attributes that a PUBLIC_CLOUD section may not hold, and with their vector's name before them those of
+    others: `DISK/SIZE`, `NIC/IP`, `CONTEXT/USER_DATA`; such a DEPLOY fails. Upper or lower case. `DISK/SIZE` forbids
+    another size than the image's. An attribute that OpenNebula writes itself forbids every VM that has it."""
 
     without_section: Literal["refuse", "allow"] | None = None
-    """Create an instance for a VM without a PUBLIC_CLOUD section with `hypervisor` as TYPE, or refuse it. Unset:
-    `refuse` where instances cost money (ec2, opennebula, entry points unless they say otherwise), else `allow`."""
+    """Create an instance for a VM that does not ask for this cloud, or refuse it. A VM asks by a PUBLIC_CLOUD section
+    with `hypervisor` as TYPE, or by a first disk whose image `[images]` maps with a `datastore`. Unset: `refuse` where
+    instances cost money (ec2, opennebula, entry points unless they say otherwise), else `allow`."""
 
     def needs_section(self, *, costs_money: bool) -> bool:
         """Return True when a VM needs a PUBLIC_CLOUD section for this cloud before an instance is created."""

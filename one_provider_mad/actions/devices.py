@@ -7,6 +7,7 @@ from typing import Any
 
 from one_provider_mad.actions.capabilities import CAPABILITIES
 from one_provider_mad.actions.lifecycle import resumption_of
+from one_provider_mad.actions.policy import check_change
 from one_provider_mad.actions.work import Work
 from one_provider_mad.domain import DeployId
 from one_provider_mad.errors import NotSupported, RequestRefused
@@ -25,7 +26,7 @@ async def perform_capability(work: Work, action: Action) -> str:
 
     Raises:
         NotSupported: the provider lacks the action's protocol.
-        RequestRefused: the message marks no device or snapshot that the action is for.
+        RequestRefused: the message marks no device or snapshot that the action is for, or the policy forbids it.
     """
     capability, request = CAPABILITIES[action], work.request
     provider = work.cloud.provider
@@ -33,6 +34,7 @@ async def perform_capability(work: Work, action: Action) -> str:
         raise NotSupported(provider.name, capability.what)
     if capability.operand and not request.operand:
         raise RequestRefused(f"the message marks no {capability.operand} for {action.value}: nothing was done")
+    check_change(work.policy, action, request)
     instance = await locate(work.vm)
     method: Callable[[DeployId, Any], Awaitable[str | None]] = getattr(provider, capability.method)
     subject = request.operand if capability.operand else request

@@ -159,6 +159,7 @@ class Execution:
             cloud=engine.cloud.for_action(accepted.waiting),
             journal=engine.journal,
             policy=settings.policy,
+            mappings=settings.mappings,
             request=request,
             deadline=deadline,
             clock=self._clock,

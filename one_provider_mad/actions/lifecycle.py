@@ -41,7 +41,13 @@ async def create(work: Work) -> str:
     order = Order(
         request=work.request,
         specification=wanted_spec(work.cloud, work.request).written(),
-        check=partial(check_section, work.required_type, work.request, cloud=work.cloud.provider.name),
+        check=partial(
+            check_section,
+            work.required_type,
+            work.request,
+            cloud=work.cloud.provider.name,
+            mappings=work.mappings,
+        ),
     )
     deploy_id = await instance_for_deploy(
         work.vm,

@@ -26,7 +26,7 @@ from one_provider_mad.actions.instance_spec import (
     with_begun,
     with_finished,
 )
-from one_provider_mad.actions.policy import check_attributes
+from one_provider_mad.actions.policy import check_change, check_sections
 from one_provider_mad.calls.cloud import Cloud
 from one_provider_mad.domain import DeployId, Instance, InstanceState, Value, VmRequest
 from one_provider_mad.errors import (
@@ -190,6 +190,11 @@ class Resumption(Value, frozen=True, kw_only=True):
         if not isinstance(provider, capability.protocol):
             self._warn_of_refusal(deploy_id, change.what, NotSupported(provider.name, capability.what))
             return spec
+        try:
+            check_change(self.policy, change.action, msgspec.structs.replace(self.request, operand=change.operand))
+        except MadError as error:
+            self.warn(f"{error}; {change.what}, asked for while the VM was off, was refused for instance {deploy_id}")
+            return spec
         method: Callable[[DeployId, Any], Awaitable[Any]] = getattr(provider, capability.method)
         subject = change.operand if capability.operand else self.request
         doubt = with_begun(spec, change.action, change.operand)
@@ -207,7 +212,7 @@ class Resumption(Value, frozen=True, kw_only=True):
         if not names or not isinstance(provider, Reconfigurable):
             return spec
         try:
-            check_attributes(self.policy, self.request)
+            check_sections(self.policy, self.request)
         except MadError as error:
             self.warn(f"{error}; instance {deploy_id} keeps what it has")
             return spec

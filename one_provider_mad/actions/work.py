@@ -12,6 +12,7 @@ from one_provider_mad.calls.cloud import Cloud
 from one_provider_mad.domain import Value, VmRequest
 from one_provider_mad.errors import JournalError
 from one_provider_mad.journal.writer import Journal
+from one_provider_mad.mappings import Mappings
 from one_provider_mad.ownership.vm import Vm
 from one_provider_mad.settings import Policy
 from one_provider_mad.timestamps import Timestamp
@@ -24,6 +25,7 @@ class Work(Value, frozen=True, kw_only=True):
         cloud: the provider, with time limits and retries for its calls.
         journal: requests, attempts, debts and imports.
         policy: `[policy]` of the configuration file.
+        mappings: the configuration's images and networks.
         request: the VM.
         deadline: loop time by which the action must be done; infinity for none.
         clock: seconds since the epoch.
@@ -39,6 +41,7 @@ class Work(Value, frozen=True, kw_only=True):
     cloud: Cloud
     journal: Journal
     policy: Policy
+    mappings: Mappings = Mappings()
     request: VmRequest
     deadline: float
     clock: Callable[[], float]

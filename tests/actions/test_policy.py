@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
-from one_provider_mad.actions.policy import check_section
+from one_provider_mad.actions.policy import check_attributes, check_change, check_section
 from one_provider_mad.domain import Template
 from one_provider_mad.errors import RequestRefused
+from one_provider_mad.mappings import ImageMapping, Mappings
+from one_provider_mad.protocol.messages import Action
+from one_provider_mad.settings import Policy
 from tests.actions.fakes import request_of
 
 
@@ -17,6 +20,9 @@ def a_template(name: str, *sections: Mapping[str, str]) -> Template:
     return Template(values={name: sections})
 
 
+NO_MAPPINGS = Mappings()
+
+EC2_4_X = a_template("EC2", {"AMI": "ami-1"})
 OURS = {"TYPE": "aws", "AMI": "ami-1"}
 OTHERS = {"TYPE": "azure"}
 
@@ -38,7 +44,7 @@ REFUSED = (
     ],
 )
 def test_a_section_of_the_clouds_type_is_accepted(fields: dict[str, Any]) -> None:
-    check_section("aws", request_of(**fields), cloud="ec2")
+    check_section("aws", request_of(**fields), cloud="ec2", mappings=NO_MAPPINGS)
 
 
 @pytest.mark.parametrize(
@@ -53,14 +59,121 @@ def test_a_section_of_the_clouds_type_is_accepted(fields: dict[str, Any]) -> Non
 )
 def test_a_template_without_a_section_of_the_clouds_type_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(RequestRefused) as caught:
-        check_section("aws", request_of(**fields), cloud="ec2")
+        check_section("aws", request_of(**fields), cloud="ec2", mappings=NO_MAPPINGS)
     assert str(caught.value) == REFUSED
 
 
 def test_the_ec2_section_of_4_x_is_refused_for_other_clouds() -> None:
     with pytest.raises(RequestRefused):
-        check_section("partner", request_of(user_template=a_template("EC2", {"AMI": "ami-1"})), cloud="opennebula")
+        check_section(
+            "partner",
+            request_of(user_template=a_template("EC2", {"AMI": "ami-1"})),
+            cloud="opennebula",
+            mappings=NO_MAPPINGS,
+        )
 
 
 def test_any_template_is_accepted_if_no_section_is_required() -> None:
-    check_section("", request_of(), cloud="ec2")
+    check_section("", request_of(), cloud="ec2", mappings=NO_MAPPINGS)
+
+
+DEBIAN = {"DISK_ID": "0", "IMAGE": "debian-12", "IMAGE_ID": "7", "DATASTORE": "burst", "DATASTORE_ID": "104"}
+
+
+@pytest.mark.parametrize("datastore", ["burst", "104"])
+def test_a_first_image_mapped_in_a_datastore_of_its_own_asks_for_the_cloud(datastore: str) -> None:
+    mappings = Mappings(images={"debian-12": ImageMapping(image="ami-1", datastore=datastore)})
+    request = request_of(template=a_template("DISK", DEBIAN))
+    check_section("aws", request, cloud="ec2", mappings=mappings)
+
+
+@pytest.mark.parametrize(
+    ("disks", "entry"),
+    [
+        pytest.param((DEBIAN,), ImageMapping(image="ami-1"), id="mapped-in-any-datastore"),
+        pytest.param((DEBIAN,), ImageMapping(image="ami-1", datastore="default"), id="in-another-datastore"),
+        pytest.param(
+            ({"DISK_ID": "0", "TYPE": "fs"}, DEBIAN), ImageMapping(image="ami-1", datastore="burst"), id="second-disk"
+        ),
+        pytest.param(
+            ({**DEBIAN, "TYPE": "fs"},), ImageMapping(image="ami-1", datastore="burst"), id="claimed-by-a-volatile-disk"
+        ),
+        pytest.param(
+            ({**DEBIAN, "IMAGE": "other", "PROVIDER_IMAGE": "ami-1"},),
+            ImageMapping(image="ami-1", datastore="burst"),
+            id="by-an-inherited-attribute-only",
+        ),
+    ],
+)
+def test_no_other_disk_asks_for_the_cloud(disks: tuple[Mapping[str, str], ...], entry: ImageMapping) -> None:
+    request = request_of(template=a_template("DISK", *disks))
+    with pytest.raises(RequestRefused):
+        check_section("aws", request, cloud="ec2", mappings=Mappings(images={"debian-12": entry}))
+
+
+@pytest.mark.parametrize(
+    ("forbidden", "template", "sentence"),
+    [
+        pytest.param(
+            "DISK/SIZE",
+            a_template("DISK", {"SIZE": "4096", "ORIGINAL_SIZE": "2048"}),
+            "DISK may not set SIZE here: remove it from the template",
+            id="a-larger-disk",
+        ),
+        pytest.param(
+            "disk/cache",
+            a_template("DISK", {"SIZE": "1"}, {"CACHE": "none"}),
+            "DISK may not set CACHE here: remove it from the template",
+            id="a-second-disk-in-lower-case",
+        ),
+        pytest.param(
+            "NIC/SUBNETID",
+            a_template("NIC", {"SUBNETID": "subnet-1"}),
+            "NIC may not set SUBNETID here: remove it from the template",
+            id="nic",
+        ),
+        pytest.param(
+            "CONTEXT/USER_DATA",
+            a_template("CONTEXT", {"user_data": "x"}),
+            "CONTEXT may not set USER_DATA here: remove it from the template",
+            id="context",
+        ),
+    ],
+)
+def test_an_attribute_with_its_vectors_name_is_forbidden_there(
+    forbidden: str, template: Template, sentence: str
+) -> None:
+    with pytest.raises(RequestRefused) as caught:
+        check_attributes(Policy(forbidden_attributes=(forbidden,)), request_of(template=template))
+    assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("forbidden", "template"),
+    [
+        pytest.param("SIZE", a_template("DISK", {"SIZE": "1"}), id="a-bare-name-means-the-section"),
+        pytest.param("DISK/SIZE", a_template("PUBLIC_CLOUD", {"SIZE": "1"}), id="a-disks-attribute-in-the-section"),
+        pytest.param(
+            "DISK/SIZE", a_template("DISK", {"SIZE": "2048", "ORIGINAL_SIZE": "2048"}), id="the-images-own-size"
+        ),
+        pytest.param("NIC/IP", a_template("NIC", {"NETWORK": "private"}), id="not-set"),
+    ],
+)
+def test_an_attribute_elsewhere_is_not_forbidden(forbidden: str, template: Template) -> None:
+    check_attributes(Policy(forbidden_attributes=(forbidden,)), request_of(template=template))
+
+
+@pytest.mark.parametrize(
+    ("action", "fields"),
+    [
+        (Action.ATTACHDISK, {"operand": {"CACHE": "none"}}),
+        (Action.ATTACHNIC, {"operand": {"CACHE": "none"}}),
+        (Action.UPDATECONF, {"template": a_template("CONTEXT", {"CACHE": "none"})}),
+    ],
+    ids=["disk", "nic", "context"],
+)
+def test_a_change_of_a_running_vm_is_checked_like_a_template(action: Action, fields: dict[str, Any]) -> None:
+    policy = Policy(forbidden_attributes=("DISK/CACHE", "NIC/CACHE", "CONTEXT/CACHE"))
+    with pytest.raises(RequestRefused, match="may not set CACHE here"):
+        check_change(policy, action, request_of(**fields))
+    check_change(policy, Action.DETACHDISK, request_of(**fields))
