@@ -57,22 +57,29 @@ class Section(Value, frozen=True, kw_only=True):
         return (f"{sentence}, known are {listed(known)}",)
 
 
-def not_made(request: VmRequest, *, made: str, instead_of_disks: str, instead_of_nics: str) -> Iterator[str]:
-    """Yield warnings for disks and interfaces of the VM's template, for a cloud whose create makes none of them.
+def disks_not_made(request: VmRequest, *, made: str, instead: str) -> Iterator[str]:
+    """Yield a warning for the disks of the VM's template, for a cloud whose create makes none of them.
 
     Args:
         request: the VM.
         made: what is made, `the instance`.
-        instead_of_disks: what it has, and how it gets others.
-        instead_of_nics: the same for interfaces.
+        instead: what it has, and how it gets others.
+    """
+    if disks := [each.get("DISK_ID", "") for each in request.template.vectors("DISK")]:
+        yield f"{made} is made without the template's disks ({', '.join(disks)}): {instead}"
+
+
+def nics_not_made(request: VmRequest, *, made: str, instead: str) -> Iterator[str]:
+    """Yield a warning for the interfaces of the VM's template, for a create that makes none of them.
+
+    Args:
+        request: the VM.
+        made: what is made, `the instance`.
+        instead: what it has, and how it gets others.
     """
     template = request.template
-    disks = [each.get("DISK_ID", "") for each in template.vectors("DISK")]
-    nics = [each.get("NIC_ID", "") for name in ("NIC", "NIC_ALIAS") for each in template.vectors(name)]
-    if disks:
-        yield f"{made} is made without the template's disks ({', '.join(disks)}): {instead_of_disks}"
-    if nics:
-        yield f"{made} is made without the template's interfaces ({', '.join(nics)}): {instead_of_nics}"
+    if nics := [each.get("NIC_ID", "") for name in ("NIC", "NIC_ALIAS") for each in template.vectors(name)]:
+        yield f"{made} is made without the template's interfaces ({', '.join(nics)}): {instead}"
 
 
 def read_section(request: VmRequest, *, hypervisor: str) -> Section:

@@ -51,6 +51,17 @@ def listed(form: Form, name: str) -> list[str]:
     return found
 
 
+def structures(form: Form, name: str) -> list[dict[str, str]]:
+    """Return the members of `Name.1`, `Name.2`... in order, each as a form of its own."""
+    found: list[dict[str, str]] = []
+    while True:
+        prefix = f"{name}.{len(found) + 1}."
+        members = {key.removeprefix(prefix): text for key, text in form.items() if key.startswith(prefix)}
+        if not members:
+            return found
+        found.append(members)
+
+
 def needed_list(form: Form, name: str) -> list[str]:
     """Return `Name.1`, `Name.2`... in order, at least one. Raises Refusal."""
     found = listed(form, name)
@@ -138,6 +149,14 @@ def _accepts(values: tuple[str, ...]) -> Callable[[str], bool]:
     plain = {value for value in values if not {"*", "?"} & set(value)}
     patterns = [_pattern(value) for value in values if value not in plain]
     return lambda text: text in plain or any(pattern.fullmatch(text) for pattern in patterns)
+
+
+def zone_of(form: Form, first: str) -> str:
+    """Return the zone in a call's parameters, or that of its subnet: `subnet-1-b` is in zone b, else the first zone."""
+    if zone := form.get("Placement.AvailabilityZone"):
+        return zone
+    letter = (form.get("SubnetId") or form.get("NetworkInterface.1.SubnetId", "")).rpartition("-")[2]
+    return first[:-1] + letter if letter in ("a", "b", "c") else first
 
 
 class Page(NamedTuple):

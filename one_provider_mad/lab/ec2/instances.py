@@ -13,12 +13,13 @@ import msgspec
 
 from one_provider_mad.domain import DeployId, InstanceState
 from one_provider_mad.errors import BadParameter, NoCapacity, ProviderError, QuotaExceeded
-from one_provider_mad.lab.ec2 import forms, shown
+from one_provider_mad.lab.ec2 import forms, interfaces, shown
 from one_provider_mad.lab.ec2.answers import Answer
 from one_provider_mad.lab.ec2.forms import Form
 from one_provider_mad.lab.ec2.refusals import Refusal, invalid
 from one_provider_mad.lab.ec2.resources import (
     ROOT_DEVICE,
+    ROOT_SIZE,
     InstancesView,
     Resources,
     Volume,
@@ -32,9 +33,6 @@ from one_provider_mad.providers.simulated.traffic import Traffic
 LONGEST_TOKEN = 64
 MOST_AT_ONCE = 100
 """Limit of instances in one call; in EC2 the account's limit counts there."""
-
-ROOT_SIZE = 8
-"""GiB of a root volume without a size in the call."""
 
 _EBS = re.compile(r"BlockDeviceMapping\.(\d+)\.DeviceName")
 
@@ -66,7 +64,7 @@ class Instances:
             raise invalid("ClientToken", token)
         made: list[DeployId] = []
         for at in range(most):
-            extras = Extras(details=details, new_id=new_instance_id, add=partial(self._add_volumes, form))
+            extras = Extras(details=details, new_id=new_instance_id, add=partial(self._add_parts, form))
             one = f"{token}/{at}" if token and at else token
             try:
                 made.append(await self._cloud.launch(launch, tags={}, token=one, extras=extras))
@@ -109,6 +107,10 @@ class Instances:
             return Refusal("InvalidAMIID.NotFound", f"The image id '[{form['ImageId']}]' does not exist")
         return Refusal("InvalidParameterValue", f"Invalid value '{form['InstanceType']}' for InstanceType: {error}")
 
+    def _add_parts(self, form: Form, db: sqlite3.Connection, deploy_id: DeployId) -> None:
+        interfaces.launch(db, form, deploy_id, self._resources.clock())
+        self._add_volumes(form, db, deploy_id)
+
     def _add_volumes(self, form: Form, db: sqlite3.Connection, deploy_id: DeployId) -> None:
         """Add the root volume and those of the form's mappings."""
         mappings = {ROOT_DEVICE: {}, **_mappings(form)}
@@ -116,10 +118,14 @@ class Instances:
         for device, ebs in mappings.items():
             if "NoDevice" in ebs or "VirtualName" in ebs:
                 continue
+            size = forms.number(ebs, "Ebs.VolumeSize", ROOT_SIZE)
+            if size < ROOT_SIZE and (device == ROOT_DEVICE or "Ebs.SnapshotId" in ebs):
+                text = f"Volume of size {size}GB is smaller than its snapshot, expect size >= {ROOT_SIZE}GB"
+                raise Refusal("InvalidBlockDeviceMapping", text)
             volume = Volume(
                 number=0,
                 id=f"vol-{os.urandom(9).hex()[:17]}",
-                size=forms.number(ebs, "Ebs.VolumeSize", ROOT_SIZE),
+                size=size,
                 kind=ebs.get("Ebs.VolumeType", "gp3"),
                 zone=shown.zone(form, self._resources),
                 encrypted=forms.is_true(ebs, "Ebs.Encrypted"),

@@ -1,6 +1,6 @@
 """Actions on network interfaces, as in docs.aws.amazon.com, "Amazon EC2 API Reference".
 
-The first interface of each instance is part of the instance, and not in the table `ec2_interface`.
+The first interface of an instance is in the table `ec2_interface` only if its RunInstances has a NetworkInterface.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from one_provider_mad.errors import InstanceNotFound
 from one_provider_mad.lab.ec2 import forms
 from one_provider_mad.lab.ec2 import resources as accounts
 from one_provider_mad.lab.ec2.answers import Answer, tag_set
-from one_provider_mad.lab.ec2.forms import Form
+from one_provider_mad.lab.ec2.forms import Form, zone_of
 from one_provider_mad.lab.ec2.refusals import Refusal, not_found
 from one_provider_mad.lab.ec2.resources import Resources
 from one_provider_mad.providers.simulated import table
@@ -33,6 +33,7 @@ class Interface(NamedTuple):
     attachment_id: str
     device_index: int
     ends_with_instance: int
+    address: str = ""
 
     def detached(self) -> Interface:
         """Return the line without an attachment."""
@@ -40,8 +41,8 @@ class Interface(NamedTuple):
 
     @property
     def private_ip(self) -> str:
-        """Return an address that follows from its number."""
-        return f"172.31.{200 + self.number // 250 % 50}.{1 + self.number % 250}"
+        """Return the requested address, or one that follows from its number."""
+        return self.address or f"172.31.{200 + self.number // 250 % 50}.{1 + self.number % 250}"
 
 
 class Interfaces:
@@ -66,9 +67,11 @@ class Interfaces:
             attachment_id="",
             device_index=0,
             ends_with_instance=0,
+            address=form.get("PrivateIpAddress", ""),
         )
 
         def operation(db: sqlite3.Connection) -> Answer:
+            check_address(db, made.address, self._resources.clock())
             _put(db, made)
             return {"networkInterface": _shown(_one(db, made.id, self._resources.clock()))}
 
@@ -90,6 +93,7 @@ class Interfaces:
                 "subnet-id": lambda each: each.subnet,
                 "status": lambda each: "in-use" if each.instance_id else "available",
                 "attachment.instance-id": lambda each: each.instance_id,
+                "private-ip-address": lambda each: each.private_ip,
             },
         )
         rows, more = page.cut(wanted, lambda each: each.number)
@@ -107,6 +111,7 @@ class Interfaces:
             _check_at_rest(db, instance_id, now)
             if interface.instance_id:
                 raise Refusal("InvalidNetworkInterface.InUse", f"Interface: [{interface_id}] in use.")
+            _check_zone(interface, instance_id, db, now, self._resources.zone)
             if index in {0, *(each.device_index for each in _settled(db, now) if each.instance_id == instance_id)}:
                 text = f"Instance '{instance_id}' already has an interface attached at device index '{index}'."
                 raise Refusal("InvalidParameterValue", text)
@@ -123,6 +128,9 @@ class Interfaces:
         def operation(db: sqlite3.Connection) -> Answer:
             for interface in _settled(db, self._resources.clock()):
                 if interface.attachment_id == attachment:
+                    if interface.device_index == 0:
+                        text = "The network interface at device index 0 cannot be detached."
+                        raise Refusal("OperationNotPermitted", text)
                     _put(db, interface.detached())
                     return {"return": True}
             text = f"The interface attachment '{attachment[:80]}' does not exist."
@@ -159,6 +167,57 @@ class Interfaces:
         return await self._resources.write(operation)
 
 
+def launch(db: sqlite3.Connection, form: Form, deploy_id: DeployId, now: float) -> None:
+    """Add the interfaces that a RunInstances asks for. Raises Refusal for an address that the subnet cannot give."""
+    asked = forms.structures(form, "NetworkInterface")
+    if asked and {"SubnetId", "SecurityGroupId.1", "SecurityGroup.1", "PrivateIpAddress"} & form.keys():
+        text = "Network interfaces and an instance-level subnet ID or security groups may not be specified together"
+        raise Refusal("InvalidParameterCombination", text)
+    if len(asked) > 1 and any("AssociatePublicIpAddress" in each for each in asked):
+        text = "The associatePublicIPAddress parameter cannot be specified when launching with multiple interfaces."
+        raise Refusal("InvalidParameterCombination", text)
+    check_address(db, form.get("PrivateIpAddress", ""), now, besides=deploy_id)
+    for each in asked:
+        check_address(db, each.get("PrivateIpAddress", ""), now)
+        made = Interface(
+            number=0,
+            id=f"eni-{os.urandom(9).hex()[:17]}",
+            subnet=each.get("SubnetId", "subnet-default"),
+            groups=",".join(forms.listed(each, "SecurityGroupId")) or "sg-default",
+            tags=table.encode(forms.specified(form, "network-interface")),
+            instance_id=deploy_id,
+            attachment_id=f"eni-attach-{os.urandom(9).hex()[:17]}",
+            device_index=forms.number(each, "DeviceIndex", 0),
+            ends_with_instance=int(each.get("DeleteOnTermination", "true") != "false"),
+            address=each.get("PrivateIpAddress", ""),
+        )
+        _put(db, made)
+
+
+def check_address(db: sqlite3.Connection, address: str, now: float, *, besides: str = "") -> None:
+    """Refuse a private address outside of 10.0.0.0/8, where all subnets lie here, or one in use; "" is fine."""
+    if not address:
+        return
+    if not address.startswith("10."):
+        text = f"Address {address[:40]} does not fall within the subnet's address range"
+        raise Refusal("InvalidParameterValue", text)
+    used = {each.address for each in _settled(db, now)}
+    for line in db.execute("SELECT * FROM instance"):
+        row = table.Row._make(line)
+        if row.id != besides and row.is_known(now) and not row.state_at(now).is_gone:
+            used.add(table.decode_hardware(row.hardware).details.get("PrivateIpAddress", ""))
+    if address in used:
+        raise Refusal("InvalidIPAddress.InUse", f"Address {address} is in use.")
+
+
+def _check_zone(interface: Interface, instance_id: str, db: sqlite3.Connection, now: float, first: str) -> None:
+    row = table.load(db, DeployId(instance_id), now)
+    there = zone_of(table.decode_hardware(row.hardware).details, first)
+    if zone_of({"SubnetId": interface.subnet}, first) != there:
+        text = f"You may not attach a network interface in another zone than {there}."
+        raise Refusal("InvalidParameterCombination", text)
+
+
 def _settled(db: sqlite3.Connection, now: float) -> list[Interface]:
     """Return every interface, after deleting or detaching those of gone instances."""
     found = [Interface._make(line) for line in db.execute("SELECT * FROM ec2_interface ORDER BY number").fetchall()]
@@ -184,7 +243,7 @@ def _one(db: sqlite3.Connection, interface_id: str, now: float) -> Interface:
 
 def _put(db: sqlite3.Connection, interface: Interface) -> None:
     values = (interface.number or None, *interface[1:])
-    db.execute("INSERT OR REPLACE INTO ec2_interface VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+    db.execute("INSERT OR REPLACE INTO ec2_interface VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
 
 
 def _drop(db: sqlite3.Connection, interface_ids: Collection[str]) -> None:

@@ -6,7 +6,7 @@ from one_provider_mad.lab.ec2 import forms
 from one_provider_mad.lab.ec2.answers import Answer, moment
 from one_provider_mad.lab.ec2.forms import Form
 from one_provider_mad.lab.ec2.refusals import Refusal
-from one_provider_mad.lab.ec2.resources import ROOT_DEVICE, Resources
+from one_provider_mad.lab.ec2.resources import ROOT_DEVICE, ROOT_SIZE, Resources
 from one_provider_mad.providers.simulated.settings import InstanceType
 
 EC2_TYPES = {
@@ -20,6 +20,9 @@ EC2_TYPES = {
     "m5.large": InstanceType(cpu=2, memory=8192),
 }
 """Some of EC2's types, for `instance_types` of a simulated cloud that has none of them."""
+
+
+_ROOT_VOLUME = {"volumeSize": ROOT_SIZE, "deleteOnTermination": True, "volumeType": "gp3"}
 
 
 class Offers:
@@ -56,9 +59,7 @@ class Offers:
             "name": image_id,
             "rootDeviceType": "ebs",
             "rootDeviceName": ROOT_DEVICE,
-            "blockDeviceMapping": [
-                {"deviceName": ROOT_DEVICE, "ebs": {"volumeSize": 8, "deleteOnTermination": True, "volumeType": "gp3"}}
-            ],
+            "blockDeviceMapping": [{"deviceName": ROOT_DEVICE, "ebs": _ROOT_VOLUME}],
             "virtualizationType": "hvm",
             "hypervisor": "xen",
         }

@@ -61,7 +61,8 @@ SCHEMA = (
         instance_id TEXT NOT NULL,     -- where it is attached, '' for nowhere
         attachment_id TEXT NOT NULL,
         device_index INTEGER NOT NULL,
-        ends_with_instance INTEGER NOT NULL
+        ends_with_instance INTEGER NOT NULL,
+        address TEXT NOT NULL DEFAULT ''  -- the one asked for, '' for any
     )""",
     """CREATE TABLE IF NOT EXISTS ec2_event (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -74,6 +75,9 @@ SCHEMA = (
 
 ROOT_DEVICE = "/dev/xvda"
 """Device of the root volume, of every image."""
+
+ROOT_SIZE = 8
+"""GiB of every snapshot, and so of the root volume of every image, and of a volume without a size in the call."""
 
 
 class Volume(NamedTuple):
@@ -219,6 +223,9 @@ def bring_up(db: sqlite3.Connection) -> None:
     """Create missing tables, and delete volumes that ended with a forgotten instance."""
     for statement in SCHEMA:
         db.execute(statement)
+    columns = [line[1] for line in db.execute("PRAGMA table_info(ec2_interface)")]
+    if "address" not in columns:  # a file of release 0.1
+        db.execute("ALTER TABLE ec2_interface ADD COLUMN address TEXT NOT NULL DEFAULT ''")
     db.execute(
         "DELETE FROM ec2_volume WHERE instance_id <> '' AND ends_with_instance"
         " AND instance_id NOT IN (SELECT id FROM instance)"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from one_provider_mad.domain import InstanceState
 from one_provider_mad.lab.ec2.answers import Answer, moment, tag_set
-from one_provider_mad.lab.ec2.forms import listed
+from one_provider_mad.lab.ec2.forms import is_true, listed, structures, zone_of
 from one_provider_mad.lab.ec2.public_images import PLATFORMS
 from one_provider_mad.lab.ec2.resources import ROOT_DEVICE, Event, InstancesView, Resources, Volume
 from one_provider_mad.providers.simulated import table
@@ -83,7 +83,7 @@ def spot_request(row: table.Row) -> str:
 
 def zone(form: Mapping[str, str], resources: Resources) -> str:
     """Return the availability zone of an instance."""
-    return form.get("Placement.AvailabilityZone") or resources.zone
+    return zone_of(form, resources.zone)
 
 
 def public_ip(row: table.Row, view: InstancesView) -> str:
@@ -95,12 +95,17 @@ def public_ip(row: table.Row, view: InstancesView) -> str:
         return address.public_ip
     if word(row.state_at(view.now)) not in ("pending", "running"):
         return ""
+    interfaces = structures(details(row), "NetworkInterface")
+    if len(interfaces) > 1 or any(
+        "AssociatePublicIpAddress" in each and not is_true(each, "AssociatePublicIpAddress") for each in interfaces
+    ):
+        return ""
     return f"198.{18 + (row.number >> 16 & 1)}.{row.number >> 8 & 255}.{row.number & 255}"
 
 
 def private_ip(row: table.Row) -> str:
     """Return the private address."""
-    given = details(row).get("PrivateIpAddress")
+    given = details(row).get("PrivateIpAddress") or details(row).get("NetworkInterface.1.PrivateIpAddress")
     return given or f"10.{row.number >> 16 & 255}.{row.number >> 8 & 255}.{row.number & 255}"
 
 
@@ -167,13 +172,14 @@ def _launched_at(row: table.Row, resources: Resources) -> float:
 
 def _network(row: table.Row, view: InstancesView, resources: Resources, asked: Mapping[str, str]) -> Answer:
     private, public = private_ip(row), public_ip(row, view)
-    ids, names = listed(asked, "SecurityGroupId"), listed(asked, "SecurityGroup")
+    ids = listed(asked, "SecurityGroupId") or listed(asked, "NetworkInterface.1.SecurityGroupId")
+    names = listed(asked, "SecurityGroup")
     groups = [(each, each) for each in ids] + [(f"sg-{each}", each) for each in names] or [("sg-default", "default")]
     name = f"ec2-{public.replace('.', '-')}.{resources.region}.compute.example.com" if public else ""
     return {
         "privateDnsName": f"ip-{private.replace('.', '-')}.{resources.region}.compute.internal",
         "dnsName": name,
-        "subnetId": asked.get("SubnetId", "subnet-default"),
+        "subnetId": asked.get("SubnetId") or asked.get("NetworkInterface.1.SubnetId", "subnet-default"),
         "vpcId": "vpc-default",
         "privateIpAddress": private,
         **({"ipAddress": public} if public else {}),

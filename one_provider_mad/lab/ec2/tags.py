@@ -16,6 +16,7 @@ _KINDS = {
     "instance": ("instance", "visible_at <= :now AND (forget_at IS NULL OR forget_at > :now)"),
     "volume": ("ec2_volume", "deleted_at IS NULL"),
     "elastic-ip": ("ec2_address", "1"),
+    "network-interface": ("ec2_interface", "1"),
 }
 """Kind of resource to its table, and the condition for its visible lines."""
 

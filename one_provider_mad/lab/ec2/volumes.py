@@ -98,9 +98,18 @@ class Volumes:
         volumes, more = page.cut(wanted, lambda volume: volume.number)
         return {"volumeSet": [shown(volume, now) for volume in volumes], **more}
 
-    async def snapshots(self, form: Form) -> Answer:  # noqa: ARG002 - there are none
-        """Carry out DescribeSnapshots: always empty in this cloud."""
-        return {"snapshotSet": []}
+    async def snapshots(self, form: Form) -> Answer:
+        """Carry out DescribeSnapshots: requested ones all exist, and the account has none of its own."""
+        asked = forms.listed(form, "SnapshotId")
+        for each in asked:
+            if not each.startswith("snap-"):
+                raise Refusal("InvalidSnapshotID.Malformed", f'Invalid id: "{each[:80]}" (expecting "snap-...")')
+        return {
+            "snapshotSet": [
+                {"snapshotId": each, "volumeSize": accounts.ROOT_SIZE, "status": "completed", "tagSet": []}
+                for each in asked
+            ]
+        }
 
     async def attach(self, form: Form) -> Answer:
         """Carry out AttachVolume; the volume outlives the instance unless DeleteOnTermination is set later."""
@@ -141,7 +150,7 @@ class Volumes:
 
     def _zone_of(self, instance: table.Row) -> str:
         details: Mapping[str, str] = table.decode_hardware(instance.hardware).details
-        return details.get("Placement.AvailabilityZone") or self._resources.zone
+        return forms.zone_of(details, self._resources.zone)
 
     async def detach(self, form: Form) -> Answer:
         """Carry out DetachVolume."""

@@ -13,7 +13,7 @@ from one_provider_mad.providers.ec2.client import Client
 from one_provider_mad.providers.ec2.disks import Disks
 from one_provider_mad.providers.ec2.query import numbered, pairs
 from one_provider_mad.providers.ec2.settings import Ec2Settings
-from one_provider_mad.providers.interface import Size
+from one_provider_mad.providers.interface import ProviderContext, Size
 from one_provider_mad.providers.public_cloud import Section
 
 
@@ -24,17 +24,23 @@ class Changes:
         client: the connection to EC2.
         disks: looks up an instance with its volumes.
         settings: the table `[ec2]`.
-        hypervisor: TYPE of the sections that count.
+        context: the cloud's tables, and the TYPE of the sections that count.
         known: sizes of the known types.
     """
 
     def __init__(
-        self, client: Client, disks: Disks, settings: Ec2Settings, *, hypervisor: str, known: Mapping[str, Size]
+        self,
+        client: Client,
+        disks: Disks,
+        settings: Ec2Settings,
+        *,
+        context: ProviderContext,
+        known: Mapping[str, Size],
     ) -> None:
         self._client = client
         self._disks = disks
         self._settings = settings
-        self._hypervisor = hypervisor
+        self._context = context
         self._known = known
         self._of_attribute: dict[str, Callable[[DeployId, VmRequest], Awaitable[None]]] = {
             "INSTANCETYPE": self._set_listed_type,
@@ -128,7 +134,7 @@ class Changes:
         await self._client.call("AssociateAddress", requested, read=lambda _: None)
 
     def _section(self, request: VmRequest) -> Section:
-        return template.read_checked_section(request, self._settings, hypervisor=self._hypervisor)
+        return template.read_checked_section(request, self._settings, self._context)
 
     async def _instance(self, deploy_id: DeployId) -> Instance:
         return (await self._disks.details(deploy_id)).instance

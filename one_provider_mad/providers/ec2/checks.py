@@ -117,7 +117,7 @@ class Checks:
         subnets = words(defaults.get("SUBNETID", ""))
         subnet = {"SubnetId": subnets[0]} if subnets else {}
         launch = Launch(parameters={"ImageId": image, "InstanceType": types[0], **subnet})
-        requested = run_instances(launch, identity=self._identity, token="one-provider-check", root_device="")  # noqa: S106
+        requested = run_instances(launch, identity=self._identity, token="one-provider-check")  # noqa: S106
         return _rights("right to create", [("RunInstances", await self._try("RunInstances", requested))])
 
     async def _try(self, action: str, requested: Mapping[str, str]) -> str:

@@ -18,9 +18,14 @@ from one_provider_mad.errors import (
     WrongState,
 )
 from one_provider_mad.providers.ec2.client import Client
+from one_provider_mad.providers.ec2.image_disks import ImageLookup
 from one_provider_mad.providers.ec2.instances import Details, read_details, read_tags
-from one_provider_mad.providers.ec2.query import filtered, tagged
+from one_provider_mad.providers.ec2.launch_disks import DISKS_TAG, SNAPSHOT, launched_disk
+from one_provider_mad.providers.ec2.query import filtered, pairs, tagged
+from one_provider_mad.providers.ec2.settings import Ec2Settings
 from one_provider_mad.providers.ec2.volumes import device_for, volume_size
+from one_provider_mad.providers.interface import ProviderContext
+from one_provider_mad.providers.mapped_images import mapped_image
 from one_provider_mad.safe_xml import Element, element_at, elements_at, text_of
 
 INSTANCE_TAG = f"{TAG_PREFIX}INSTANCE"
@@ -55,6 +60,8 @@ class EbsVolume(Value, frozen=True, kw_only=True):
         device: device name at the instance.
         ends_with_instance: it is deleted with its instance.
         disk_id: DISK_ID of its disk, "" for none.
+        is_root: it is the root volume, made with the instance.
+        is_tagged: it has the tags of one disk, and not only that of its launch.
     """
 
     volume_id: str
@@ -65,25 +72,33 @@ class EbsVolume(Value, frozen=True, kw_only=True):
     device: str = ""
     ends_with_instance: bool = False
     disk_id: str = ""
+    is_root: bool = False
+    is_tagged: bool = False
 
 
 def read_volumes(root: Element) -> list[EbsVolume]:
     """Return every volume of a DescribeVolumes answer."""
     if root.find("volumeSet") is None:
         raise ProviderUnavailable("EC2: the answer to DescribeVolumes has no list, not even an empty one")
-    return [
-        EbsVolume(
-            volume_id=text_of(item.find("volumeId")),
-            state=text_of(item.find("status")),
-            size=_gib(text_of(item.find("size"))),
-            instance_id=text_of(element_at(item, "attachmentSet/item/instanceId")),
-            attachment=text_of(element_at(item, "attachmentSet/item/status")),
-            device=text_of(element_at(item, "attachmentSet/item/device")),
-            ends_with_instance=text_of(element_at(item, "attachmentSet/item/deleteOnTermination")) == "true",
-            disk_id=read_tags(elements_at(item, "tagSet/item")).get(DISK_TAG, ""),
-        )
-        for item in elements_at(root, "volumeSet/item")
-    ]
+    return [_volume(item) for item in elements_at(root, "volumeSet/item")]
+
+
+def _volume(item: Element) -> EbsVolume:
+    tags = read_tags(elements_at(item, "tagSet/item"))
+    device = text_of(element_at(item, "attachmentSet/item/device"))
+    launched = launched_disk(tags, device) if DISK_TAG not in tags else None
+    return EbsVolume(
+        volume_id=text_of(item.find("volumeId")),
+        state=text_of(item.find("status")),
+        size=_gib(text_of(item.find("size"))),
+        instance_id=text_of(element_at(item, "attachmentSet/item/instanceId")),
+        attachment=text_of(element_at(item, "attachmentSet/item/status")),
+        device=device,
+        ends_with_instance=text_of(element_at(item, "attachmentSet/item/deleteOnTermination")) == "true",
+        disk_id=launched.disk_id if launched else tags.get(DISK_TAG, ""),
+        is_root=launched is not None and launched.is_root,
+        is_tagged=DISK_TAG in tags,
+    )
 
 
 class Disks:
@@ -91,33 +106,39 @@ class Disks:
 
     Args:
         client: the connection to the cloud.
-        pause: seconds between two lookups while a volume changes its state.
-        tags: the configuration's tags, for every volume.
+        images: looks up the sizes of snapshots.
+        context: the cloud's tables.
+        settings: the table `[ec2]`.
     """
 
-    def __init__(self, client: Client, *, pause: float, tags: Mapping[str, str]) -> None:
+    def __init__(self, client: Client, images: ImageLookup, context: ProviderContext, settings: Ec2Settings) -> None:
         self._client = client
-        self._tags = tags
-        self._pause = min(pause, _PAUSE)
+        self._images = images
+        self._context = context
+        self._tags = settings.tags
+        self._pause = min(settings.watch_interval, _PAUSE)
         self._generations: dict[tuple[str, str], int] = {}
 
     async def attach(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
         """Make a volume for the disk, unless there is one, and attach it, unless it is attached.
 
         Raises:
-            BadParameter: the disk is an image, or has no size.
+            BadParameter: no snapshot stands for the disk's image, or the disk has no size.
             WrongState: the instance is gone.
         """
-        disk_id = _disk_id(disk)
-        if disk.get("IMAGE_ID") or disk.get("SOURCE"):
-            raise BadParameter(f"disk {disk_id} is an image, which EC2 cannot attach: attach a volatile disk")
-        size = volume_size(disk)
+        disk_id, mapped = _disk_id(disk), mapped_image(disk, self._context)
+        if (disk.get("IMAGE_ID") or disk.get("SOURCE")) and not mapped.image.startswith(SNAPSHOT):
+            raise BadParameter(
+                f"disk {disk_id} is an image, and no snapshot stands for it in [images]: attach a volatile disk"
+            )
+        snapshots = await self._images.sizes_of((mapped.image,) if mapped.image else ())
+        size = max(volume_size(disk), mapped.smallest_disk, *snapshots.values(), 1)
         details = await self.details(deploy_id)
         volume = await self._find(deploy_id, disk_id)
         if volume is not None and not volume.attachment and volume.size != size:
             await self._delete(deploy_id, disk_id, volume)  # of an earlier disk with this number, whose attach failed
             volume = None
-        volume = volume or await self._make(details, disk_id, size=size)
+        volume = volume or await self._make(details, disk_id, size=size, snapshot=mapped.image)
         if volume.instance_id != deploy_id or volume.attachment not in ("attaching", "attached"):
             volume = await self._settled(volume.volume_id)
             device = device_for(disk, [each.device for each in details.volumes])
@@ -147,6 +168,10 @@ class Disks:
         if volume is None:
             await self.details(deploy_id)
             return
+        if volume.is_root:
+            raise BadParameter(f"disk {disk_id} is the root volume of instance {deploy_id}, which cannot be detached")
+        if not volume.is_tagged:
+            await self._tag(deploy_id, volume)
         if volume.attachment in ("attaching", "attached", "busy"):
             call = {"VolumeId": volume.volume_id, "InstanceId": volume.instance_id}
             await self._client.call("DetachVolume", call, read=lambda _: None)
@@ -170,9 +195,11 @@ class Disks:
             await self._client.call("ModifyVolume", call, read=lambda _: None)
 
     async def made_for(self, deploy_id: DeployId) -> frozenset[str]:
-        """Return the DISK_IDs of all volumes made for an instance, attached or not."""
-        volumes = await self._volumes({f"tag:{INSTANCE_TAG}": [deploy_id]})
-        return frozenset(each.disk_id for each in volumes if each.disk_id and each.state not in _GONE)
+        """Return the DISK_IDs of all volumes made for an instance, attached or not, without its root volume."""
+        volumes = await self._all_of(deploy_id)
+        return frozenset(
+            each.disk_id for each in volumes if each.disk_id and not each.is_root and each.state not in _GONE
+        )
 
     async def release_all(self, deploy_id: DeployId) -> list[str]:
         """Make sure that no volume made for an instance outlives it; called just before it is terminated.
@@ -218,15 +245,28 @@ class Disks:
         return found[0]
 
     async def _find(self, deploy_id: DeployId, disk_id: str) -> EbsVolume | None:
-        found = await self._volumes({f"tag:{INSTANCE_TAG}": [deploy_id], f"tag:{DISK_TAG}": [disk_id]})
+        found = [each for each in await self._all_of(deploy_id) if each.disk_id == disk_id]
         alive = sorted((each for each in found if each.state not in _GONE), key=lambda each: each.volume_id)
         return next((each for each in alive if each.attachment), alive[0] if alive else None)
+
+    async def _all_of(self, deploy_id: DeployId) -> list[EbsVolume]:
+        """Return the volumes made for disks of an instance: those with its tag, and those of its launch."""
+        tagged = await self._volumes({f"tag:{INSTANCE_TAG}": [deploy_id]})
+        launched = await self._volumes({"attachment.instance-id": [deploy_id], "tag-key": [DISKS_TAG]})
+        return [*tagged, *(each for each in launched if each.disk_id and not each.is_tagged)]
+
+    async def _tag(self, deploy_id: DeployId, volume: EbsVolume) -> None:
+        """Give a volume of the launch the tags of its disk, by which it is still known when it is detached."""
+        tags = {INSTANCE_TAG: deploy_id, DISK_TAG: volume.disk_id}
+        await self._client.call(
+            "CreateTags", {"ResourceId.1": volume.volume_id, **pairs("Tag", tags)}, read=lambda _: None
+        )
 
     async def _volumes(self, filters: Mapping[str, list[str]]) -> list[EbsVolume]:
         pages = self._client.pages("DescribeVolumes", filtered(filters), read=read_volumes)
         return [volume async for page in pages for volume in page]
 
-    async def _make(self, details: Details, disk_id: str, *, size: int) -> EbsVolume:
+    async def _make(self, details: Details, disk_id: str, *, size: int, snapshot: str) -> EbsVolume:
         """Create the volume; if a token's volume was deleted, take the next token.
 
         Raises:
@@ -242,6 +282,7 @@ class Disks:
                 "AvailabilityZone": details.zone,
                 "Size": str(size),
                 "VolumeType": "gp3",
+                **({"SnapshotId": snapshot} if snapshot else {}),
                 **tagged("TagSpecification.1", "volume", tags),
             }
             # A hash of all parameters: the same token with other parameters would be a mismatch for ever.

@@ -6,13 +6,17 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from one_provider_mad.domain import TAG_PREFIX, DeployId, Instance, Value, whole_number
-from one_provider_mad.errors import BadParameter, PermissionDenied, ProviderError, ProviderUnavailable
+from one_provider_mad.domain import TAG_PREFIX, DeployId, Value, whole_number
+from one_provider_mad.errors import BadParameter, PermissionDenied, ProviderError, ProviderUnavailable, WrongState
 from one_provider_mad.providers.ec2.attributes import words
 from one_provider_mad.providers.ec2.client import Client
 from one_provider_mad.providers.ec2.disks import INSTANCE_TAG, Disks, release_each
-from one_provider_mad.providers.ec2.instances import read_tags
-from one_provider_mad.providers.ec2.query import filtered, numbered, tagged
+from one_provider_mad.providers.ec2.instances import Details, read_tags
+from one_provider_mad.providers.ec2.launch_interfaces import NICS_TAG, asked_address, launched_nic, refused_address
+from one_provider_mad.providers.ec2.query import filtered, numbered, pairs, tagged
+from one_provider_mad.providers.ec2.settings import Ec2Settings
+from one_provider_mad.providers.interface import ProviderContext
+from one_provider_mad.providers.mapped_networks import MappedNetwork, mapped_network
 from one_provider_mad.safe_xml import Element, element_at, elements_at, text_of
 
 NIC_TAG = f"{TAG_PREFIX}NIC_ID"
@@ -32,6 +36,7 @@ class Interface(Value, frozen=True, kw_only=True):
         index: device index at the instance.
         ends_with_instance: it is deleted with its instance.
         nic_id: NIC_ID of its NIC, "" for none.
+        is_tagged: it has the tags of one NIC, and not only that of its launch.
     """
 
     interface_id: str
@@ -40,23 +45,34 @@ class Interface(Value, frozen=True, kw_only=True):
     index: int = 0
     ends_with_instance: bool = False
     nic_id: str = ""
+    is_tagged: bool = False
+
+    @property
+    def is_first(self) -> bool:
+        """Return True for the first interface of an instance, which it cannot be without."""
+        return bool(self.instance_id) and self.index == 0
 
 
 def read_interfaces(root: Element) -> list[Interface]:
     """Return every interface of a DescribeNetworkInterfaces answer."""
     if root.find("networkInterfaceSet") is None:
         raise ProviderUnavailable("EC2: the answer to DescribeNetworkInterfaces has no list, not even an empty one")
-    return [
-        Interface(
-            interface_id=text_of(item.find("networkInterfaceId")),
-            instance_id=text_of(element_at(item, "attachment/instanceId")),
-            attachment_id=text_of(element_at(item, "attachment/attachmentId")),
-            index=whole_number(text_of(element_at(item, "attachment/deviceIndex"))) or 0,
-            ends_with_instance=text_of(element_at(item, "attachment/deleteOnTermination")) == "true",
-            nic_id=read_tags(elements_at(item, "tagSet/item")).get(NIC_TAG, ""),
-        )
-        for item in elements_at(root, "networkInterfaceSet/item")
-    ]
+    return [_interface(item) for item in elements_at(root, "networkInterfaceSet/item")]
+
+
+def _interface(item: Element) -> Interface:
+    tags = read_tags(elements_at(item, "tagSet/item"))
+    attachment_id = text_of(element_at(item, "attachment/attachmentId"))
+    index = whole_number(text_of(element_at(item, "attachment/deviceIndex"))) or 0
+    return Interface(
+        interface_id=text_of(item.find("networkInterfaceId")),
+        instance_id=text_of(element_at(item, "attachment/instanceId")),
+        attachment_id=attachment_id,
+        index=index,
+        ends_with_instance=text_of(element_at(item, "attachment/deleteOnTermination")) == "true",
+        nic_id=tags.get(NIC_TAG) or (launched_nic(tags, index) if attachment_id else ""),
+        is_tagged=NIC_TAG in tags,
+    )
 
 
 class Interfaces:
@@ -65,15 +81,16 @@ class Interfaces:
     Args:
         client: the connection to the cloud.
         disks: looks up an instance.
-        pause: seconds between two lookups while an interface changes its state.
-        tags: the configuration's tags, for every interface.
+        context: the cloud's tables.
+        settings: the table `[ec2]`.
     """
 
-    def __init__(self, client: Client, disks: Disks, *, pause: float, tags: Mapping[str, str]) -> None:
+    def __init__(self, client: Client, disks: Disks, context: ProviderContext, settings: Ec2Settings) -> None:
         self._client = client
         self._disks = disks
-        self._pause = min(pause, _PAUSE)
-        self._tags = tags
+        self._context = context
+        self._pause = min(settings.watch_interval, _PAUSE)
+        self._tags = settings.tags
 
     async def attach(self, deploy_id: DeployId, nic: Mapping[str, str]) -> None:
         """Make an interface, unless there is one, and attach it, unless it is attached.
@@ -85,10 +102,10 @@ class Interfaces:
         nic_id = _nic_id(nic)
         if nic.get("PARENT") or nic.get("PARENT_ID"):
             raise BadParameter(f"interface {nic_id} is an alias, which EC2 lacks: attach an interface of its own")
-        instance = (await self._disks.details(deploy_id)).instance
+        details = await self._disks.details(deploy_id)
         made = await self._made_for(deploy_id, nic_id)
         interface = next((each for each in made if each.instance_id), made[0] if made else None)
-        interface = interface or await self._make(instance, nic_id, nic)
+        interface = interface or await self._make(details, nic_id, nic)
         if interface.instance_id != deploy_id:
             interface = await self._attached(deploy_id, interface)
         if not interface.ends_with_instance:
@@ -116,6 +133,12 @@ class Interfaces:
         if not made:
             await self._disks.details(deploy_id)
         for interface in made:
+            if interface.is_first:
+                raise BadParameter(
+                    f"interface {interface.nic_id} is the first one of instance {deploy_id}, which cannot be detached"
+                )
+            if not interface.is_tagged:
+                await self._tag(deploy_id, interface)
             if interface.attachment_id:
                 call = {"AttachmentId": interface.attachment_id}
                 await self._client.call("DetachNetworkInterface", call, read=lambda _: None)
@@ -123,8 +146,8 @@ class Interfaces:
             await self._delete(interface)
 
     async def made_for(self, deploy_id: DeployId) -> frozenset[str]:
-        """Return the NIC_IDs of all interfaces made for an instance, attached or not."""
-        return frozenset(each.nic_id for each in await self._all_of(deploy_id) if each.nic_id)
+        """Return the NIC_IDs of all interfaces made for an instance, attached or not, without its first one."""
+        return frozenset(each.nic_id for each in await self._all_of(deploy_id) if each.nic_id and not each.is_first)
 
     async def release_all(self, deploy_id: DeployId) -> list[str]:
         """Make sure that no interface made for an instance outlives it; called just before it is terminated.
@@ -138,7 +161,7 @@ class Interfaces:
             ProviderError: a later call may succeed.
         """
         made = await self._all_of(deploy_id)
-        return await release_each({each.interface_id: self._release(each) for each in made})
+        return await release_each({each.interface_id: self._release(each) for each in made if each.is_tagged})
 
     async def _release(self, interface: Interface) -> None:
         if not interface.attachment_id:
@@ -154,31 +177,77 @@ class Interfaces:
             return []
 
     async def _made_for(self, deploy_id: DeployId, nic_id: str = "") -> list[Interface]:
-        return await self._list(
-            {f"tag:{INSTANCE_TAG}": [deploy_id], **({f"tag:{NIC_TAG}": [nic_id]} if nic_id else {})}
-        )
+        """Return the interfaces made for NICs of an instance: those with its tag, and those of its launch."""
+        tagged_ones = await self._list({f"tag:{INSTANCE_TAG}": [deploy_id]})
+        launched = await self._list({"attachment.instance-id": [deploy_id], "tag-key": [NICS_TAG]})
+        found = [*tagged_ones, *(each for each in launched if each.nic_id and not each.is_tagged)]
+        return [each for each in found if not nic_id or each.nic_id == nic_id]
+
+    async def _tag(self, deploy_id: DeployId, interface: Interface) -> None:
+        """Give an interface of the launch the tags of its NIC, by which it is still known when it is detached.
+
+        That matters only for a detach that is cut short, so a missing right does not stop it.
+        """
+        tags = {INSTANCE_TAG: deploy_id, NIC_TAG: interface.nic_id}
+        with suppress(PermissionDenied):
+            await self._client.call(
+                "CreateTags", {"ResourceId.1": interface.interface_id, **pairs("Tag", tags)}, read=lambda _: None
+            )
 
     async def _list(self, filters: Mapping[str, Sequence[str]]) -> list[Interface]:
         pages = self._client.pages("DescribeNetworkInterfaces", filtered(filters), read=read_interfaces)
         return [interface async for page in pages for interface in page]
 
-    async def _make(self, instance: Instance, nic_id: str, nic: Mapping[str, str]) -> Interface:
-        """Create the interface in the instance's subnet and groups, unless the NIC has others."""
-        subnet = nic.get("SUBNETID") or instance.attributes.get("AWS_SUBNET_ID", "")
-        groups = nic.get("SECURITYGROUPIDS") or instance.attributes.get("AWS_SECURITY_GROUPS", "")
+    async def _make(self, details: Details, nic_id: str, nic: Mapping[str, str]) -> Interface:
+        """Create the interface in the subnet and groups of the NIC, of its mapped network, or of the instance.
+
+        Raises:
+            BadParameter: EC2 refuses them, or has no subnet of the network in the instance's zone.
+            WrongState: the address is in use.
+        """
+        instance, network = details.instance, mapped_network(nic, self._context) or MappedNetwork()
+        subnet = nic.get("SUBNETID") or await self._subnet(details, network)
+        groups = (
+            words(nic.get("SECURITYGROUPIDS", ""))
+            or network.security_groups
+            or words(instance.attributes.get("AWS_SECURITY_GROUPS", ""))
+        )
+        address = "" if nic.get("SUBNETID") else asked_address(nic, network)
         owner = instance.identity.tags() if instance.identity else {}
         tags = {**self._tags, **owner, INSTANCE_TAG: instance.deploy_id, NIC_TAG: nic_id}
         call = {
             "SubnetId": subnet,
-            **numbered("SecurityGroupId", words(groups)),
+            **({"PrivateIpAddress": address} if address else {}),
+            **numbered("SecurityGroupId", groups),
             **tagged("TagSpecification.1", "network-interface", tags),
         }
-        made = await self._client.call(
-            "CreateNetworkInterface",
-            call,
-            read=lambda root: text_of(element_at(root, "networkInterface/networkInterfaceId")),
-        )
+        try:
+            made = await self._client.call(
+                "CreateNetworkInterface",
+                call,
+                read=lambda root: text_of(element_at(root, "networkInterface/networkInterfaceId")),
+            )
+        except (BadParameter, WrongState) as error:
+            if sentence := refused_address(call, str(error)):
+                raise type(error)(sentence) from error
+            raise
         return Interface(interface_id=made)
+
+    async def _subnet(self, details: Details, network: MappedNetwork) -> str:
+        """Return the network's subnet in the zone of the instance; the instance's own for a network without any."""
+        own = details.instance.attributes.get("AWS_SUBNET_ID", "")
+        if not network.subnets or own in network.subnets:
+            return own
+        if len(network.subnets) == 1:
+            return network.subnets[0]
+        zones = await self._client.call("DescribeSubnets", numbered("SubnetId", network.subnets), read=_zones)
+        for subnet in network.subnets:
+            if zones.get(subnet) == details.zone:
+                return subnet
+        raise BadParameter(
+            f"none of the network's subnets is in {details.zone}, the zone of instance {details.instance.deploy_id}:"
+            f" {', '.join(network.subnets)}"
+        )
 
     async def _wait_until_detached(self, interface: Interface) -> None:
         """Return once the interface is attached to nothing: that takes some seconds, and the caller has a deadline."""
@@ -200,6 +269,14 @@ class Interfaces:
             "Attachment.DeleteOnTermination": "true",
         }
         await self._client.call("ModifyNetworkInterfaceAttribute", call, read=lambda _: None)
+
+
+def _zones(root: Element) -> dict[str, str]:
+    """Return the zone of each subnet of a DescribeSubnets answer."""
+    return {
+        text_of(item.find("subnetId")): text_of(item.find("availabilityZone"))
+        for item in elements_at(root, "subnetSet/item")
+    }
 
 
 def _nic_id(nic: Mapping[str, str]) -> str:

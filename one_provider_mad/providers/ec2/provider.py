@@ -34,6 +34,7 @@ from one_provider_mad.providers.ec2.checks import Checks
 from one_provider_mad.providers.ec2.client import MOST_VALUES, Client, read_account
 from one_provider_mad.providers.ec2.cloudwatch import DISK_NAMES, CloudWatch
 from one_provider_mad.providers.ec2.disks import Disks
+from one_provider_mad.providers.ec2.image_disks import ImageLookup
 from one_provider_mad.providers.ec2.instances import (
     LISTED_NAMES,
     STATE_REASON,
@@ -43,7 +44,8 @@ from one_provider_mad.providers.ec2.instances import (
     read_launched,
 )
 from one_provider_mad.providers.ec2.interfaces import Interfaces
-from one_provider_mad.providers.ec2.launch import SPOT, Launch, read_launch, run_instances
+from one_provider_mad.providers.ec2.launch import SPOT, read_launch, run_instances
+from one_provider_mad.providers.ec2.launch_interfaces import refused_address
 from one_provider_mad.providers.ec2.notices import NOTICE_NAMES, Notices
 from one_provider_mad.providers.ec2.query import filtered, pairs
 from one_provider_mad.providers.ec2.refusals import is_shortage
@@ -68,7 +70,6 @@ from one_provider_mad.providers.interface import (
     Size,
     UnusedResource,
 )
-from one_provider_mad.safe_xml import text_of
 
 _MOST_UNKNOWN_STATES = 1000
 """Most undocumented states remembered as warned of; then all are forgotten, and warned of again."""
@@ -94,11 +95,12 @@ class Ec2Provider:
         self._context = context
         self._settings = settings
         self._client = Client(settings, warn=context.warn)
-        self._disks = Disks(self._client, pause=settings.watch_interval, tags=settings.tags)
-        self._interfaces = Interfaces(self._client, self._disks, pause=settings.watch_interval, tags=settings.tags)
+        self._images = ImageLookup(self._client)
+        self._disks = Disks(self._client, self._images, context, settings)
+        self._interfaces = Interfaces(self._client, self._disks, context, settings)
         self._shortages = Shortages(memory=settings.shortage_memory, clock=time.monotonic)
         self._sizes = sizes.sizes(settings)
-        self._changes = Changes(self._client, self._disks, settings, hypervisor=context.hypervisor, known=self._sizes)
+        self._changes = Changes(self._client, self._disks, settings, context=context, known=self._sizes)
         self.changeable_attributes: Collection[str] = self._changes.attributes
         self._watch = Watch(
             cloudwatch=CloudWatch(self._client, self._sizes, with_disks=settings.cloudwatch_disks, clock=time.time)
@@ -112,7 +114,6 @@ class Ec2Provider:
             warn=context.warn,
         )
         self.figures_period: float = self._watch.period
-        self._root_devices: dict[str, str] = {}
         self._pages = 1
         self._unknown_states: set[str] = set()
         # With figures from CloudWatch a listing has none: its zeros would set OpenNebula's counters back.
@@ -140,7 +141,7 @@ class Ec2Provider:
 
     def plan(self, request: VmRequest) -> CreatePlan:
         """Return one alternative for each market, type and place; those with a recent shortage last."""
-        planned = template.plan(request, self._settings, hypervisor=self._context.hypervisor)
+        planned = template.plan(request, self._settings, self._context)
         return msgspec.structs.replace(planned, alternatives=self._shortages.ordered(planned.alternatives))
 
     async def create(self, call: CreateCall) -> DeployId:
@@ -152,8 +153,13 @@ class Ec2Provider:
         if not (0 < len(call.token) <= LONGEST_TOKEN and call.token.isascii()):
             raise BadParameter(f"an idempotency token has 1 to {LONGEST_TOKEN} ASCII characters, not {call.token!r}")
         launch = read_launch(call.parameters)
-        device = await self._root_device(launch) if launch.root_volume else ""
-        requested = run_instances(launch, identity=call.identity, token=call.token, root_device=device)
+        requested = run_instances(
+            launch,
+            identity=call.identity,
+            token=call.token,
+            image=await self._images.disks_of(launch),
+            snapshots=await self._images.sizes_of(launch.snapshots),
+        )
         try:
             made = await self._client.call("RunInstances", requested, read=read_launched)
         except (NoCapacity, QuotaExceeded) as error:
@@ -163,6 +169,10 @@ class Ec2Provider:
                 raise QuotaExceeded(str(error), is_general=error.is_general and is_standard) from error
             self._shortages.note(launch.place)
             raise NoCapacity(f"{launch.place}: {error}") from error
+        except (BadParameter, WrongState) as error:
+            if sentence := refused_address(requested, str(error)):
+                raise type(error)(sentence) from error
+            raise
         self._shortages.forget(launch.place)
         if len(made) != 1 or not made[0].deploy_id:
             raise ProviderUnavailable(f"EC2: the answer to RunInstances names {len(made)} instances instead of one")
@@ -178,25 +188,13 @@ class Ec2Provider:
         self._shortages.note(read_launch(parameters).place)
         return True
 
-    async def _root_device(self, launch: Launch) -> str:
-        """Return the device of the image's root volume: it never changes, so a repeated create is the same call."""
-        image = launch.parameters.get("ImageId", "")
-        if image not in self._root_devices:
-            device = await self._client.call(
-                "DescribeImages", {"ImageId.1": image}, read=lambda root: text_of(root.find(".//rootDeviceName"))
-            )
-            if not device:
-                raise BadParameter(f"AMI {image} has no root volume: remove VOLUMESIZE and the like")
-            self._root_devices[image] = device
-        return self._root_devices[image]
-
     async def finish_boot(self, deploy_id: DeployId, request: VmRequest) -> None:
         """Associate the ELASTICIP of the section with the running instance; the same again is fine.
 
         Raises:
             BadParameter: the account has no such address.
         """
-        section = template.read_checked_section(request, self._settings, hypervisor=self._context.hypervisor)
+        section = template.read_checked_section(request, self._settings, self._context)
         if section.text("ELASTICIP"):
             await self._changes.associate_address(deploy_id, request)
 

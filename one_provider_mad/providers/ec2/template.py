@@ -7,7 +7,7 @@ API_RunInstances.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import product
 
 import msgspec
@@ -29,11 +29,21 @@ from one_provider_mad.providers.ec2.attributes import (
 )
 from one_provider_mad.providers.ec2.combinations import check_combinations
 from one_provider_mad.providers.ec2.launch import Launch
+from one_provider_mad.providers.ec2.launch_disks import disk_warnings, further_volumes, root_size
+from one_provider_mad.providers.ec2.launch_interfaces import (
+    LaunchInterface,
+    interface_parameters,
+    interface_places,
+    launch_interfaces,
+    mapped_section,
+    nic_warnings,
+)
 from one_provider_mad.providers.ec2.query import numbered
 from one_provider_mad.providers.ec2.settings import Ec2Settings
 from one_provider_mad.providers.ec2.volumes import device_mappings, root_volume
-from one_provider_mad.providers.interface import CreatePlan, Parameters
-from one_provider_mad.providers.public_cloud import SECTION, Section, not_made, parse_tags, read_section
+from one_provider_mad.providers.interface import CreatePlan, Parameters, ProviderContext
+from one_provider_mad.providers.mapped_images import image_name, mapped_image, root_disk
+from one_provider_mad.providers.public_cloud import SECTION, Section, nics_not_made, parse_tags, read_section
 
 OLD_SECTION = "EC2"
 """The section of OpenNebula 4.x, older than PUBLIC_CLOUD."""
@@ -46,24 +56,32 @@ _PLAIN = {
     "AKI": "KernelId",
     "RAMDISK": "RamdiskId",
     "KEYPAIR": "KeyName",
-    "PRIVATEIP": "PrivateIpAddress",
     "PLACEMENTGROUP": "Placement.GroupName",
     "TENANCY": "Placement.Tenancy",
 }
 """Attributes with the same value as their parameter."""
 
 
-def read_checked_section(request: VmRequest, settings: Ec2Settings, *, hypervisor: str) -> Section:
-    """Return the section that counts, completed by the configuration's defaults.
+def read_checked_section(request: VmRequest, settings: Ec2Settings, context: ProviderContext) -> Section:
+    """Return the section that counts, completed by what stands for the VM's image and network, then by the defaults.
 
     Raises:
         BadParameter: the choice between sections is not clear, or the section holds our tags.
     """
-    section = read_section(_modern(request), hypervisor=hypervisor)
+    section = read_section(_modern(request), hypervisor=context.hypervisor)
     own = section.attributes
+    mapped = mapped_section(request, own, settings.defaults, context)
+    if image := mapped_image(root_disk(request), context).image:
+        mapped["AMI"] = image
+    # Groups by id replace groups by name: EC2 takes only one kind.
+    defaults = {
+        name: text
+        for name, text in settings.defaults.items()
+        if name != "SECURITYGROUPS" or "SECURITYGROUPIDS" not in mapped
+    }
     return msgspec.structs.replace(
         section,
-        attributes={**settings.defaults, **own},
+        attributes={**defaults, **mapped, **own},
         tags=section.tags if "TAGS" in own else parse_tags(settings.defaults.get("TAGS", "")),
     )
 
@@ -87,29 +105,45 @@ def _modern(request: VmRequest) -> VmRequest:
     return msgspec.structs.replace(request, user_template=Template(values=values))
 
 
-def plan(request: VmRequest, settings: Ec2Settings, *, hypervisor: str) -> CreatePlan:
+def plan(request: VmRequest, settings: Ec2Settings, context: ProviderContext) -> CreatePlan:
     """Return every way to create this VM, the preferred one first.
 
     Raises:
         BadParameter: with the sentence for the user.
     """
-    section = read_checked_section(request, settings, hypervisor=hypervisor)
+    section = read_checked_section(request, settings, context)
     check_combinations(section.attributes, defaults=settings.defaults)
+    own = read_section(_modern(request), hypervisor=context.hypervisor).attributes
+    interfaces = launch_interfaces(request, section, own, settings.defaults, context)
     fixed = {
-        **_named(section),
-        **_security(section),
+        **_named(request, section),
+        **_network(section, interfaces),
         **device_mappings(section.text("BLOCKDEVICEMAPPING")),
         **_user_data(request, section),
         **_from_configuration(settings),
     }
     root = root_volume(section)
     tags = tags_of(request, section, settings)
+    launch = Launch(
+        parameters=fixed,
+        tags=tags,
+        root_volume=root,
+        root_disk=root_disk(request).get("DISK_ID", ""),
+        least_root=0 if "VolumeSize" in root else root_size(request, context),
+        volumes=further_volumes(request, context),
+        nics=tuple(each.nic.get("NIC_ID", "") for each in interfaces),
+    )
     return CreatePlan(
         alternatives=tuple(
-            _encoded(Launch(parameters={**fixed, **chosen}, tags=tags, root_volume=root))
-            for chosen in _choices(section, settings)
+            _encoded(msgspec.structs.replace(launch, parameters={**fixed, **chosen}))
+            for chosen in _choices(section, settings, interfaces)
         ),
-        warnings=(*section.warnings, *_warnings(request, section)),
+        warnings=(
+            *section.warnings,
+            *_warnings(request, section),
+            *disk_warnings(request, context),
+            *_nic_warnings(request, interfaces),
+        ),
     )
 
 
@@ -118,17 +152,26 @@ def _encoded(launch: Launch) -> Parameters:
     return parameters
 
 
-def _named(section: Section) -> dict[str, str]:
+def _named(request: VmRequest, section: Section) -> dict[str, str]:
     if not section.text("AMI"):
-        raise BadParameter(f"the {SECTION} section names no AMI, and [ec2.defaults] has none either")
+        disk = root_disk(request)
+        unmapped = f", nor [images] for image {image_name(disk)}" if disk else ""
+        raise BadParameter(f"the {SECTION} section names no AMI, and [ec2.defaults] has none either{unmapped}")
     named = {parameter: section.text(name) for name, parameter in _PLAIN.items() if section.text(name)}
     if text := section.text("EBS_OPTIMIZED"):
         named["EbsOptimized"] = "true" if flag("EBS_OPTIMIZED", text) else "false"
     return named
 
 
-def _security(section: Section) -> dict[str, str]:
+def _network(section: Section, interfaces: tuple[LaunchInterface, ...]) -> dict[str, str]:
+    """Return security groups and private address, of the instance or of each of its interfaces."""
+    if interfaces:
+        if section.text("SECURITYGROUPS"):
+            raise BadParameter("SECURITYGROUPS and [networks] exclude each other: name ids in SECURITYGROUPIDS")
+        return interface_parameters(interfaces)
+    address = section.text("PRIVATEIP")
     return {
+        **({"PrivateIpAddress": address} if address else {}),
         **numbered("SecurityGroup", words(section.text("SECURITYGROUPS"))),
         **numbered("SecurityGroupId", words(section.text("SECURITYGROUPIDS"))),
     }
@@ -148,14 +191,14 @@ def _from_configuration(settings: Ec2Settings) -> dict[str, str]:
 # Alternatives
 
 
-def _choices(section: Section, settings: Ec2Settings) -> list[dict[str, str]]:
+def _choices(section: Section, settings: Ec2Settings, interfaces: tuple[LaunchInterface, ...]) -> list[dict[str, str]]:
     """Return every combination in its order of trial: a type is tried in each subnet or zone before the next type."""
     kinds = words(section.text("INSTANCETYPE"))
     if not kinds:
         raise BadParameter(f"the {SECTION} section names no INSTANCETYPE, and [ec2.defaults] has none either")
     choices = [
         {**market, "InstanceType": kind, **place}
-        for market, kind, place in product(_markets(section, settings), kinds, _places(section))
+        for market, kind, place in product(_markets(section, settings), kinds, _places(section, interfaces))
     ]
     if len(choices) > MOST_ALTERNATIVES:
         raise BadParameter(
@@ -165,13 +208,15 @@ def _choices(section: Section, settings: Ec2Settings) -> list[dict[str, str]]:
     return choices
 
 
-def _places(section: Section) -> list[dict[str, str]]:
+def _places(section: Section, interfaces: tuple[LaunchInterface, ...]) -> list[dict[str, str]]:
     subnets, zones = words(section.text("SUBNETID")), words(section.text("AVAILABILITYZONE"))
     if subnets and len(zones) > 1:
         raise BadParameter("SUBNETID and several AVAILABILITYZONEs exclude each other: a subnet lies in one zone")
     if len(subnets) > 1 and section.text("PRIVATEIP"):
         raise BadParameter("PRIVATEIP and several SUBNETIDs exclude each other: an address lies in one subnet")
     zone = {"Placement.AvailabilityZone": zones[0]} if subnets and zones else {}
+    if any(each.network.subnets for each in interfaces):
+        return [{**place, **zone} for place in interface_places(interfaces)]
     return (
         [{"SubnetId": subnet, **zone} for subnet in subnets]
         or [{"Placement.AvailabilityZone": zone} for zone in zones]
@@ -267,14 +312,14 @@ def _warnings(request: VmRequest, section: Section) -> tuple[str, ...]:
         ),
         *msgspec.structs.replace(section, attributes=remaining).unknown(KNOWN_ATTRIBUTES, cloud="ec2"),
         *_context_warnings(request),
-        *not_made(
-            request,
-            made="the instance",
-            instead_of_disks="it has those of its AMI and BLOCKDEVICEMAPPING, and empty ones are attached later with"
-            " onevm disk-attach",
-            instead_of_nics="it has one in its SUBNETID, and further ones are attached later with onevm nic-attach",
-        ),
     )
+
+
+def _nic_warnings(request: VmRequest, interfaces: tuple[LaunchInterface, ...]) -> Iterator[str]:
+    if interfaces:
+        return nic_warnings(request, interfaces)
+    instead = "it has one in its SUBNETID, and further ones are attached later with onevm nic-attach"
+    return nics_not_made(request, made="the instance", instead=instead)
 
 
 def _context_warnings(request: VmRequest) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import msgspec
 from one_provider_mad.domain import TAG_PREFIX, Identity, VmRequest
 from one_provider_mad.errors import BadParameter
 from one_provider_mad.providers.opennebula.settings import OpenNebulaSettings
-from one_provider_mad.providers.public_cloud import Section, not_made, some
+from one_provider_mad.providers.public_cloud import Section, disks_not_made, nics_not_made, some
 from one_provider_mad.template_text.exact_writer import UnwritableError, attribute, is_writable, vector
 
 KNOWN_ATTRIBUTES = (
@@ -92,13 +92,19 @@ def plan_launch(request: VmRequest, section: Section, settings: OpenNebulaSettin
         is_context_merged=settings.context == "merge" and not text,
     )
     write_extra(launch, request.identity(owner="-"), launch.context)  # fails now if the text cannot be written
-    left_out = not_made(
-        request,
-        made="the remote VM",
-        instead_of_disks="it has those of the remote template, and further ones are attached later with"
-        " onevm disk-attach",
-        instead_of_nics="it has those of NETWORKS or of the remote template, and further ones are attached later with"
-        " onevm nic-attach",
+    made = "the remote VM"
+    left_out = (
+        *disks_not_made(
+            request,
+            made=made,
+            instead="it has those of the remote template, and further ones are attached later with onevm disk-attach",
+        ),
+        *nics_not_made(
+            request,
+            made=made,
+            instead="it has those of NETWORKS or of the remote template, and further ones are attached later with"
+            " onevm nic-attach",
+        ),
     )
     return launch, (*lost, *left_out)
 

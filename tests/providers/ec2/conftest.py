@@ -10,12 +10,15 @@ from typing import Any
 import msgspec
 import pytest
 
+from one_provider_mad.mappings import Mappings
 from one_provider_mad.providers.ec2.provider import Ec2Provider
 from one_provider_mad.providers.ec2.settings import Ec2Settings
 from one_provider_mad.providers.interface import ProviderContext
 from tests.providers.ec2.faulty_endpoint import KEY, REGION, SECRET, FaultyEc2
 
 OWNER = "tests"
+
+NO_MAPPINGS = Mappings()
 
 Open = Callable[..., Awaitable[Ec2Provider]]
 
@@ -36,11 +39,16 @@ async def ec2() -> AsyncIterator[FaultyEc2]:
         yield served
 
 
-def make(url: str, **settings: Any) -> Ec2Provider:
+def make(url: str, *, mappings: Mappings = NO_MAPPINGS, **settings: Any) -> Ec2Provider:
     """A provider, not opened yet; its warnings are in `warned`."""
     warned: list[str] = []
     context = ProviderContext(
-        name="ec2", hypervisor="ec2", owner=OWNER, state_directory=Path("/nonexistent"), warn=warned.append
+        name="ec2",
+        hypervisor="ec2",
+        owner=OWNER,
+        state_directory=Path("/nonexistent"),
+        mappings=mappings,
+        warn=warned.append,
     )
     table = {
         "region": REGION,

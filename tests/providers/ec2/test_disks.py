@@ -188,7 +188,7 @@ class TestDisks:
             ({"SIZE": "1"}, "DISK_ID is missing"),
             ({"DISK_ID": "1"}, "SIZE= of the disk is not a number of MB"),
             ({"DISK_ID": "1", "SIZE": "many"}, "SIZE=many of the disk is not a number"),
-            ({"DISK_ID": "1", "SIZE": "1", "IMAGE_ID": "3"}, "disk 1 is an image, which EC2 cannot attach"),
+            ({"DISK_ID": "1", "SIZE": "1", "IMAGE_ID": "3"}, "disk 1 is an image, and no snapshot stands for it"),
         ],
         ids=str,
     )

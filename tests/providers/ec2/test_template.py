@@ -14,10 +14,12 @@ from one_provider_mad.domain import Template, VmId, VmRequest
 from one_provider_mad.errors import BadParameter, SettingsError
 from one_provider_mad.providers.ec2.attributes import KNOWN_ATTRIBUTES, LONGEST_USER_DATA
 from one_provider_mad.providers.ec2.launch import read_launch, run_instances
+from one_provider_mad.providers.ec2.launch_disks import ImageDisks
 from one_provider_mad.providers.ec2.settings import Ec2Settings
 from one_provider_mad.providers.ec2.template import plan
 from one_provider_mad.providers.interface import CreatePlan
 from one_provider_mad.settings import convert
+from tests.providers.contexts import a_context
 from tests.providers.ec2.model import unknown_parameters
 
 SECTION = {"TYPE": "ec2", "AMI": "ami-0abc", "INSTANCETYPE": "t3.small"}
@@ -126,7 +128,7 @@ def test_combinations_of_attributes_that_ec2_accepts_are_accepted(attributes: di
 
 def planned(attributes: Mapping[str, str], *, context: Mapping[str, str] | None = None, **settings: Any) -> CreatePlan:
     table = msgspec.convert({"region": "eu-west-1", **settings}, Ec2Settings)
-    return plan(a_vm({**SECTION, **attributes}, context=context), table, hypervisor="ec2")
+    return plan(a_vm({**SECTION, **attributes}, context=context), table, a_context())
 
 
 def calls(made: CreatePlan) -> list[dict[str, str]]:
@@ -134,7 +136,9 @@ def calls(made: CreatePlan) -> list[dict[str, str]]:
     found = []
     for parameters in made.alternatives:
         identity = VmRequest(vm_id=VmId(7)).identity(owner="me")
-        call = run_instances(read_launch(parameters), identity=identity, token="t", root_device="/dev/xvda")
+        call = run_instances(
+            read_launch(parameters), identity=identity, token="t", image=ImageDisks(root_device="/dev/xvda")
+        )
         assert unknown_parameters("RunInstances", call) == []
         always = ("TagSpecification.", "MetadataOptions.", "MinCount", "MaxCount", "ClientToken")
         found.append({name: value for name, value in call.items() if not name.startswith(always)})
@@ -324,7 +328,7 @@ class TestConfiguration:
 class TestSections:
     def test_an_ec2_section_of_4_x_is_read(self) -> None:
         settings = Ec2Settings(region="eu-west-1")
-        made = plan(a_vm({"AMI": "ami-4", "INSTANCETYPE": "m1.small"}, name="EC2"), settings, hypervisor="ec2")
+        made = plan(a_vm({"AMI": "ami-4", "INSTANCETYPE": "m1.small"}, name="EC2"), settings, a_context())
         assert chosen(made, "ImageId", "InstanceType") == [("ami-4", "m1.small")]
 
     def test_of_several_sections_one_is_chosen_by_type_then_by_host(self) -> None:
@@ -332,9 +336,9 @@ class TestSections:
         vm = a_vm(
             {"TYPE": "azure", "AMI": "x"}, {**SECTION, "HOST": "other"}, {**SECTION, "HOST": "AWS", "AMI": "ami-7"}
         )
-        assert chosen(plan(vm, settings, hypervisor="ec2"), "ImageId") == [("ami-7",)]
+        assert chosen(plan(vm, settings, a_context()), "ImageId") == [("ami-7",)]
         old = a_vm({**SECTION, "HOST": "other"}, {**SECTION, "CLOUD": "aws", "AMI": "ami-8"}, name="EC2")
-        assert chosen(plan(old, settings, hypervisor="ec2"), "ImageId") == [("ami-8",)]
+        assert chosen(plan(old, settings, a_context()), "ImageId") == [("ami-8",)]
 
 
 class TestContext:
@@ -430,7 +434,7 @@ def test_every_attribute_of_upstreams_driver_is_known() -> None:
 def test_run_instances_carries_the_token_and_identity_tags_for_every_resource() -> None:
     identity = VmRequest(vm_id=VmId(7), stime=5, seq=1, host_id=3).identity(owner="me")
     launch = read_launch(planned({"SPOT": "YES", "TAGS": "role=web"}).alternatives[0])
-    sent = run_instances(launch, identity=identity, token="once", root_device="")
+    sent = run_instances(launch, identity=identity, token="once")
     assert (sent["ClientToken"], sent["MinCount"], sent["MaxCount"]) == ("once", "1", "1")
     for number, resource in enumerate(("instance", "volume", "spot-instances-request"), 1):
         at = f"TagSpecification.{number}"
