@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from one_provider_mad.domain import Value, VmRequest
 from one_provider_mad.errors import BadParameter
@@ -83,6 +83,35 @@ def network_name(nic: Mapping[str, str]) -> str:
     """Return the network of a NIC for messages, as `private (3)`."""
     name, number = nic.get("NETWORK", ""), nic.get("NETWORK_ID", "")
     return f"{name} ({number})" if name and number else name or number
+
+
+def left_out(request: VmRequest, *, made: Sequence[Mapping[str, str]]) -> Iterator[str]:
+    """Yield a sentence for the VM's log for each NIC that is not among those made."""
+    for nic in other_nics(request):
+        what = "EXTERNAL" if is_external(nic) else "a PCI device" if "VENDOR" in nic or "CLASS" in nic else "an alias"
+        yield f"interface {nic.get('NIC_ID', '')} is not made: it is {what}, which exists at home only"
+    for nic in plain_nics(request):
+        if nic not in made:
+            yield (
+                f"interface {nic.get('NIC_ID', '')} is not made: nothing stands for network {network_name(nic)} in"
+                " [networks] of the configuration"
+            )
+
+
+def unused_leases(asked: Sequence[tuple[Mapping[str, str], str]], *, chooser: str) -> Iterator[str]:
+    """Yield one sentence for the VM's log about all leased addresses that the cloud is not asked for.
+
+    Args:
+        asked: the NICs that are made, each with the address that is asked for, "" for any.
+        chooser: who chooses the others, `EC2`.
+    """
+    unused = [
+        f"{leased_address(nic)} of interface {nic.get('NIC_ID', '')}"
+        for nic, address in asked
+        if leased_address(nic) not in ("", address)
+    ]
+    if unused:
+        yield f"the leased address {', '.join(unused)} is not used: {chooser} chooses the address"
 
 
 def _public_address(nic: Mapping[str, str], context: ProviderContext) -> bool | None:

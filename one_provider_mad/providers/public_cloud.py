@@ -57,16 +57,17 @@ class Section(Value, frozen=True, kw_only=True):
         return (f"{sentence}, known are {listed(known)}",)
 
 
-def disks_not_made(request: VmRequest, *, made: str, instead: str) -> Iterator[str]:
-    """Yield a warning for the disks of the VM's template, for a cloud whose create makes none of them.
+def disks_not_made(disks: Sequence[Mapping[str, str]], *, made: str, instead: str) -> Iterator[str]:
+    """Yield a warning for disks of a VM's template that a create does not make; nothing for none.
 
     Args:
-        request: the VM.
+        disks: the DISKs.
         made: what is made, `the instance`.
         instead: what it has, and how it gets others.
     """
-    if disks := [each.get("DISK_ID", "") for each in request.template.vectors("DISK")]:
-        yield f"{made} is made without the template's disks ({', '.join(disks)}): {instead}"
+    if disks:
+        numbers = ", ".join(each.get("DISK_ID", "") for each in disks)
+        yield f"{made} is made without the template's disks ({numbers}): {instead}"
 
 
 def nics_not_made(request: VmRequest, *, made: str, instead: str) -> Iterator[str]:

@@ -35,6 +35,9 @@ _Row = TypeVar("_Row")
 Release = Literal["4.14.2", "5.10.5", "7.4.0"]
 RELEASES: tuple[Release, ...] = ("5.10.5", "7.4.0")
 
+IMAGE_SIZE = "2048"
+"""MB of every image."""
+
 AUTHENTICATION, AUTHORIZATION, NO_EXISTS, ACTION, INTERNAL, ALLOCATE = 256, 512, 1024, 2048, 8192, 16384
 
 
@@ -78,6 +81,7 @@ class Api:
         self.system_datastores = {"system": "local", "cloud-system": "dummy"}
         self.im_mad = "im_provider"
         self.host_attributes: dict[str, str] = {}
+        self.restricted: set[str] = set()
         self.is_descending = True
         self.may_see_hosts = True
         self.next_number = 0
@@ -152,9 +156,13 @@ class Api:
         }
         return f"<VNET_POOL>{''.join(self._page(rows, first, last))}</VNET_POOL>"
 
-    def do_template_info(self, user: User, number: int) -> str:
+    def do_template_info(self, user: User, number: int, is_extended: bool = False) -> str:
         name, text = self._template(number)
-        inner = template_xml("TEMPLATE", attributes_of(read_template(text)))
+        attributes = attributes_of(read_template(text))
+        if is_extended and "DISK" in attributes:
+            sized = [{"SIZE": IMAGE_SIZE, **dict(each)} for each in attributes["DISK"] if not isinstance(each, str)]
+            attributes = {**attributes, "DISK": [*sized]}
+        inner = template_xml("TEMPLATE", attributes)
         return f"<VMTEMPLATE><ID>{number}</ID><NAME>{escape(name)}</NAME>{inner}</VMTEMPLATE>"
 
     def _template(self, number: int) -> tuple[str, str]:
@@ -173,7 +181,12 @@ class Api:
         is_persistent: bool = False,
     ) -> int:
         _, text = self._template(number)
-        attributes = attributes_of(read_template(text)) | attributes_of(parsed(extra))
+        added = attributes_of(parsed(extra))
+        for name in self.restricted:
+            if any(name in each for each in added.get("DISK", []) if not isinstance(each, str)):
+                reason = f"VM Template includes a restricted attribute DISK/{name}."
+                raise ApiError(AUTHORIZATION, reason, number)
+        attributes = attributes_of(read_template(text)) | added
         attributes["TEMPLATE_ID"] = [str(number)]
         return self._create(user, name, attributes, is_held=is_held)
 

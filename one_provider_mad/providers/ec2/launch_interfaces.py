@@ -15,12 +15,12 @@ from one_provider_mad.providers.ec2.query import numbered
 from one_provider_mad.providers.interface import ProviderContext
 from one_provider_mad.providers.mapped_networks import (
     MappedNetwork,
-    is_external,
     leased_address,
+    left_out,
     mapped_network,
     network_name,
-    other_nics,
     plain_nics,
+    unused_leases,
 )
 from one_provider_mad.providers.public_cloud import Section
 
@@ -179,23 +179,8 @@ def nic_warnings(request: VmRequest, interfaces: Sequence[LaunchInterface]) -> I
     """Yield sentences for NICs that are not made, and for addresses that are not used; nothing without interfaces."""
     if not interfaces:
         return
-    made = {id(each.nic) for each in interfaces}
-    for nic in other_nics(request):
-        what = "EXTERNAL" if is_external(nic) else "a PCI device" if "VENDOR" in nic or "CLASS" in nic else "an alias"
-        yield f"interface {nic.get('NIC_ID', '')} is not made: it is {what}, which exists at home only"
-    for nic in plain_nics(request):
-        if id(nic) not in made:
-            yield (
-                f"interface {nic.get('NIC_ID', '')} is not made: nothing stands for network {network_name(nic)} in"
-                " [networks] of the configuration"
-            )
-    unused = [
-        f"{leased_address(each.nic)} of interface {each.nic.get('NIC_ID', '')}"
-        for each in interfaces
-        if leased_address(each.nic) and each.address != leased_address(each.nic)
-    ]
-    if unused:
-        yield f"the leased address {', '.join(unused)} is not used: EC2 chooses the address"
+    yield from left_out(request, made=[each.nic for each in interfaces])
+    yield from unused_leases([(each.nic, each.address) for each in interfaces], chooser="EC2")
     if len(interfaces) > 1 and any(each.network.public_address for each in interfaces):
         yield "the instance gets no public address: EC2 gives one only to an instance with one interface, use ELASTICIP"
 

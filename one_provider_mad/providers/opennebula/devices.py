@@ -11,24 +11,23 @@ from collections.abc import Iterable, Mapping
 
 from one_provider_mad.domain import DeployId, InstanceState, SnapshotId, VmRequest, whole_number
 from one_provider_mad.errors import BadParameter, NoCapacity, PermissionDenied
-from one_provider_mad.providers.interface import Attached
+from one_provider_mad.providers.interface import Attached, ProviderContext
+from one_provider_mad.providers.mapped_networks import mapped_network
 from one_provider_mad.providers.opennebula.launch import (
+    LOCAL_DISK_ID,
+    LOCAL_NIC_ID,
     figure,
     lost_sentence,
+    mapped_nic,
     merged_context,
     network_of,
     portable_context,
+    remote_disk,
     without_written,
 )
 from one_provider_mad.providers.opennebula.machine import Machine
 from one_provider_mad.providers.opennebula.remote import Remote, known_number, needed
 from one_provider_mad.template_text.exact_writer import UnwritableError, attribute, vector
-
-LOCAL_DISK_ID = "ONE_PROVIDER_DISK_ID"
-LOCAL_NIC_ID = "ONE_PROVIDER_NIC_ID"
-
-_VOLATILE = ("TYPE", "FORMAT", "FS", "DEV_PREFIX", "TARGET", "BUS", "CACHE", "DRIVER")
-"""Attributes of a local disk with the same meaning at the partner's."""
 
 _INTERFACE = ("MODEL", "MAC", "IP")
 
@@ -39,8 +38,9 @@ _MERGED_CONFIGURATION = (6, 0)
 class Devices:
     """Changes disks, interfaces, snapshots, size and context of remote VMs; base class of the provider."""
 
-    def __init__(self, remote: Remote) -> None:
+    def __init__(self, remote: Remote, context: ProviderContext) -> None:
         self._remote = remote
+        self._context = context
 
     # Suspending
 
@@ -101,7 +101,7 @@ class Devices:
         number, local_id = known_number(deploy_id), needed(dict(disk), "DISK_ID")
         machine = await self._remote.machine(number)
         if _find(machine.disks, LOCAL_DISK_ID, local_id) is None:
-            text = _written("DISK", {**_disk(disk), LOCAL_DISK_ID: local_id})
+            text = _written("DISK", {**remote_disk(disk, self._context), LOCAL_DISK_ID: local_id})
             await self._remote.order(number, "one.vm.attach", number, text, is_repeatable=False)
         machine = await self._remote.outcome(number)
         if _find(machine.disks, LOCAL_DISK_ID, local_id) is None:
@@ -195,6 +195,9 @@ class Devices:
     def _nic(self, nic: Mapping[str, str]) -> dict[str, str]:
         if number := nic.get("REMOTE_NETWORK_ID", ""):
             return {"NETWORK_ID": number}
+        mapped = mapped_network(nic, self._context)
+        if mapped and not nic.get("REMOTE_NETWORK"):
+            return mapped_nic(nic, mapped)
         local = nic.get("NETWORK", "")
         name = nic.get("REMOTE_NETWORK") or self._remote.settings.networks.get(local, "")
         if name:
@@ -240,16 +243,6 @@ class Devices:
         merge = (1,) if await self._remote.version() >= _MERGED_CONFIGURATION else ()
         await self._remote.order(number, "one.vm.updateconf", number, text, *merge)
         await self._remote.outcome(number)
-
-
-def _disk(disk: Mapping[str, str]) -> dict[str, str]:
-    for name, remote_name in (("REMOTE_IMAGE_ID", "IMAGE_ID"), ("REMOTE_IMAGE", "IMAGE")):
-        if image := disk.get(name, ""):
-            return {remote_name: image, **{key: disk[key] for key in ("TARGET", "DEV_PREFIX") if disk.get(key)}}
-    if image := disk.get("IMAGE_ID") or disk.get("IMAGE", ""):
-        raise BadParameter(f"image {image} is not at the partner's: name one of theirs with REMOTE_IMAGE_ID")
-    size = str(int(figure(needed(dict(disk), "SIZE"), "SIZE")))
-    return {"TYPE": "fs", "SIZE": size, **{key: disk[key] for key in _VOLATILE if disk.get(key)}}
 
 
 def _written(name: str, values: Mapping[str, str]) -> str:

@@ -5,12 +5,22 @@ from __future__ import annotations
 import base64
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
 from one_provider_mad.domain import TAG_PREFIX, Identity, VmRequest
 from one_provider_mad.errors import BadParameter
+from one_provider_mad.providers.interface import ProviderContext
+from one_provider_mad.providers.mapped_images import further_disks, image_name, mapped_image, root_disk
+from one_provider_mad.providers.mapped_networks import (
+    MappedNetwork,
+    leased_address,
+    left_out,
+    mapped_network,
+    plain_nics,
+    unused_leases,
+)
 from one_provider_mad.providers.opennebula.settings import OpenNebulaSettings
 from one_provider_mad.providers.public_cloud import Section, disks_not_made, nics_not_made, some
 from one_provider_mad.template_text.exact_writer import UnwritableError, attribute, is_writable, vector
@@ -35,8 +45,15 @@ _YES = frozenset({"YES", "TRUE", "1"})
 
 SIZE = ("CPU", "VCPU", "MEMORY")
 
+LOCAL_DISK_ID = "ONE_PROVIDER_DISK_ID"
+LOCAL_NIC_ID = "ONE_PROVIDER_NIC_ID"
+"""Attributes of remote disks and interfaces with the number of the local one that they were made for."""
 
-class Launch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+_VOLATILE = ("TYPE", "FORMAT", "FS", "DEV_PREFIX", "TARGET", "BUS", "CACHE", "DRIVER")
+"""Attributes of a local disk with the same meaning at the partner's."""
+
+
+class Launch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """The parameters of a create, as in the journal.
 
     Attributes:
@@ -47,6 +64,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         group: number or name of its group, "" for the remote user's own.
         capacity: CPU, VCPU, MEMORY (MiB) in place of the template's.
         networks: network attribute and name for each interface; empty: the template's own.
+        disks: disks that are made beside the remote template's.
+        root_size: MB of the remote template's first disk, if it is smaller; 0 for its own size.
         tags: the user's own, as attributes.
         attributes: the operator's.
         context: the VM's CONTEXT without local attributes.
@@ -60,13 +79,17 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     group: str = ""
     capacity: dict[str, str] = {}
     networks: list[dict[str, str]] = []
+    disks: list[dict[str, str]] = []
+    root_size: int = 0
     tags: dict[str, str] = {}
     attributes: dict[str, str] = {}
     context: dict[str, str] = {}
     is_context_merged: bool = True
 
 
-def plan_launch(request: VmRequest, section: Section, settings: OpenNebulaSettings) -> tuple[Launch, tuple[str, ...]]:
+def plan_launch(
+    request: VmRequest, section: Section, settings: OpenNebulaSettings, provider_context: ProviderContext
+) -> tuple[Launch, tuple[str, ...]]:
     """Return the parameters of a create, and warnings for the VM's log. Raises BadParameter."""
     text = section.text("TEMPLATE_TEXT")
     if text and not settings.allow_template_text:
@@ -76,7 +99,10 @@ def plan_launch(request: VmRequest, section: Section, settings: OpenNebulaSettin
         )
     if TAG_PREFIX in text.upper():
         raise BadParameter(f"TEMPLATE_TEXT names {TAG_PREFIX}: this prefix is the driver's own, remove these names")
-    template = "" if text else _template(section, settings)
+    template = "" if text else _template(request, section, settings, provider_context)
+    named = [network_of(name.strip()) for name in section.text("NETWORKS").split(",") if name.strip()]
+    nics = [] if named else _mapped_nics(request, provider_context)
+    disks = {} if text else _further(request, provider_context)
     context, lost = _context(request, settings)
     launch = Launch(
         template=template,
@@ -85,28 +111,126 @@ def plan_launch(request: VmRequest, section: Section, settings: OpenNebulaSettin
         hold=section.text("HOLD").upper() in _YES or settings.hold,
         group=section.text("GROUP") or settings.group,
         capacity=dict(_capacity(request, section, settings)),
-        networks=[network_of(name.strip()) for name in section.text("NETWORKS").split(",") if name.strip()],
+        networks=named or [mapped_nic(nic, network) for nic, network in nics],
+        disks=list(disks.values()),
+        root_size=0 if text else _root_size(request, provider_context),
         tags=tags_of(section),
         attributes=dict(settings.attributes),
         context=context,
         is_context_merged=settings.context == "merge" and not text,
     )
     write_extra(launch, request.identity(owner="-"), launch.context)  # fails now if the text cannot be written
-    made = "the remote VM"
-    left_out = (
-        *disks_not_made(
-            request,
-            made=made,
-            instead="it has those of the remote template, and further ones are attached later with onevm disk-attach",
-        ),
-        *nics_not_made(
-            request,
-            made=made,
-            instead="it has those of NETWORKS or of the remote template, and further ones are attached later with"
-            " onevm nic-attach",
-        ),
+    warnings = (*lost, *_disk_warnings(request, disks, provider_context), *_nic_warnings(request, nics))
+    return launch, warnings
+
+
+def _mapped_nics(request: VmRequest, context: ProviderContext) -> list[tuple[Mapping[str, str], MappedNetwork]]:
+    return [(nic, network) for nic in plain_nics(request) if (network := mapped_network(nic, context))]
+
+
+def mapped_nic(nic: Mapping[str, str], network: MappedNetwork) -> dict[str, str]:
+    """Return the NIC at the partner's for a local one whose network is mapped: the first of its remote networks."""
+    remote = network.subnets[0] if network.subnets else nic.get("NETWORK", "")
+    asked = {
+        "MODEL": nic.get("MODEL", ""),
+        "SECURITY_GROUPS": ",".join(network.security_groups),
+        "IP": _asked_address(nic, network),
+        LOCAL_NIC_ID: nic.get("NIC_ID", ""),
+    }
+    return {**network_of(remote), **{name: value for name, value in asked.items() if value}}
+
+
+def _asked_address(nic: Mapping[str, str], network: MappedNetwork) -> str:
+    return leased_address(nic) if network.addresses == "opennebula" else ""
+
+
+def _nic_warnings(request: VmRequest, nics: list[tuple[Mapping[str, str], MappedNetwork]]) -> Iterator[str]:
+    if nics:
+        yield from left_out(request, made=[nic for nic, _ in nics])
+        asked = [(nic, _asked_address(nic, network)) for nic, network in nics]
+        yield from unused_leases(asked, chooser="the partner")
+        return
+    yield from nics_not_made(
+        request,
+        made="the remote VM",
+        instead="it has those of NETWORKS or of the remote template, and further ones are attached later with"
+        " onevm nic-attach",
     )
-    return launch, (*lost, *left_out)
+
+
+def remote_disk(disk: Mapping[str, str], context: ProviderContext) -> dict[str, str]:
+    """Return the DISK at the partner's for a local one: empty, or the remote image that stands for its image.
+
+    Raises:
+        BadParameter: nothing stands for its image, or its SIZE is no number.
+    """
+    for name, remote_name in (("REMOTE_IMAGE_ID", "IMAGE_ID"), ("REMOTE_IMAGE", "IMAGE")):
+        if image := disk.get(name, ""):
+            return {remote_name: image, **_placed(disk)}
+    if image := mapped_image(disk, context).image:
+        return {"IMAGE_ID" if image.isdecimal() else "IMAGE": image, **_placed(disk)}
+    if disk.get("IMAGE_ID") or disk.get("IMAGE"):
+        raise BadParameter(
+            f"image {image_name(disk)} is not at the partner's: name one of theirs with REMOTE_IMAGE_ID, or in [images]"
+        )
+    if not disk.get("SIZE"):
+        raise BadParameter("SIZE is missing: nothing was done")
+    size = str(int(figure(disk["SIZE"], "SIZE")))
+    return {"TYPE": "fs", "SIZE": size, **{key: disk[key] for key in _VOLATILE if disk.get(key)}}
+
+
+def _placed(disk: Mapping[str, str]) -> dict[str, str]:
+    return {key: disk[key] for key in ("TARGET", "DEV_PREFIX") if disk.get(key)}
+
+
+def _further(request: VmRequest, context: ProviderContext) -> dict[int, dict[str, str]]:
+    """Return the remote disks for the VM's further disks that the partner can have, by their position."""
+    made: dict[int, dict[str, str]] = {}
+    for at, disk in enumerate(further_disks(request)):
+        try:
+            remote = remote_disk({**disk, "TARGET": ""}, context)  # the template's disks have targets of their own
+        except BadParameter:
+            continue
+        if disk.get("DISK_ID"):
+            made[at] = {**remote, LOCAL_DISK_ID: disk["DISK_ID"]}
+    return made
+
+
+def _root_size(request: VmRequest, context: ProviderContext) -> int:
+    """Return the MB of the first disk if `[images]` or the image names its remote template, else 0."""
+    disk = root_disk(request)
+    mapped = mapped_image(disk, context)
+    size = int(figure(disk.get("SIZE") or "0", "SIZE"))
+    return max(size, 1024 * mapped.smallest_disk) if mapped.image else 0
+
+
+def _disk_warnings(
+    request: VmRequest, made: Mapping[int, Mapping[str, str]], context: ProviderContext
+) -> Iterator[str]:
+    root = root_disk(request)
+    missing = [disk for at, disk in enumerate(further_disks(request)) if at not in made]
+    if root and not mapped_image(root, context).image:
+        missing.insert(0, root)
+    yield from disks_not_made(
+        missing,
+        made="the remote VM",
+        instead="it has those of the remote template, and further ones are attached later with onevm disk-attach",
+    )
+
+
+def merged_disks(launch: Launch, remote: list[dict[str, str]], sizes: list[str]) -> list[dict[str, str]]:
+    """Return the DISKs to send with the create, which replace all of the remote template's; none if those serve.
+
+    Args:
+        launch: the parameters of the create.
+        remote: DISKs of the remote template.
+        sizes: SIZE in MB of each, "" where it is not known.
+    """
+    is_larger = bool(remote and sizes and sizes[0]) and launch.root_size > figure(sizes[0], "SIZE")
+    if not is_larger and not launch.disks:
+        return []
+    first = [{**remote[0], "SIZE": str(launch.root_size)}] if is_larger else remote[:1]
+    return [*first, *remote[1:], *launch.disks]
 
 
 def tags_of(section: Section) -> dict[str, str]:
@@ -122,16 +246,19 @@ def write_tags(section: Section) -> str:
         raise BadParameter(f"{error}") from error
 
 
-def write_extra(launch: Launch, identity: Identity, context: Mapping[str, str]) -> str:
+def write_extra(
+    launch: Launch, identity: Identity, context: Mapping[str, str], disks: Sequence[Mapping[str, str]] = ()
+) -> str:
     """Return the template text that goes with the create, identity included. Raises BadParameter.
 
     Args:
         launch: the parameters of the create.
         identity: the VM's.
         context: the final CONTEXT.
+        disks: DISKs in place of the remote template's; none for those.
     """
     try:
-        return "\n".join(_lines(launch, identity, context))
+        return "\n".join(_lines(launch, identity, context, disks))
     except UnwritableError as error:
         raise BadParameter(f"{error}") from error
 
@@ -148,10 +275,13 @@ def write_whole(launch: Launch, identity: Identity) -> str:
     return f"{name}\n{write_extra(launch, identity, launch.context)}\n{launch.text}"
 
 
-def _lines(launch: Launch, identity: Identity, context: Mapping[str, str]) -> Iterator[str]:
+def _lines(
+    launch: Launch, identity: Identity, context: Mapping[str, str], disks: Sequence[Mapping[str, str]]
+) -> Iterator[str]:
     for values in (launch.capacity, launch.attributes, launch.tags):
         yield from (attribute(name, value) for name, value in values.items() if value)
     yield from (vector("NIC", network) for network in launch.networks)
+    yield from (vector("DISK", disk) for disk in disks)
     if any(context.values()):
         yield vector("CONTEXT", context)
     yield attribute("REMOTE_OPENNEBULA", "YES")
@@ -209,13 +339,15 @@ def figure(text: str, name: str) -> float:
     return number
 
 
-def _template(section: Section, settings: OpenNebulaSettings) -> str:
+def _template(request: VmRequest, section: Section, settings: OpenNebulaSettings, context: ProviderContext) -> str:
     number, name = section.text("TEMPLATE_ID"), section.text("TEMPLATE_NAME")
     if number and not (number.isascii() and number.isdecimal()):
         raise BadParameter(f"TEMPLATE_ID={number} is no number of a remote template: use TEMPLATE_NAME for names")
-    template = number or name or settings.template
+    disk = root_disk(request)
+    template = number or name or mapped_image(disk, context).image or settings.template
     if not template:
-        raise BadParameter("PUBLIC_CLOUD names no remote template: set TEMPLATE_ID or TEMPLATE_NAME")
+        unmapped = f", or map image {image_name(disk)} in [images]" if disk else ""
+        raise BadParameter(f"PUBLIC_CLOUD names no remote template: set TEMPLATE_ID or TEMPLATE_NAME{unmapped}")
     return template
 
 

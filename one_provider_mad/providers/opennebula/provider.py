@@ -42,6 +42,7 @@ from one_provider_mad.providers.opennebula.launch import (
     SIZE,
     Launch,
     merged_context,
+    merged_disks,
     plan_launch,
     write_extra,
     write_identity,
@@ -93,7 +94,7 @@ class OpenNebulaProvider(Devices):
     changeable_attributes: Collection[str] = frozenset({*SIZE, "TAGS", "NAME", "GROUP"})
 
     def __init__(self, context: ProviderContext, settings: OpenNebulaSettings) -> None:
-        super().__init__(Remote(settings))
+        super().__init__(Remote(settings), context)
         self.visibility_grace: float = settings.visibility_grace
         self.watch_interval: float = settings.watch_interval
         self._settings = settings
@@ -136,7 +137,7 @@ class OpenNebulaProvider(Devices):
     def plan(self, request: VmRequest) -> CreatePlan:
         """Return one alternative: the remote template of the PUBLIC_CLOUD section or of the configuration."""
         section = read_section(request, hypervisor=self._hypervisor)
-        launch, warnings = plan_launch(request, section, self._settings)
+        launch, warnings = plan_launch(request, section, self._settings, self._context)
         parameters: Parameters = msgspec.json.decode(msgspec.json.encode(launch))
         unknown = section.unknown(KNOWN_ATTRIBUTES, cloud=self.name)
         return CreatePlan(alternatives=(parameters,), warnings=(*section.warnings, *unknown, *warnings))
@@ -159,22 +160,40 @@ class OpenNebulaProvider(Devices):
             context: Mapping[str, str] = launch.context
             if launch.is_context_merged and context:
                 context = merged_context(await self._templates.context(template), context)
+            disks = await self._disks(launch, template)
             is_new = await self._remote.version() >= TERMINATE
         except ProviderUnavailable as error:
             raise NotReached(f"nothing was created: {error}") from error
-        extra = write_extra(launch, call.identity, context)
         persistent = (False,) if is_new else ()  # an argument since 5.0
-        return _number(
-            await self._client.call(
-                "one.template.instantiate",
-                template,
-                launch.name,
-                launch.hold,
-                extra,
-                *persistent,
-                is_repeatable=False,
+
+        async def send(several: Sequence[Mapping[str, str]]) -> int:
+            extra = write_extra(launch, call.identity, context, several)
+            return _number(
+                await self._client.call(
+                    "one.template.instantiate",
+                    template,
+                    launch.name,
+                    launch.hold,
+                    extra,
+                    *persistent,
+                    is_repeatable=False,
+                )
             )
-        )
+
+        try:
+            return await send(disks)
+        except PermissionDenied as error:
+            if not disks:
+                raise
+            # VM_RESTRICTED_ATTR of the partner may have an attribute of DISK.
+            self._warn(f"VM {call.identity.vm_id} has only the disks of its remote template: {error}")
+            return await send(())
+
+    async def _disks(self, launch: Launch, template: int) -> list[dict[str, str]]:
+        """Return the DISKs to send with the create; none if those of the remote template serve."""
+        if not launch.disks and not launch.root_size:
+            return []
+        return merged_disks(launch, await self._templates.disks(template), await self._templates.disk_sizes(template))
 
     async def _allocate(self, launch: Launch, call: CreateCall) -> int:
         text = write_whole(launch, call.identity)

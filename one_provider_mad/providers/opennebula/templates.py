@@ -8,7 +8,7 @@ from collections.abc import Callable
 from one_provider_mad.domain import whole_number
 from one_provider_mad.errors import BadParameter
 from one_provider_mad.providers.opennebula.machine import flat
-from one_provider_mad.safe_xml import Element, element_at, text_of
+from one_provider_mad.safe_xml import Element, element_at, elements_at, text_of
 from one_provider_mad.xmlrpc.client import Client
 from one_provider_mad.xmlrpc.pool import read_pool
 
@@ -58,6 +58,16 @@ class Templates:
         """Return CONTEXT of a template, variables not yet filled in. Raises BadParameter."""
         return await self._client.read("one.template.info", number, read=_context)
 
+    async def disks(self, number: int) -> list[dict[str, str]]:
+        """Return the DISKs of a template. Raises BadParameter."""
+        return await self._client.read("one.template.info", number, read=_disks)
+
+    async def disk_sizes(self, number: int) -> list[str]:
+        """Return SIZE in MB of each DISK of a template, also of those with an image; "" where it is not known."""
+        extended = True  # adds the attributes of images (src/rm/RequestManagerInfo.cc), since 4.14
+        found = await self._client.read("one.template.info", number, extended, read=_disks)
+        return [each.get("SIZE", "") for each in found]
+
     async def _list(self) -> None:
         names = await read_pool(
             self._client, "one.templatepool.info", before=(_ALL,), page_size=self._page_size, read_row=_name
@@ -70,6 +80,10 @@ class Templates:
 
 def _name(template: Element) -> str:
     return text_of(template.find("NAME"))
+
+
+def _disks(template: Element) -> list[dict[str, str]]:
+    return [flat(each) for each in elements_at(template, "TEMPLATE/DISK")]
 
 
 def _context(template: Element) -> dict[str, str]:

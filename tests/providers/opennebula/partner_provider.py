@@ -9,10 +9,13 @@ from typing import Any
 import msgspec
 
 from one_provider_mad.domain import Template, VmId, VmRequest
+from one_provider_mad.mappings import Mappings
 from one_provider_mad.providers.interface import ProviderContext
 from one_provider_mad.providers.opennebula.provider import OpenNebulaProvider, factory
 from one_provider_mad.testing.conformance import OWNER
 from tests.xmlrpc.partner import Partner
+
+NO_MAPPINGS = Mappings()
 
 QUICK: dict[str, Any] = {"watch_interval": 0.004, "patience": 5.0}
 
@@ -31,6 +34,7 @@ def connect(
     *,
     session: str = "oneadmin:secret",
     warn: Callable[[str], None] = print,
+    mappings: Mappings = NO_MAPPINGS,
     **settings: Any,
 ) -> OpenNebulaProvider:
     """A provider, not opened yet."""
@@ -40,7 +44,14 @@ def connect(
         **QUICK,
         **settings,
     }
-    context = ProviderContext(name="burst", hypervisor="opennebula", owner=OWNER, state_directory=directory, warn=warn)
+    context = ProviderContext(
+        name="burst",
+        hypervisor="opennebula",
+        owner=OWNER,
+        state_directory=directory,
+        mappings=mappings,
+        warn=warn,
+    )
     provider = factory(context, msgspec.convert(table, factory.settings_type))
     assert isinstance(provider, OpenNebulaProvider)
     return provider

@@ -19,6 +19,7 @@ from one_provider_mad.providers.opennebula.settings import OpenNebulaSettings
 from one_provider_mad.providers.public_cloud import read_section
 from one_provider_mad.template_text.exact_writer import UnwritableError, attribute, is_writable, vector
 from one_provider_mad.template_text.strict_reader import read_template
+from tests.providers.contexts import a_context
 from tests.providers.opennebula.partner_provider import a_vm
 
 WHO = Identity(owner="one-prod", vm_id=VmId(23), stime=5, seq=1, host_id=3)
@@ -26,7 +27,7 @@ WHO = Identity(owner="one-prod", vm_id=VmId(23), stime=5, seq=1, host_id=3)
 
 def planned(request: VmRequest, **settings: Any) -> Launch:
     table = msgspec.convert(settings, OpenNebulaSettings)
-    return plan_launch(request, read_section(request, hypervisor="opennebula"), table)[0]
+    return plan_launch(request, read_section(request, hypervisor="opennebula"), table, a_context())[0]
 
 
 def extra(request: VmRequest, **settings: Any) -> dict[str, Any]:
@@ -139,7 +140,9 @@ def test_scripts_and_passwords_that_the_partner_would_expand_are_sent_in_base64(
 )
 def test_a_context_value_that_the_partner_would_expand_is_left_out_with_a_warning(value: str) -> None:
     request = a_vm(context={"GREETING": value, "PLAIN": "x"})
-    launch, warnings = plan_launch(request, read_section(request, hypervisor="opennebula"), OpenNebulaSettings())
+    launch, warnings = plan_launch(
+        request, read_section(request, hypervisor="opennebula"), OpenNebulaSettings(), a_context()
+    )
     assert launch.context == {"PLAIN": "x"}
     assert [warning.split(" is left out")[0] for warning in warnings] == ["CONTEXT attribute GREETING"]
 
