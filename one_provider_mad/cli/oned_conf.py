@@ -19,6 +19,7 @@ from one_provider_mad.cli.names import check_name, complete_name
 from one_provider_mad.cli.releases import Numbers, ReleaseChoice, numbers
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import MadError
+from one_provider_mad.providers.inherited import IMAGE_ATTRIBUTES, NETWORK_ATTRIBUTES
 from one_provider_mad.providers.registry import resizes_live
 from one_provider_mad.settings import Places, load
 
@@ -124,6 +125,7 @@ def blocks_of(name: str, *, kind: str, hypervisor: str, release: str, resizes_li
     yield Block(what="The information driver", where=where, text=_im_mad(name, number))
     if is_7:
         yield _pace_of_7()
+    yield from _inherited()
     yield Block(what="OpenNebula reads its configuration when it starts", text="systemctl restart opennebula")
     if is_7:
         yield from _place_of_7(name)
@@ -188,6 +190,31 @@ def _vector(name: str, pairs: Mapping[str, str]) -> str:
     return f"{name} = [\n{inside} ]"
 
 
+def _inherited() -> Iterator[Block]:
+    """Yield the steps that let images and networks say what stands for them in a cloud.
+
+    Every release from 4.4 on takes the lines, each once or more (OpenNebula src/nebula/NebulaTemplate.cc).
+    """
+    lines = [f'INHERIT_IMAGE_ATTR = "{name}"' for name in IMAGE_ATTRIBUTES]
+    lines += [f'INHERIT_VNET_ATTR  = "{name}"' for name in NETWORK_ATTRIBUTES]
+    yield Block(
+        what="Once for all clouds, and only if images and networks shall say themselves what stands for them in a"
+        " cloud, beside [images] and [networks] of the configuration: the core copies these attributes into DISK and"
+        " NIC",
+        where="oned.conf",
+        text="\n".join(lines),
+    )
+    restricted = [f'VM_RESTRICTED_ATTR = "DISK/{name}"' for name in IMAGE_ATTRIBUTES]
+    restricted += [f'VM_RESTRICTED_ATTR = "NIC/{name}"' for name in NETWORK_ATTRIBUTES]
+    yield Block(
+        what="With the lines above, where users may not choose the cloud's image or subnet: only oneadmin's group may"
+        " write these attributes into a DISK or NIC. IMAGE_RESTRICTED_ATTR and VNET_RESTRICTED_ATTR restrict them in"
+        " images and networks likewise",
+        where="oned.conf",
+        text="\n".join(restricted),
+    )
+
+
 def _pace_of_7() -> Block:
     """Return the step that limits how long a slow deploy delays other placements; up to 6.10 it delays none."""
     return Block(
@@ -212,7 +239,9 @@ def _place_of_7(name: str) -> Iterator[Block]:
         text="onevdc addcluster 0 0 default\nonevdc delcluster 0 0 ALL",
     )
     yield Block(
-        what="A cluster of its own; it needs neither images nor networks, since the cloud has its own. Its datastore is"
+        what="A cluster of its own; it needs neither images nor networks, since the cloud has its own. For templates"
+        " with images and networks that [images] and [networks] map, add their datastores and networks to it"
+        f" (onecluster adddatastore {name} DATASTORE, onecluster addvnet {name} NETWORK). Its system datastore is"
         " in no other cluster, so the core refuses to move a VM out of it by onevm migrate or resched: it would ask"
         " only the driver at home, and the instance would go on running",
         text=f"onecluster create {name}",

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from one_provider_mad.cli.oned_conf import RELEASES
-from one_provider_mad.domain import VmId, VmRequest
+from one_provider_mad.domain import Template, VmId, VmRequest
+from one_provider_mad.providers.inherited import IMAGE_ATTRIBUTES, NETWORK_ATTRIBUTES
 from one_provider_mad.providers.interface import VerbatimDriver
 from one_provider_mad.providers.registry import BUILT_IN, build
 from one_provider_mad.settings import Places, load
@@ -105,11 +106,20 @@ def test_printed_file_contents_follow_opennebulas_template_grammar(place: Place,
     files = [read_template(block["text"]) for block in blocks if block["where"]]
     drivers = {name: vector for file in files for name in ("VM_MAD", "IM_MAD") for vector in file.vectors(name)}
     assert {name: vector["NAME"] for name, vector in drivers.items()} == {"VM_MAD": "aws", "IM_MAD": "aws"}
+    inherited = {
+        name: [text for file in files for text in _texts(file, name)]
+        for name in ("INHERIT_IMAGE_ATTR", "INHERIT_VNET_ATTR")
+    }
+    assert inherited == {"INHERIT_IMAGE_ATTR": [*IMAGE_ATTRIBUTES], "INHERIT_VNET_ATTR": [*NETWORK_ATTRIBUTES]}
     vm = files[-1]
     assert vm.vectors("PUBLIC_CLOUD")[0]["TYPE"] == "ec2"
     assert vm.text("SCHED_REQUIREMENTS") == r'HYPERVISOR = "ec2"'
     clusters = {words[2] for block in blocks for words in _commands(block["text"]) if words[0] == "onecluster"}
     assert clusters == ({"aws"} if release.startswith("7") else set())
+
+
+def _texts(file: Template, name: str) -> list[str]:
+    return [value for value in file.values.get(name, ()) if isinstance(value, str)]
 
 
 def _commands(text: str) -> list[list[str]]:
@@ -123,7 +133,7 @@ def test_in_7_x_the_cloud_gets_its_own_cluster_datastore_and_vdc(place: Place) -
     """
     place.configure(EC2, name="aws")
     blocks = json_of(place.root, "oned-conf", "aws", "--release", "7.4")
-    assert [block["text"] for block in blocks if block["where"] == "oned.conf"][1:] == [
+    assert [block["text"] for block in blocks if block["where"] == "oned.conf"][1:2] == [
         "ACTION_TIMEOUT   = 10\nSCHED_RETRY_TIME = 15"
     ]
     lines = [line for block in blocks for line in (block["where"].partition("then: ")[2], *block["text"].splitlines())]

@@ -12,10 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from one_provider_mad.domain import Identity, VmId
 from one_provider_mad.errors import PermissionDenied, ProviderError
+from one_provider_mad.mappings import Mappings
 from one_provider_mad.providers.clock import check_clock
 from one_provider_mad.providers.ec2.attributes import words
 from one_provider_mad.providers.ec2.client import Client
 from one_provider_mad.providers.ec2.launch import Launch, run_instances
+from one_provider_mad.providers.ec2.launch_disks import SNAPSHOT
 from one_provider_mad.providers.ec2.query import numbered, pairs
 from one_provider_mad.providers.ec2.refusals import DECODE
 from one_provider_mad.providers.ec2.settings import Ec2Settings
@@ -47,13 +49,17 @@ class Checks:
         client: the connection to EC2.
         settings: the table `[ec2]`.
         owner: the owner in the tags of the dry runs.
+        mappings: `[images]` and `[networks]`, whose images, subnets and groups are looked for.
         instance: an instance of ours for dry runs, "" for none.
     """
 
-    def __init__(self, client: Client, settings: Ec2Settings, *, owner: str, instance: str = "") -> None:
+    def __init__(
+        self, client: Client, settings: Ec2Settings, *, owner: str, mappings: Mappings, instance: str = ""
+    ) -> None:
         self._client = client
         self._settings = settings
         self._owner = owner
+        self._mappings = mappings
         self._instance = instance
 
     async def run(self) -> Sequence[CheckResult]:
@@ -66,6 +72,7 @@ class Checks:
             *await self._change_rights(dry),
             *await self._image(),
             *await self._types(),
+            *await self._mapped(),
         ]
 
     # Rights
@@ -169,6 +176,46 @@ class Checks:
         if missing := [each for each in types if each not in found]:
             return [_wrong("default type", f"{', '.join(missing)} not available in {self._settings.region}", mend)]
         return [CheckResult(what="default type", is_well=True, found=f"{', '.join(types)} available")]
+
+    # Images and networks
+
+    async def _mapped(self) -> list[CheckResult]:
+        """Check that EC2 has each image, snapshot, subnet and group of `[images]` and `[networks]`."""
+        images = {name: entry.image for name, entry in self._mappings.images.items()}
+        networks = self._mappings.networks
+        subnets = {name: entry.subnet for name, entry in networks.items()}
+        groups = {name: ",".join(entry.security_groups) for name, entry in networks.items()}
+        snapshots = {name: image for name, image in images.items() if image.startswith(SNAPSHOT)}
+        amis = {name: image for name, image in images.items() if name not in snapshots}
+        findings = [
+            *await self._found("images", amis, "DescribeImages", "ImageId"),
+            *await self._found("images", snapshots, "DescribeSnapshots", "SnapshotId"),
+            *await self._found("networks", subnets, "DescribeSubnets", "SubnetId"),
+            *await self._found("networks", groups, "DescribeSecurityGroups", "GroupId"),
+        ]
+        wrong = [each for each in findings if each.is_well is not True]
+        well = [
+            CheckResult(what=f"[{table}]", is_well=True, found=f"EC2 has all that {len(entries)} entries name")
+            for table, entries in (("images", images), ("networks", networks))
+            if entries and not any(each.what.startswith(f"[{table}") for each in wrong)
+        ]
+        return [*well, *wrong]
+
+    async def _found(self, table: str, entries: Mapping[str, str], action: str, parameter: str) -> list[CheckResult]:
+        """Look for what each entry names, in a call for each: EC2 refuses a call for the first one that is missing."""
+        findings = []
+        for name, named in entries.items():
+            if not (wanted := words(named)):
+                continue
+            try:
+                await self._client.call(action, numbered(parameter, wanted), read=lambda _: None)
+            except PermissionDenied:
+                findings.append(_unknown(f"[{table}]", "was not checked", f"allow ec2:{action}"))
+                break
+            except ProviderError as error:
+                remedy = f"correct [{table}.{name}]: {', '.join(wanted)}"
+                findings.append(_wrong(f"[{table}.{name}]", str(error), remedy))
+        return findings
 
 
 def _rights(what: str, tried: Iterable[tuple[str, str]]) -> list[CheckResult]:

@@ -305,7 +305,13 @@ class Ec2Provider:
         """Check clock, rights and defaults; dry runs use an instance of ours, if there is one."""
         owned = {f"tag:{TAG_PREFIX}OWNER": [self._context.owner]}
         ours = next((each.deploy_id for each in await self._list(owned) if not each.state.is_gone), "")
-        return await Checks(self._client, self._settings, owner=self._context.owner, instance=ours).run()
+        return await Checks(
+            self._client,
+            self._settings,
+            owner=self._context.owner,
+            mappings=self._context.mappings,
+            instance=ours,
+        ).run()
 
     async def figures(self, instances: Collection[Instance]) -> Mapping[DeployId, Figures]:
         """Return CloudWatch's figures and EC2's plans for our instances; a failure of either is a warning."""

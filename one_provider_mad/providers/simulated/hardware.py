@@ -15,9 +15,12 @@ from one_provider_mad.errors import BadParameter
 
 _Thing = TypeVar("_Thing")
 
-DISKS, NICS, SNAPSHOTS = "SIM_DISKS", "SIM_NICS", "SIM_SNAPSHOTS"
-PASSING_FACTS = (DISKS, NICS, SNAPSHOTS)
+DISKS, NICS, NETWORKS, SNAPSHOTS = "SIM_DISKS", "SIM_NICS", "SIM_NETWORKS", "SIM_SNAPSHOTS"
+PASSING_FACTS = (DISKS, NICS, NETWORKS, SNAPSHOTS)
 """Attributes for monitoring that are left out when empty."""
+
+SUBNET, ADDRESS = "SIM_SUBNET", "SIM_ADDRESS"
+"""Attributes of an interface whose network `[networks]` maps: subnet, and the leased address if it is asked for."""
 
 
 class Disk(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -133,6 +136,11 @@ class Hardware(Struct, frozen=True, kw_only=True, omit_defaults=True):
             facts[DISKS] = ",".join(f"{disk_id}:{disk.size}" for disk_id, disk in sorted(self.disks.items()))
         if self.nics:
             facts[NICS] = ",".join(sorted(self.nics))
+        mapped = {nic_id: nic for nic_id, nic in sorted(self.nics.items()) if nic.get(SUBNET)}
+        if mapped:
+            facts[NETWORKS] = ",".join(
+                ":".join(filter(None, (nic_id, nic[SUBNET], nic.get(ADDRESS)))) for nic_id, nic in mapped.items()
+            )
         if self.snapshots:
             facts[SNAPSHOTS] = ",".join(sorted(self.snapshots))
         return facts

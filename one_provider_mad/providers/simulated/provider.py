@@ -28,10 +28,12 @@ from one_provider_mad.providers.interface import (
     ProviderFactory,
     Size,
 )
+from one_provider_mad.providers.mapped_images import mapped_image, root_disk
+from one_provider_mad.providers.mapped_networks import leased_address, mapped_network
 from one_provider_mad.providers.public_cloud import Section, read_section
 from one_provider_mad.providers.simulated import capacity, operator_tools
 from one_provider_mad.providers.simulated.cloud import Cloud, Launch
-from one_provider_mad.providers.simulated.hardware import PASSING_FACTS, Disk, Hardware
+from one_provider_mad.providers.simulated.hardware import ADDRESS, PASSING_FACTS, SUBNET, Disk, Hardware
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
 from one_provider_mad.providers.simulated.traffic import Traffic
 
@@ -66,6 +68,7 @@ class SimulatedProvider:
         self.watch_interval: float = settings.watch_interval
         self.cloud = Cloud(self._path, settings, clock=clock)
         self._traffic = Traffic(settings, crashes=Path(f"{self._path}.crashes"), clock=clock, warn=context.warn)
+        self._context = context
         self._hypervisor = context.hypervisor
         self._settings = settings
         self._offer = settings.offer
@@ -203,7 +206,7 @@ class SimulatedProvider:
     async def attach_nic(self, deploy_id: DeployId, nic: Mapping[str, str]) -> None:
         """Add an interface."""
         nic_id = _needed(nic, "NIC_ID")
-        await self._rework("attach_nic", deploy_id, lambda hardware: hardware.attach_nic(nic_id, nic))
+        await self._rework("attach_nic", deploy_id, lambda hardware: hardware.attach_nic(nic_id, self._nic(nic)))
 
     async def detach_nic(self, deploy_id: DeployId, nic: Mapping[str, str]) -> None:
         """Remove an interface."""
@@ -297,7 +300,8 @@ class SimulatedProvider:
 
     def _parameters(self, request: VmRequest, section: Section, type_name: str) -> Parameters:
         size = self._offer.size(type_name)
-        image = section.text("PROVIDER_IMAGE_ID") or (self._offer.images or (DEFAULT_IMAGE,))[0]
+        mapped = mapped_image(root_disk(request), self._context).image
+        image = section.text("PROVIDER_IMAGE_ID") or mapped or (self._offer.images or (DEFAULT_IMAGE,))[0]
         self._offer.check_image(image)
         disks = _by_id(request.template.vectors("DISK"), "DISK_ID")
         nics = _by_id(request.template.vectors("NIC"), "NIC_ID")
@@ -310,10 +314,18 @@ class SimulatedProvider:
             tags=dict(section.tags),
             context=_context(request.template),
             disks={disk_id: _disk(disk) for disk_id, disk in disks.items()},
-            nics={nic_id: dict(nic) for nic_id, nic in nics.items()},
+            nics={nic_id: self._nic(nic) for nic_id, nic in nics.items()},
         )
         parameters: Parameters = msgspec.json.decode(msgspec.json.encode(launch))
         return parameters
+
+    def _nic(self, nic: Mapping[str, str]) -> dict[str, str]:
+        """Return a NIC with the subnet of its mapped network, and the leased address where it is asked for."""
+        network = mapped_network(nic, self._context)
+        if network is None or not network.subnets:
+            return dict(nic)
+        address = leased_address(nic) if network.addresses == "opennebula" else ""
+        return {**nic, SUBNET: network.subnets[0], **({ADDRESS: address} if address else {})}
 
 
 class SimulatedFactory:

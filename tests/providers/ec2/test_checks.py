@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from one_provider_mad.lab.ec2.topology import GROUP, SUBNET
+from one_provider_mad.mappings import ImageMapping, Mappings, NetworkMapping
 from one_provider_mad.providers.ec2.checks import NO_INSTANCE
 from one_provider_mad.providers.ec2.provider import Ec2Provider
 from one_provider_mad.providers.interface import CheckResult, SelfChecking
@@ -160,3 +162,57 @@ async def test_the_right_to_create_is_not_tried_if_a_changing_call_ignored_dry_r
         await provider.close()
     assert [each.found for each in points["right to create"]] == ["was not tried"]
     assert cloud.asked("RunInstances") == []
+
+
+MAPPINGS = Mappings(
+    images={"debian-12": ImageMapping(image="ami-1"), "data": ImageMapping(image="snap-1")},
+    networks={
+        "private": NetworkMapping(subnet=SUBNET, security_groups=(GROUP,)),
+        "any": NetworkMapping(),
+    },
+)
+
+
+async def test_images_and_networks_of_the_tables_that_ec2_has_are_two_findings(connect: Open) -> None:
+    points = await checked(await connect(mappings=MAPPINGS))
+    assert [each.found for each in points["[images]"]] == ["EC2 has all that 2 entries name"]
+    assert [each.found for each in points["[networks]"]] == ["EC2 has all that 2 entries name"]
+
+
+@pytest.mark.parametrize(
+    ("action", "code", "what", "remedy"),
+    [
+        ("DescribeImages", "InvalidAMIID.NotFound", "[images.debian-12]", "correct [images.debian-12]: ami-1"),
+        ("DescribeSnapshots", "InvalidSnapshot.NotFound", "[images.data]", "correct [images.data]: snap-1"),
+        (
+            "DescribeSubnets",
+            "InvalidSubnetID.NotFound",
+            "[networks.private]",
+            f"correct [networks.private]: {SUBNET}",
+        ),
+        (
+            "DescribeSecurityGroups",
+            "InvalidGroup.NotFound",
+            "[networks.private]",
+            f"correct [networks.private]: {GROUP}",
+        ),
+    ],
+)
+async def test_an_entry_of_a_table_that_ec2_does_not_have_is_named(
+    ec2: FaultyEc2, connect: Open, action: str, code: str, what: str, remedy: str
+) -> None:
+    provider = await connect(mappings=MAPPINGS)
+    # Dry runs of the same action come first.
+    dry_runs = 1 if action in ("DescribeImages", "DescribeSnapshots") else 0
+    for _ in range(dry_runs):
+        ec2.order(action, code="DryRunOperation", message="Request would have succeeded", status=412)
+    ec2.order(action, code=code, message="It does not exist.", status=400)
+    (point,) = (await checked(provider))[what]
+    assert (point.is_well, point.remedy) == (False, remedy)
+    assert point.found == f"EC2: It does not exist. ({action}, {code})"
+
+
+async def test_a_right_that_the_check_of_a_table_lacks_is_named(ec2: FaultyEc2, connect: Open) -> None:
+    ec2.order("DescribeSubnets", code="UnauthorizedOperation", message="No.", status=403)
+    (point,) = (await checked(await connect(mappings=MAPPINGS)))["[networks]"]
+    assert (point.is_well, point.remedy) == (None, "allow ec2:DescribeSubnets")
