@@ -289,7 +289,10 @@ class DeviceListing(Protocol):
     """Can list the disks and interfaces that were made for a VM; a resume detaches no others."""
 
     async def attached(self, deploy_id: DeployId) -> Attached:
-        """Return the disks and interfaces with our tags; never those of an image or of a cloud's template."""
+        """Return the disks and interfaces with our tags, whether they were made with the instance or attached later.
+
+        Never those of an image or of a cloud's template, nor one that an instance always has, as its root volume.
+        """
 
 
 @runtime_checkable

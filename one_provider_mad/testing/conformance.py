@@ -753,6 +753,19 @@ class OwnedCloudConformance:
         await self.capable(cloud, provider, NicHotplug).attach_nic(running, {"NIC_ID": "2", "NETWORK": "cloud"})
         assert await listing.attached(running) == Attached(disks=frozenset({"5"}), nics=frozenset({"2"}))
 
+    async def test_a_disk_made_with_the_instance_is_the_one_that_attach_and_detach_mean(
+        self, cloud: CloudUnderTest, provider: Provider
+    ) -> None:
+        listing = self.capable(cloud, provider, DeviceListing)
+        plugging = self.capable(cloud, provider, DiskHotplug)
+        request, disk = cloud.request(), {"DISK_ID": "1", "TYPE": "fs", "SIZE": "1024"}
+        template = Template(values={**request.template.values, "DISK": (disk,)})
+        running = await self.launch(cloud, provider, msgspec.structs.replace(request, template=template))
+        await plugging.attach_disk(running, disk)
+        assert await listing.attached(running) == Attached(disks=frozenset({"1"}))
+        await plugging.detach_disk(running, disk)
+        assert await listing.attached(running) == Attached()
+
     async def test_resume_applies_template_changes_made_while_the_vm_was_off(
         self, cloud: CloudUnderTest, provider: Provider, tmp_path: Path
     ) -> None:

@@ -69,12 +69,18 @@ class Addresses:
 
     async def associate(self, form: Form) -> Answer:
         """Carry out AssociateAddress; also from another instance, unless AllowReassociation is false."""
-        instance_id = forms.value(form, "InstanceId")
-        check_id(instance_id)
+        interface_id = form.get("NetworkInterfaceId", "")
+        named = "" if interface_id else forms.value(form, "InstanceId")
+        if named:
+            check_id(named)
 
         def operation(db: sqlite3.Connection) -> Answer:
             now = self._resources.clock()
             address = _named(db, form, now)
+            instance_id = named or _instance_with(db, interface_id)
+            if named and len(_interfaces_of(db, named)) > 1:
+                text = f"There are multiple interfaces attached to instance '{named}'. Please specify an interface ID."
+                raise Refusal("InvalidInstanceID", text)
             self._check_instance(db, instance_id, now)
             is_elsewhere = address.instance_id not in ("", instance_id)
             if is_elsewhere and form.get("AllowReassociation", "true") == "false":
@@ -147,6 +153,18 @@ def add_address(
     )
     db.execute("INSERT INTO ec2_address VALUES (NULL, ?, ?, ?, ?, ?)", made[1:])
     return made
+
+
+def _interfaces_of(db: sqlite3.Connection, instance_id: str) -> list[str]:
+    return [line[0] for line in db.execute("SELECT id FROM ec2_interface WHERE instance_id = ?", (instance_id,))]
+
+
+def _instance_with(db: sqlite3.Connection, interface_id: str) -> str:
+    line = db.execute("SELECT instance_id FROM ec2_interface WHERE id = ?", (interface_id,)).fetchone()
+    if line is None:
+        text = f"The networkInterface ID '{interface_id[:80]}' does not exist"
+        raise Refusal("InvalidNetworkInterfaceID.NotFound", text)
+    return str(line[0])
 
 
 def _all(db: sqlite3.Connection) -> list[Address]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import zlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -153,12 +153,14 @@ class InstancesView(NamedTuple):
         rows: the visible instances of the request, in the order of their numbers.
         volumes: as the end of an instance leaves them, by instance.
         addresses: by instance.
+        interfaces: id and device index of each attached interface in `ec2_interface`, by instance.
     """
 
     now: float
     rows: Sequence[table.Row]
     volumes: dict[str, list[Volume]]
     addresses: dict[str, Address]
+    interfaces: Mapping[str, Sequence[tuple[str, int]]] = {}
 
 
 class Resources:
@@ -252,7 +254,11 @@ def view(db: sqlite3.Connection, now: float, query: str = table.LIST_ALL, **valu
             volumes.setdefault(settled.instance_id, []).append(settled)
     found = db.execute("SELECT * FROM ec2_address WHERE instance_id <> ''").fetchall()
     addresses = {address.instance_id: address for address in map(Address._make, found)}
-    return InstancesView(now=now, rows=rows, volumes=volumes, addresses=addresses)
+    interfaces: dict[str, list[tuple[str, int]]] = {}
+    query = "SELECT instance_id, id, device_index FROM ec2_interface WHERE instance_id <> '' ORDER BY device_index"
+    for instance_id, interface_id, index in db.execute(query).fetchall():
+        interfaces.setdefault(instance_id, []).append((interface_id, index))
+    return InstancesView(now=now, rows=rows, volumes=volumes, addresses=addresses, interfaces=interfaces)
 
 
 _decode_volumes = msgspec.json.Decoder(list[Volume]).decode

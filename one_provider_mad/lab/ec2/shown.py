@@ -184,6 +184,10 @@ def _network(row: table.Row, view: InstancesView, resources: Resources, asked: M
         "privateIpAddress": private,
         **({"ipAddress": public} if public else {}),
         "sourceDestCheck": True,
+        "networkInterfaceSet": [
+            {"networkInterfaceId": interface_id, "attachment": {"deviceIndex": index, "status": "attached"}}
+            for interface_id, index in view.interfaces.get(row.id, ())
+        ],
         "groupSet": [{"groupId": group, "groupName": name} for group, name in groups],
     }
 

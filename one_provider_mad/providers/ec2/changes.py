@@ -129,8 +129,11 @@ class Changes:
         if not address:
             raise BadParameter("ELASTICIP is gone from the PUBLIC_CLOUD section: disassociate the address in EC2")
         which = {"AllocationId" if address.startswith("eipalloc-") else "PublicIp": address}
+        interfaces = (await self._disks.details(deploy_id)).interfaces
+        # EC2 takes an instance's id only for one with one interface (docs.aws.amazon.com, API_AssociateAddress).
+        to = {"NetworkInterfaceId": interfaces[0]} if len(interfaces) > 1 else {"InstanceId": deploy_id}
         # Not from another instance: that VM would lose its connection.
-        requested = {**which, "InstanceId": deploy_id, "AllowReassociation": "false"}
+        requested = {**which, **to, "AllowReassociation": "false"}
         await self._client.call("AssociateAddress", requested, read=lambda _: None)
 
     def _section(self, request: VmRequest) -> Section:

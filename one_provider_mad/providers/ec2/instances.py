@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 
-from one_provider_mad.domain import TAG_PREFIX, DeployId, Identity, Instance, InstanceState, Usage, Value
+from one_provider_mad.domain import TAG_PREFIX, DeployId, Identity, Instance, InstanceState, Usage, Value, whole_number
 from one_provider_mad.errors import ProviderUnavailable
 from one_provider_mad.providers.ec2.states import state_of
 from one_provider_mad.providers.interface import Size
@@ -68,11 +68,13 @@ class Details(Value, frozen=True, kw_only=True):
         instance: as in every listing.
         zone: availability zone.
         volumes: attached volumes.
+        interfaces: EC2's ids of the network interfaces, in the order of their device indexes.
     """
 
     instance: Instance
     zone: str
     volumes: tuple[Volume, ...]
+    interfaces: tuple[str, ...] = ()
 
 
 def read_instances(root: Element, *, sizes: Mapping[str, Size] = NO_SIZES) -> list[Instance]:
@@ -96,9 +98,18 @@ def read_details(root: Element) -> list[Details]:
                 Volume(device=device, volume_id=volume_id)
                 for device, volume_id in _attached(item.find("blockDeviceMapping"))
             ),
+            interfaces=_interfaces(item),
         )
         for item in _listed(root)
     ]
+
+
+def _interfaces(item: Element) -> tuple[str, ...]:
+    found = [
+        (text_of(element_at(each, "attachment/deviceIndex")), text_of(each.find("networkInterfaceId")))
+        for each in elements_at(item, "networkInterfaceSet/item")
+    ]
+    return tuple(interface_id for _, interface_id in sorted((whole_number(at) or 0, each) for at, each in found))
 
 
 def read_launched(root: Element) -> list[Instance]:

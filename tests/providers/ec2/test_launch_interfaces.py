@@ -309,3 +309,14 @@ async def test_of_several_subnets_an_attached_nic_is_in_that_of_the_instances_zo
     elsewhere = await launched(provider, a_vm(8, SUBNETID="subnet-7-c"))
     with pytest.raises(BadParameter, match="none of the network's subnets is in eu-west-1c, the zone of instance"):
         await provider.attach_nic(elsewhere, PUBLIC)
+
+
+async def test_an_elastic_address_goes_to_the_first_of_several_interfaces(ec2: FaultyEc2, connect: Open) -> None:
+    provider = await connect(mappings=NETWORKS)
+    request = vm(PRIVATE, STORAGE, ELASTICIP="198.51.100.7")
+    deploy_id = await launched(provider, request)
+    await provider.finish_boot(deploy_id, request)
+    (form,) = [form for action, form in ec2.account.calls if action == "AssociateAddress"]
+    assert form["NetworkInterfaceId"] == interfaces(ec2)[0]["networkInterfaceId"]
+    facts = (await provider.describe([deploy_id]))[deploy_id].attributes
+    assert facts["AWS_PUBLIC_IP_ADDRESS"] == "198.51.100.7"

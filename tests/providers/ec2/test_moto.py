@@ -244,3 +244,47 @@ def test_the_operators_commands_read_the_answers_of_moto(url: str, place: Place)
     assert results["rule for port 22"] is False, "nobody may come in from outside of the default group"
     assert results["route"] is False, "moto's default VPC has no internet gateway"
     assert "Linux version" in output_of(place.root, "console", NAME, "--vm", "42")
+
+
+def test_disks_and_nics_of_a_template_on_moto(url: str, drivers: tuple[Driver, Driver]) -> None:
+    driver, _ = drivers
+    console = Console(url)
+    subnets = console.ec2.describe_subnets()["Subnets"]
+    subnet = next(each for each in subnets if each["AvailabilityZone"] == f"{REGION}a")
+    address = subnet["CidrBlock"].rpartition(".")[0] + ".77"
+    group = console.ec2.create_security_group(GroupName="web", Description="web", VpcId=subnet["VpcId"])["GroupId"]
+    snapshot = console.ec2.create_snapshot(
+        VolumeId=console.ec2.create_volume(AvailabilityZone=f"{REGION}a", Size=3)["VolumeId"]
+    )["SnapshotId"]
+    image = console.ec2.register_image(Name="debian", RootDeviceName="/dev/xvda")["ImageId"]
+    device = console.ec2.describe_images(ImageIds=[image])["Images"][0]["RootDeviceName"]
+    root = {"DISK_ID": "0", "IMAGE": "debian", "IMAGE_ID": "7", "SIZE": "20480", "PROVIDER_IMAGE": image}
+    scratch = {"DISK_ID": "1", "TYPE": "fs", "SIZE": "2048"}
+    data = {"DISK_ID": "2", "IMAGE": "data", "IMAGE_ID": "8", "SIZE": "1024", "PROVIDER_IMAGE": snapshot}
+    network = {"PROVIDER_SUBNET": subnet["SubnetId"], "PROVIDER_SECURITY_GROUPS": group}
+    first = {"NIC_ID": "0", "NETWORK": "private", "IP": address, **network, "PROVIDER_ADDRESSES": "opennebula"}
+    second = {"NIC_ID": "1", "NETWORK": "storage", **network}
+    section = {"TYPE": NAME, "INSTANCETYPE": "t3.small"}
+    parts: dict[str, Any] = {"DISK": (root, scratch, data), "NIC": (first, second), "PUBLIC_CLOUD": (section,)}
+    asked = Template(values={"CPU": ("1",), "MEMORY": ("1024",), **parts})
+
+    deploy_id = driver.created(oned_requests.deploy(7, template=asked, host_id=3))
+    instance = console.instance(deploy_id)
+    assert (instance["ImageId"], instance["PrivateIpAddress"]) == (image, address)
+    assert [each["Groups"][0]["GroupId"] for each in instance["NetworkInterfaces"]] == [group, group]
+    assert sizes(console, deploy_id) == {device: 20, "/dev/sdf": 2, "/dev/sdg": 3}
+
+    larger = {**scratch, "SIZE": "4096"}
+    assert driver.ask(oned_requests.line("RESIZEDISK", 7, deploy_id=deploy_id, operand=larger)) == "SUCCESS -"
+    assert driver.ask(oned_requests.line("DETACHDISK", 7, deploy_id=deploy_id, operand=data)) == "SUCCESS -"
+    assert sizes(console, deploy_id) == {device: 20, "/dev/sdf": 4}
+    # moto drops a launch's tags of interfaces, so that the NIC is not detached here: test_launch_interfaces.py does.
+    assert driver.ask(oned_requests.terminate(7, deploy_id)) == "SUCCESS -"
+    assert console.state(deploy_id) == "terminated"
+
+
+def sizes(console: Console, instance_id: str) -> dict[str, int]:
+    """GiB of the instance's volumes by device."""
+    wanted = [{"Name": "attachment.instance-id", "Values": [instance_id]}]
+    volumes = console.ec2.describe_volumes(Filters=wanted)["Volumes"]
+    return {each["Attachments"][0]["Device"]: each["Size"] for each in volumes}

@@ -303,3 +303,87 @@ def test_wrong_settings_fail_actions_and_an_unreachable_endpoint_is_waited_for(e
     )  # an unreachable endpoint is an outage, for which the driver waits
     driver.place.configure(right, name="as editors do").replace(driver.place.conf / f"{NAME}.toml")
     assert driver.wait_for(lambda line: line.startswith("DEPLOY ")).startswith("DEPLOY SUCCESS 7 i-")
+
+
+TABLES = """
+[images.debian-12]
+image = "ami-0deb"
+datastore = "burst"
+smallest_disk = 10
+
+[networks.private]
+subnet = "subnet-1-a"
+security_groups = ["sg-1"]
+addresses = "opennebula"
+"""
+
+ROOT = {
+    "DISK_ID": "0",
+    "IMAGE": "debian-12",
+    "IMAGE_ID": "7",
+    "DATASTORE": "burst",
+    "DATASTORE_ID": "104",
+    "SIZE": "2252",
+    "ORIGINAL_SIZE": "2252",
+}
+SCRATCH = {"DISK_ID": "1", "TYPE": "fs", "SIZE": "2048", "TARGET": "vdb"}
+PRIVATE = {"NIC_ID": "0", "NETWORK": "private", "NETWORK_ID": "3", "IP": "10.0.0.7", "MAC": "02:00:0a:00:00:07"}
+
+
+def of_home(*disks: dict[str, str]) -> Template:
+    """The template of a VM at home: an image, a network, and no PUBLIC_CLOUD section."""
+    return Template(values={"CPU": ("1",), "MEMORY": ("1024",), "DISK": disks or (ROOT, SCRATCH), "NIC": (PRIVATE,)})
+
+
+def volumes(ec2: FaultyEc2, deploy_id: str) -> dict[str, int]:
+    """GiB of the instance's volumes by device."""
+    asked = {"Filter.1.Name": "attachment.instance-id", "Filter.1.Value.1": deploy_id}
+    found = ec2.account.act("DescribeVolumes", asked)["volumeSet"]
+    return {each["attachmentSet"][0]["device"]: each["size"] for each in found}
+
+
+def test_a_template_of_home_without_a_section_is_a_vm_in_the_cloud(ec2: FaultyEc2, place: Place) -> None:
+    more = 'defaults = { INSTANCETYPE = "t3.small" }\n' + TABLES
+    place.configure(configuration(ec2, more=more), name=NAME)
+    with started(place) as driver:
+        deploy_id = driver.created(oned_requests.deploy(7, template=of_home()))
+        assert volumes(ec2, deploy_id) == {"/dev/xvda": 10, "/dev/sdf": 2}
+        assert ec2.account.instances[deploy_id].asked["ImageId"] == "ami-0deb"
+        assert 'AWS_PRIVATE_IP_ADDRESS="10.0.0.7"' in driver.ask(oned_requests.poll(7, deploy_id))
+        assert [line for line in driver.lines if line.startswith("LOG W 7 ")] == []
+
+        # While the VM is off, the root disk grows and the other is replaced by a smaller one with the same number.
+        assert driver.ask(oned_requests.power_off(7, deploy_id, template=of_home())) == "SUCCESS -"
+        now = of_home({**ROOT, "SIZE": "20480"}, {**SCRATCH, "SIZE": "1024"})
+        assert driver.ask(oned_requests.resume(7, deploy_id, template=now)) == f"SUCCESS {deploy_id}"
+        assert volumes(ec2, deploy_id) == {"/dev/xvda": 20, "/dev/sdf": 1}
+        assert driver.ask(oned_requests.power_off(7, deploy_id, template=now, seq=1)) == "SUCCESS -"
+        resumed = oned_requests.resume(7, deploy_id, template=of_home({**ROOT, "SIZE": "20480"}), seq=2)
+        assert driver.ask(resumed) == f"SUCCESS {deploy_id}"
+        assert volumes(ec2, deploy_id) == {"/dev/xvda": 20}
+
+        foreign = Template(values={**of_home().values, "DISK": ({**ROOT, "DATASTORE": "default"},)})
+        refused = driver.ask(oned_requests.deploy(8, template=foreign))
+        assert refused.startswith('FAILURE the template has no PUBLIC_CLOUD section with TYPE="ec2"')
+        assert driver.ask(oned_requests.terminate(7, deploy_id)) == "SUCCESS -"
+    assert ec2.account.act("DescribeVolumes", {})["volumeSet"] == []
+    assert ec2.account.act("DescribeNetworkInterfaces", {})["networkInterfaceSet"] == []
+
+
+def test_a_driver_killed_after_the_create_knows_its_volumes_and_makes_no_second_ones(
+    ec2: FaultyEc2, place: Place
+) -> None:
+    more = 'defaults = { INSTANCETYPE = "t3.small" }\n' + TABLES
+    place.configure(configuration(ec2, more=more), name=NAME)
+    with Driver(place, f"-t 15 -r 0 {NAME}") as killed:
+        deploy_id = killed.created(oned_requests.deploy(7, template=of_home()))
+        killed.kill()
+    (place.var / f"one_provider_mad_{NAME}.journal").unlink()
+    with started(place) as driver:
+        off = Template(values={**of_home().values})
+        assert driver.ask(oned_requests.power_off(7, deploy_id, template=off)) == "SUCCESS -"
+        resumed = oned_requests.resume(7, deploy_id, template=of_home(ROOT))
+        assert driver.ask(resumed) == f"SUCCESS {deploy_id}"
+        assert volumes(ec2, deploy_id) == {"/dev/xvda": 10}
+        assert driver.ask(oned_requests.terminate(7, deploy_id)) == "SUCCESS -"
+    assert ec2.account.act("DescribeVolumes", {})["volumeSet"] == []
