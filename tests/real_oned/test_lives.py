@@ -14,7 +14,18 @@ from pathlib import Path
 import pytest
 
 from one_provider_mad.lab.demo_ec2 import ec2_stage
-from tests.real_oned.world import CLOUDS, PARTNER, SIMULATED, STATES, Vm, World, partner_zone, running
+from tests.real_oned.world import (
+    CLOUDS,
+    MAPPED,
+    PARTNER,
+    SIMULATED,
+    STATES,
+    Vm,
+    World,
+    deploy_on_ordinary_host,
+    partner_zone,
+    running,
+)
 from tests.real_oned.zone import Zone
 from tests.waiting import until
 
@@ -33,7 +44,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
         partner = stack.enter_context(partner_zone(installed, root / "partner"))
         zone = Zone(installed, root / "one", clouds=CLOUDS, environ=play.environ)
         zone.place.configure(SIMULATED)
-        zone.place.configure(play.settings, name="ec2")
+        zone.place.configure(play.settings + MAPPED, name="ec2")
         auth = partner.folder / ".one" / "one_auth"
         zone.place.configure(PARTNER.format(url=partner.url, auth=auth), name="partner")
         stack.enter_context(running(zone))
@@ -80,6 +91,36 @@ def test_a_vm_shows_its_address_while_it_runs(world: World) -> None:
     until(lambda: vm.monitored("AWS_PUBLIC_IP_ADDRESS"), seconds=60, pause=0.1)
     vm.ask("terminate")
     vm.reach("DONE")
+
+
+def test_a_template_with_image_and_network_runs_at_home_and_in_the_cloud(world: World) -> None:
+    """The image is mapped by the configuration, the network by attributes of its own, which the core hands on.
+
+    Up to 6.10 the core places a VM in a cloud only by a PUBLIC_CLOUD section.
+    """
+    world.add_image_and_network()
+    section = "" if world.zone.release >= (7, 0) else 'PUBLIC_CLOUD = [ TYPE = "ec2" ]\n'
+    disks = 'DISK = [ IMAGE = "debian-12" ]\nDISK = [ TYPE = "fs", FORMAT = "raw", SIZE = "2048" ]\n'
+    text = f'NAME = "web"\nCPU = 0.1\nMEMORY = 64\n{disks}NIC = [ NETWORK = "private" ]\n{section}'
+    number = world.zone.call("one.template.allocate", text)
+    at_home, burst = (
+        Vm(world.zone, world.zone.call("one.template.instantiate", number, "", True, "", False)) for _ in range(2)
+    )
+    if not section:
+        deploy_on_ordinary_host(world.zone, at_home.number)
+        at_home.reach("RUNNING")
+    world.deploy(burst, "ec2")
+    burst.reach("RUNNING")
+    leased = world.zone.document("one.vm.info", burst.number).findtext("TEMPLATE/NIC/IP")
+    assert leased
+    until(lambda: burst.monitored("AWS_PRIVATE_IP_ADDRESS") == leased, seconds=60)
+    assert burst.monitored("AWS_IMAGE_ID") == "ami-0deb"
+    assert burst.monitored("AWS_SUBNET_ID") == "subnet-1-a"
+    assert [each.partition(":")[0] for each in burst.monitored("AWS_VOLUMES").split(",")] == ["/dev/xvda", "/dev/sdf"]
+    for vm in (at_home, burst):
+        vm.ask("terminate-hard")
+        vm.reach("DONE")
+    assert world.instances("ec2") == {}
 
 
 def test_actions_interrupted_by_killing_the_driver_are_completed(world: World, cloud: str) -> None:

@@ -35,6 +35,14 @@ endpoints = ["{{url}}"]
 credentials_file = "{{auth}}"
 {QUICK}"""
 
+MAPPED = """
+[ec2.defaults]
+INSTANCETYPE = "t3.small"
+[images.debian-12]
+image = "ami-0deb"
+datastore = "burst"
+"""
+
 STATES = {
     "RUNNING": (3, 3),
     "STOPPED": (4, 0),
@@ -120,6 +128,20 @@ class World:
         self.ordinary = Vm(zone, zone.call("one.vm.allocate", 'NAME = "ordinary"\nCPU = 0.1\nMEMORY = 64\n', True))
         deploy_on_ordinary_host(zone, self.ordinary.number)
         self.ordinary.reach("RUNNING")
+
+    def add_image_and_network(self) -> None:
+        """An image in the datastore `burst` and a network, both with upstream's dummy drivers."""
+        zone = self.zone
+        unmeasured = 'DS_MAD = "dummy"\nTM_MAD = "dummy"\nDATASTORE_CAPACITY_CHECK = "NO"\n'
+        store = zone.call("one.datastore.allocate", f'NAME = "burst"\n{unmeasured}', -1)
+        image = zone.call("one.image.allocate", 'NAME = "debian-12"\nTYPE = "OS"\nPATH = "/etc/hostname"\n', store)
+        until(lambda: zone.document("one.image.info", image).findtext("STATE") == "1", seconds=60)
+        leases = 'AR = [ TYPE = "IP4", IP = "10.0.0.50", SIZE = "20" ]\n'
+        own = 'PROVIDER_SUBNET = "ec2=subnet-1-a"\nPROVIDER_ADDRESSES = "opennebula"\n'
+        text = f'NAME = "private"\nVN_MAD = "dummy"\nBRIDGE = "none"\n{leases}{own}'
+        network = zone.call("one.vn.allocate", text, -1)
+        # Networks have states from 6.4 on; before READY there is no lease.
+        until(lambda: zone.document("one.vn.info", network).findtext("STATE") in (None, "1"), seconds=60)
 
     def create(self, cloud: str) -> Vm:
         """A VM of the template that `oned-conf` created, on hold, since there is no scheduler."""
