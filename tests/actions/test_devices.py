@@ -133,6 +133,7 @@ NOT_DEVICES = (
     *("CapacitySource", "ImportSource", "FigureSource", "UnusedResourceSource", "SelfChecking", "SizedInstances"),
     *("ShortageSource", "Priced", "WarningSource", "NamedAttributes"),
     *("DeviceListing", "Reconfigurable", "LiveResizing"),
+    *("ImageCatalogue", "NetworkCatalogue", "Reachability", "ConsoleSource", "ScreenSource", "PasswordSource"),
 )
 
 
