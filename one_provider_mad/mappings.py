@@ -13,8 +13,9 @@ from msgspec import Meta, Struct
 
 from one_provider_mad.domain import Value
 
-Guest = Literal["auto", "cloud-init", "one-context", "none"]
-"""The program in a guest that reads its context: `auto` is what is known of the image, else cloud-init."""
+Guest = Literal["auto", "cloud-init", "one-context", "cloudbase-init", "none"]
+"""The program in a guest that reads its context: `auto` is what is known of the image, else cloud-init. cloudbase-init
+is cloud-init's counterpart on Windows."""
 
 Addresses = Literal["cloud", "opennebula"]
 """Who chooses the addresses of a network's interfaces."""
@@ -75,8 +76,8 @@ class ContextSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     guest: Guest | None = None
     """The program in guests that reads the context, where neither template nor image says so: `cloud-init`,
-    `one-context`, `none` to send no context; `auto` is cloud-init unless the cloud's image says otherwise. Unset: lines
-    as in release 0.1, which hardly any guest reads."""
+    `one-context`, `cloudbase-init` on Windows, `none` to send no context; `auto` is cloud-init unless the cloud's image
+    says otherwise. Unset: lines as in release 0.1, which hardly any guest reads."""
 
 
 class SecurityGroupSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

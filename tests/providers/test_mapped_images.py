@@ -74,8 +74,8 @@ def test_a_volatile_disk_has_no_image_even_if_its_template_names_one() -> None:
         (
             {"PROVIDER_GUEST": "sysprep"},
             (
-                "PROVIDER_GUEST=sysprep of image debian-12 (7) is none of auto, cloud-init, one-context, none: correct"
-                " the image"
+                "PROVIDER_GUEST=sysprep of image debian-12 (7) is none of auto, cloud-init, one-context,"
+                " cloudbase-init, none: correct the image"
             ),
         ),
         (

@@ -1,0 +1,80 @@
+"""The user data of a VM's instance, by the program in its guest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from one_provider_mad.domain import Value, VmRequest
+from one_provider_mad.guest.choice import Program
+from one_provider_mad.guest.cloud_init import cloud_init_data
+from one_provider_mad.guest.cloudbase_init import cloudbase_init_data
+from one_provider_mad.guest.lines import old_lines, one_context_data
+from one_provider_mad.guest.parts import packed
+from one_provider_mad.guest.reading import MOST_SENTENCES, read_context
+
+
+class UserData(Value, frozen=True, kw_only=True):
+    """What an instance is told.
+
+    Attributes:
+        data: b"" for nothing.
+        warnings: sentences for the VM's log.
+    """
+
+    data: bytes = b""
+    warnings: tuple[str, ...] = ()
+
+
+def user_data_for(request: VmRequest, program: Program, *, limit: int) -> UserData:
+    """Make the user data from the VM's CONTEXT; nothing when it has none.
+
+    The same request gives the same data.
+
+    Args:
+        request: the VM.
+        program: the program in its guest.
+        limit: bytes beyond which it is sent in gzip, where the guest takes that.
+    """
+    contexts = request.template.vectors("CONTEXT")
+    if not contexts:
+        return UserData()
+    attributes = contexts[0]
+    if program == "unset":
+        return UserData(data=old_lines(attributes), warnings=(_UNSET, *_onegate(attributes)))
+    if program == "none":
+        return UserData(warnings=_not_sent(attributes))
+    context = read_context(attributes)
+    purpose = f"{request.vm_id}:{request.stime}"
+    if program == "one-context":
+        data, warnings = one_context_data(attributes, context, purpose=purpose)
+    else:
+        data, warnings = (
+            cloud_init_data(context, purpose=purpose) if program == "cloud-init" else cloudbase_init_data(context)
+        )
+        if len(data) > limit:
+            data = packed(data)
+    return UserData(data=data, warnings=(*warnings[:MOST_SENTENCES], *_onegate(attributes)))
+
+
+_UNSET = (
+    'CONTEXT reaches the guest as KEY="value" lines, which hardly any image reads: set guest in [context] of the'
+    ' configuration, such as "auto" for cloud-init'
+)
+
+
+def _not_sent(attributes: Mapping[str, str]) -> tuple[str, ...]:
+    context = read_context(attributes)
+    is_empty = not (context.names - {"DISK_ID", "TARGET", "NETWORK"} - {
+        name for name in context.names for interface in context.interfaces if name.startswith(f"{interface}_")
+    })  # fmt: skip
+    return () if is_empty else ("CONTEXT is not sent: the configuration, the image or the template says guest none",)
+
+
+def _onegate(attributes: Mapping[str, str]) -> tuple[str, ...]:
+    if attributes.get("ONEGATE_TOKEN"):
+        return ()
+    if attributes.get("TOKEN", "").strip().upper() == "YES":
+        return ("CONTEXT asks for a OneGate token, and none was made: the guest cannot report to OneGate",)
+    if attributes.get("REPORT_READY", "").strip().upper() == "YES":
+        return ("CONTEXT has REPORT_READY=YES without TOKEN=YES, so the guest cannot report: add TOKEN=YES",)
+    return ()
