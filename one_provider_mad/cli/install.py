@@ -207,6 +207,8 @@ def configuration_of(name: str, kind: str, *, given: Tree) -> str:
     if given.get("provider", json.dumps(kind)) != json.dumps(kind):
         raise SettingsError("name the provider with --provider")
     values: Tree = {"owner": json.dumps(f"one-{secrets.token_hex(4)}"), **given, "provider": json.dumps(kind)}
+    # Without it a guest gets its context as with release 0.1, for the sake of older configurations.
+    values["context"] = {"guest": json.dumps("auto"), **_in_table(given, "context")}
     settings = Settings(provider=kind)
     configuration = Configuration(name=name, path=None, settings=settings, table={})
     plain = (key for key in keys_of(Settings) if not key.table and key.name not in tables())

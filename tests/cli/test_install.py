@@ -225,7 +225,7 @@ def test_set_writes_settings_into_the_new_configuration_between_the_comments(one
         "policy": {"forbidden_attributes": ["USERDATA"]},
         "orphans": {"interval": 600},
         "metrics": {},
-        "context": {},
+        "context": {"guest": "auto"},
         "security_groups": {},
     }
     assert comments_of(path.read_text()) == comments_of(plain)

@@ -10,6 +10,7 @@ from one_provider_mad.errors import BadParameter, WrongState
 from one_provider_mad.providers.ec2 import sizes, template
 from one_provider_mad.providers.ec2.attributes import flag, words
 from one_provider_mad.providers.ec2.client import Client
+from one_provider_mad.providers.ec2.context import told_guest
 from one_provider_mad.providers.ec2.disks import Disks
 from one_provider_mad.providers.ec2.query import numbered, pairs
 from one_provider_mad.providers.ec2.settings import Ec2Settings
@@ -48,6 +49,7 @@ class Changes:
             "EBS_OPTIMIZED": self._set_bandwidth,
             "USERDATA": self.set_user_data,
             "CLOUD_INIT": self.set_user_data,
+            "GUEST": self.set_user_data,
             "TAGS": self._set_tags,
             "ELASTICIP": self.associate_address,
         }
@@ -98,8 +100,8 @@ class Changes:
             WrongState: the instance is not stopped.
         """
         _check_stopped(await self._instance(deploy_id), "user data", ": it is when the VM is resumed from a power off")
-        text = template.user_data_of(request, self._section(request))
-        await self._modify(deploy_id, {"UserData.Value": text})
+        told = told_guest(request, self._section(request), self._context)
+        await self._modify(deploy_id, {"UserData.Value": told.encoded})
 
     async def _set_groups(self, deploy_id: DeployId, request: VmRequest) -> None:
         groups = words(self._section(request).text("SECURITYGROUPIDS"))

@@ -119,9 +119,10 @@ class Ec2Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     instance_profile: str = ""
     """Name or ARN of the instance profile of new instances. Only here: it gives privileges."""
 
-    imdsv2: Literal["required", "optional"] = "required"
+    imdsv2: Literal["required", "one-context", "optional"] = "required"
     """Whether the instance's metadata service requires a session token, which protects the instance's credentials from
-    flaws of web applications."""
+    flaws of web applications. `one-context`: not where OpenNebula's one-context is to read the context, since it sends
+    none; a user can have that with GUEST in the template."""
 
     metadata_hop_limit: Annotated[int, Meta(ge=1, le=64)] = 1
     """Network hops allowed for an answer of the metadata service; 2 for containers within the instance."""
@@ -187,6 +188,8 @@ class Ec2Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         for name in defaults:
             if name not in KNOWN_ATTRIBUTES:
                 raise ValueError(f"defaults: {name} is no PUBLIC_CLOUD attribute of EC2; names are in upper case")
+            if name == "GUEST":
+                raise ValueError("defaults: GUEST is for templates, set guest in [context]")
         for item in defaults.get("TAGS", "").split(","):
             if (name := item.partition("=")[0].strip()).upper().startswith(TAG_PREFIX):
                 raise ValueError(f"defaults: TAGS holds {name}, which is reserved")

@@ -6,7 +6,6 @@ API_RunInstances.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from itertools import product
 
@@ -20,14 +19,13 @@ from one_provider_mad.providers.ec2.attributes import (
     PREFERRED,
     PRIVILEGED,
     check_tags,
-    encoded_user_data,
     flag,
     is_spot,
     price,
-    user_data,
     words,
 )
 from one_provider_mad.providers.ec2.combinations import check_combinations
+from one_provider_mad.providers.ec2.context import Told, told_guest
 from one_provider_mad.providers.ec2.launch import Launch
 from one_provider_mad.providers.ec2.launch_disks import disk_warnings, further_volumes, root_size
 from one_provider_mad.providers.ec2.launch_interfaces import (
@@ -115,12 +113,13 @@ def plan(request: VmRequest, settings: Ec2Settings, context: ProviderContext) ->
     check_combinations(section.attributes, defaults=settings.defaults)
     own = read_section(_modern(request), hypervisor=context.hypervisor).attributes
     interfaces = launch_interfaces(request, section, own, settings.defaults, context)
+    told = told_guest(request, section, context)
     fixed = {
         **_named(request, section),
         **_network(section, interfaces),
         **device_mappings(section.text("BLOCKDEVICEMAPPING")),
-        **_user_data(request, section),
-        **_from_configuration(settings),
+        **({"UserData": told.encoded} if told.encoded else {}),
+        **_from_configuration(settings, has_one_context=told.program == "one-context"),
     }
     root = root_volume(section)
     tags = tags_of(request, section, settings)
@@ -140,9 +139,11 @@ def plan(request: VmRequest, settings: Ec2Settings, context: ProviderContext) ->
         ),
         warnings=(
             *section.warnings,
-            *_warnings(request, section),
+            *_warnings(section),
             *disk_warnings(request, context),
             *_nic_warnings(request, interfaces),
+            *told.warnings,
+            *_of_metadata(told, settings),
         ),
     )
 
@@ -177,10 +178,11 @@ def _network(section: Section, interfaces: tuple[LaunchInterface, ...]) -> dict[
     }
 
 
-def _from_configuration(settings: Ec2Settings) -> dict[str, str]:
+def _from_configuration(settings: Ec2Settings, *, has_one_context: bool) -> dict[str, str]:
     """Return the parameters that end users may not set."""
+    is_optional = settings.imdsv2 == "optional" or (settings.imdsv2 == "one-context" and has_one_context)
     fixed = {
-        "MetadataOptions.HttpTokens": settings.imdsv2,
+        "MetadataOptions.HttpTokens": "optional" if is_optional else "required",
         "MetadataOptions.HttpPutResponseHopLimit": str(settings.metadata_hop_limit),
     }
     if profile := settings.instance_profile:
@@ -248,7 +250,7 @@ def _cap(requested: str, allowed: str) -> str:
     return price("SPOTPRICE", requested)
 
 
-# Tags and user data
+# Tags
 
 
 def tags_of(request: VmRequest, section: Section, settings: Ec2Settings) -> dict[str, str]:
@@ -259,44 +261,10 @@ def tags_of(request: VmRequest, section: Section, settings: Ec2Settings) -> dict
     return tags
 
 
-def _user_data(request: VmRequest, section: Section) -> dict[str, str]:
-    text = user_data_of(request, section)
-    return {"UserData": text} if text else {}
-
-
-def user_data_of(request: VmRequest, section: Section) -> str:
-    """Return user data in base64, "" for none. Raises BadParameter."""
-    if given := section.text("USERDATA"):
-        return user_data(given)
-    contexts = request.template.vectors("CONTEXT")
-    if not contexts:
-        return ""
-    is_cloud_init = bool(section.text("CLOUD_INIT")) and flag("CLOUD_INIT", section.text("CLOUD_INIT"))
-    text = _cloud_config(contexts[0]) if is_cloud_init else _context(contexts[0])
-    return encoded_user_data(text.encode(), source="CONTEXT") if text else ""
-
-
-def _cloud_config(context: Mapping[str, str]) -> str:
-    """Return upstream's text for cloud-init: the SSH keys. JSON's strings are valid YAML."""
-    keys = [key for line in context.get("SSH_PUBLIC_KEY", "").splitlines() if (key := line.strip())]
-    return "\n".join(["#cloud-config", "ssh_authorized_keys:", *(f"  - {json.dumps(key)}" for key in keys), ""])
-
-
-def _context(context: Mapping[str, str]) -> str:
-    """Return `KEY="value"` lines, as OpenNebula's contextualization sources them in a shell."""
-    return "".join(f'{name}="{_quoted(value)}"\n' for name, value in context.items())
-
-
-def _quoted(value: str) -> str:
-    for special in '\\"$`':
-        value = value.replace(special, f"\\{special}")
-    return value
-
-
 # Warnings for the VM's log
 
 
-def _warnings(request: VmRequest, section: Section) -> tuple[str, ...]:
+def _warnings(section: Section) -> tuple[str, ...]:
     handled = {*HISTORIC, *PRIVILEGED}
     remaining = {name: value for name, value in section.attributes.items() if name not in handled}
     return (
@@ -311,7 +279,6 @@ def _warnings(request: VmRequest, section: Section) -> tuple[str, ...]:
             if name in PRIVILEGED
         ),
         *msgspec.structs.replace(section, attributes=remaining).unknown(KNOWN_ATTRIBUTES, cloud="ec2"),
-        *_context_warnings(request),
     )
 
 
@@ -322,8 +289,13 @@ def _nic_warnings(request: VmRequest, interfaces: tuple[LaunchInterface, ...]) -
     return nics_not_made(request, made="the instance", instead=instead)
 
 
-def _context_warnings(request: VmRequest) -> tuple[str, ...]:
-    contexts = request.template.vectors("CONTEXT")
-    if contexts and contexts[0].get("TOKEN", "").upper() == "YES":
-        return ("CONTEXT asks for a OneGate token, which this driver cannot make: ONEGATE_TOKEN is left out",)
+_REFUSED_METADATA = (
+    "one-context in the guest reads user data without a session token, which the instance refuses: set"
+    ' imdsv2 = "one-context" in [ec2] of the configuration'
+)
+
+
+def _of_metadata(told: Told, settings: Ec2Settings) -> tuple[str, ...]:
+    if told.program == "one-context" and told.encoded and settings.imdsv2 == "required":
+        return (_REFUSED_METADATA,)
     return ()

@@ -36,10 +36,14 @@ vm_period = 0.1
 min_list_interval = 0.05
 [capacity]
 instance_types = {{ "t3.small" = 10 }}
+[context]
+guest = "{guest}"
 """
 
 
-def configuration(ec2: FaultyEc2, *, watch_interval: float = 0.02, grace: float = 5.0, more: str = "") -> str:
+def configuration(
+    ec2: FaultyEc2, *, watch_interval: float = 0.02, grace: float = 5.0, guest: str = "auto", more: str = ""
+) -> str:
     """A configuration of the endpoint, with short periods."""
     return CONFIGURATION.format(
         owner=OWNER,
@@ -49,6 +53,7 @@ def configuration(ec2: FaultyEc2, *, watch_interval: float = 0.02, grace: float 
         secret=SECRET,
         watch_interval=watch_interval,
         grace=grace,
+        guest=guest,
         more=more,
     )
 

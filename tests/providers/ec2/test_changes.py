@@ -116,7 +116,16 @@ class TestSection:
         provider = await connect()
         deploy_id = await stopped(provider)
         assert provider.changeable_attributes == {
-            *("INSTANCETYPE", "SECURITYGROUPIDS", "EBS_OPTIMIZED", "USERDATA", "CLOUD_INIT", "TAGS", "ELASTICIP")
+            *(
+                "INSTANCETYPE",
+                "SECURITYGROUPIDS",
+                "EBS_OPTIMIZED",
+                "USERDATA",
+                "CLOUD_INIT",
+                "GUEST",
+                "TAGS",
+                "ELASTICIP",
+            )
         }
         with pytest.raises(BadParameter, match="AMI counts only when an instance is created"):
             await provider.reconfigure(deploy_id, a_vm(AMI="ami-0new"), "AMI")

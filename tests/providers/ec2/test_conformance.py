@@ -12,6 +12,7 @@ import pytest
 
 from one_provider_mad.domain import DeployId, InstanceState, Template, VmId, VmRequest
 from one_provider_mad.errors import WrongState
+from one_provider_mad.mappings import ContextSettings, Mappings
 from one_provider_mad.providers.interface import (
     ContextUpdate,
     DiskSnapshots,
@@ -52,7 +53,7 @@ class TestEc2Conforms(OwnedCloudConformance):
     @pytest.fixture
     def cloud(self, ec2: FaultyEc2) -> CloudUnderTest:
         return CloudUnderTest(
-            connect=partial(make, ec2.url),
+            connect=partial(make, ec2.url, mappings=Mappings(context=ContextSettings(guest="auto"))),
             console=Ec2Console(ec2),
             section={"AMI": "ami-0abc", "INSTANCETYPE": "t3.small"},
             other_section={"INSTANCETYPE": "t3.large"},

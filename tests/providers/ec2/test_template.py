@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import email
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -12,12 +14,15 @@ import pytest
 
 from one_provider_mad.domain import Template, VmId, VmRequest
 from one_provider_mad.errors import BadParameter, SettingsError
+from one_provider_mad.mappings import ContextSettings, Guest, ImageMapping, Mappings
 from one_provider_mad.providers.ec2.attributes import KNOWN_ATTRIBUTES, LONGEST_USER_DATA
+from one_provider_mad.providers.ec2.context import told_guest
 from one_provider_mad.providers.ec2.launch import read_launch, run_instances
 from one_provider_mad.providers.ec2.launch_disks import ImageDisks
 from one_provider_mad.providers.ec2.settings import Ec2Settings
 from one_provider_mad.providers.ec2.template import plan
 from one_provider_mad.providers.interface import CreatePlan
+from one_provider_mad.providers.public_cloud import Section
 from one_provider_mad.settings import convert
 from tests.providers.contexts import a_context
 from tests.providers.ec2.model import unknown_parameters
@@ -350,11 +355,68 @@ class TestContext:
         assert self.decoded({}, context) == 'NETWORK="YES"\nSTART_SCRIPT="echo \\"\\$HOME\\" \\`id\\` \\\\"\n'
 
     def test_with_cloud_init_user_data_is_a_cloud_config_with_the_ssh_keys(self) -> None:
-        context = {"SSH_PUBLIC_KEY": 'ssh-rsa AAAA me\n\nssh-ed25519 BBBB: "you"', "OTHER": "x"}
-        assert self.decoded({"CLOUD_INIT": "yes"}, context) == (
-            '#cloud-config\nssh_authorized_keys:\n  - "ssh-rsa AAAA me"\n  - "ssh-ed25519 BBBB: \\"you\\""\n'
-        )
+        context = {"SSH_PUBLIC_KEY": 'ssh-rsa AAAA me\n\nssh-ed25519 BBBB: "you"'}
+        for attributes in ({"CLOUD_INIT": "yes"}, {"GUEST": "cloud-init"}):
+            _, part = email.message_from_string(self.decoded(attributes, context)).walk()
+            assert part.get_content_type() == "text/cloud-config"
+            config = json.loads(str(part.get_payload()).removeprefix("#cloud-config"))
+            assert config == {"ssh_authorized_keys": ["ssh-rsa AAAA me", 'ssh-ed25519 BBBB: "you"']}
         assert self.decoded({"CLOUD_INIT": "NO"}, context).startswith("SSH_PUBLIC_KEY=")
+
+    def test_the_template_then_the_configuration_says_which_program_reads_the_context(self) -> None:
+        def user_data(attributes: dict[str, str], guest: Guest | None) -> str:
+            context = msgspec.structs.replace(a_context(), mappings=Mappings(context=ContextSettings(guest=guest)))
+            vm = a_vm({**SECTION, **attributes}, context={"SET_HOSTNAME": "web", "EMPTY": ""})
+            made = plan(vm, Ec2Settings(region="eu-west-1"), context)
+            return base64.b64decode(read_launch(made.alternatives[0]).parameters.get("UserData", "")).decode()
+
+        lines = 'SET_HOSTNAME="web"\nNETCFG_TYPE="none"\n'
+        assert user_data({}, None) == 'SET_HOSTNAME="web"\nEMPTY=""\n'
+        assert "#cloud-config" in user_data({}, "auto")
+        assert "#cloud-config" in user_data({}, "cloud-init")
+        assert user_data({}, "one-context") == lines
+        assert user_data({}, "none") == ""
+        assert user_data({"GUEST": "One-Context"}, "none") == lines
+        assert user_data({"CLOUD_INIT": "no"}, "cloud-init") == lines
+        assert user_data({"GUEST": "none", "CLOUD_INIT": "yes"}, None) == ""
+
+    def test_the_image_of_the_first_disk_says_which_program_reads_the_context(self) -> None:
+        images = {"old": ImageMapping(image="ami-1", guest="one-context"), "new": ImageMapping(image="ami-2")}
+
+        def program(guest: Guest | None, **disk: str) -> str:
+            vm = a_vm(SECTION, context={"SET_HOSTNAME": "web"})
+            values = {**vm.template.values, "DISK": (disk,)}
+            context = a_context(images)
+            mappings = msgspec.structs.replace(context.mappings, context=ContextSettings(guest=guest))
+            told = told_guest(
+                msgspec.structs.replace(vm, template=Template(values=values)),
+                Section(),
+                msgspec.structs.replace(context, mappings=mappings),
+            )
+            return told.program
+
+        assert program("auto", IMAGE="old") == "one-context"
+        assert program(None, IMAGE="old") == "one-context"
+        assert program("none", IMAGE="new") == "none"
+        assert program("none", IMAGE="other", PROVIDER_GUEST="aws-east=cloud-init x=none") == "cloud-init"
+
+    @pytest.mark.parametrize(
+        ("imdsv2", "guest", "tokens", "warnings"),
+        [
+            ("required", "cloud-init", "required", 0),
+            ("required", "one-context", "required", 1),
+            ("one-context", "one-context", "optional", 0),
+            ("one-context", "cloud-init", "required", 0),
+            ("optional", "cloud-init", "optional", 0),
+        ],
+    )
+    def test_only_the_configuration_lets_one_context_read_user_data_without_a_session_token(
+        self, imdsv2: str, guest: Guest, tokens: str, warnings: int
+    ) -> None:
+        settings = convert({"region": "eu-west-1", "imdsv2": imdsv2}, Ec2Settings, path=None)
+        made = plan(a_vm({**SECTION, "GUEST": guest}, context={"USERNAME": "me"}), settings, a_context())
+        assert read_launch(made.alternatives[0]).parameters["MetadataOptions.HttpTokens"] == tokens
+        assert sum('set imdsv2 = "one-context"' in warning for warning in made.warnings) == warnings
 
     def test_userdata_of_the_section_is_sent_instead_of_the_context(self) -> None:
         assert call({"USERDATA": "eA=="}, context={"A": "b"}) == {"UserData": "eA=="}
@@ -376,7 +438,16 @@ class TestContext:
             planned({"USERDATA": given})
 
     def test_a_context_that_wants_a_onegate_token_gets_a_warning(self) -> None:
-        assert "OneGate" in planned({}, context={"TOKEN": "YES"}).warnings[0]
+        assert any("OneGate" in warning for warning in planned({}, context={"TOKEN": "YES"}).warnings)
+
+    def test_lines_that_hardly_any_guest_reads_are_told_with_the_setting_that_changes_that(self) -> None:
+        told = [warning for warning in planned({}, context={"A": "b"}).warnings if "[context]" in warning]
+        assert len(told) == 1
+        assert not planned({}).warnings
+
+    def test_a_context_that_userdata_replaces_is_told(self) -> None:
+        told = planned({"USERDATA": "eA=="}, context={"A": "b"}).warnings
+        assert "USERDATA of the PUBLIC_CLOUD section is sent instead of CONTEXT" in told[-1]
 
 
 @pytest.mark.parametrize(
@@ -387,6 +458,7 @@ class TestContext:
         ({"USERDATA": "not base64!"}, "USERDATA of the PUBLIC_CLOUD section is not base64"),
         ({"EBS_OPTIMIZED": "maybe"}, "EBS_OPTIMIZED=maybe of the PUBLIC_CLOUD section is neither YES nor NO"),
         ({"CLOUD_INIT": "maybe"}, "CLOUD_INIT=maybe"),
+        ({"GUEST": "windows"}, "GUEST=windows of the template is none of auto, cloud-init, one-context"),
         ({"SPOT": "sometimes"}, "SPOT=SOMETIMES"),
         ({"SPOTPRICE": "-1"}, "SPOTPRICE=-1 of the PUBLIC_CLOUD section is no price"),
         ({"SPOTPRICE": "0"}, "SPOTPRICE=0 of the PUBLIC_CLOUD section is no price"),

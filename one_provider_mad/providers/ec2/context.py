@@ -1,0 +1,56 @@
+"""What an instance is told in its user data: USERDATA of the section, or else the VM's CONTEXT; no I/O."""
+
+from __future__ import annotations
+
+from one_provider_mad.domain import Value, VmRequest
+from one_provider_mad.guest.choice import ATTRIBUTE, Program, choose
+from one_provider_mad.guest.user_data import user_data_for
+from one_provider_mad.providers.ec2.attributes import LONGEST_USER_DATA, encoded_user_data, flag, user_data
+from one_provider_mad.providers.interface import ProviderContext
+from one_provider_mad.providers.mapped_images import mapped_image, root_disk
+from one_provider_mad.providers.public_cloud import SECTION, Section
+
+
+class Told(Value, frozen=True, kw_only=True):
+    """User data for one instance.
+
+    Attributes:
+        encoded: in base64, "" for none.
+        program: what reads it in the guest.
+        warnings: sentences for the VM's log.
+    """
+
+    encoded: str = ""
+    program: Program = "none"
+    warnings: tuple[str, ...] = ()
+
+
+def told_guest(request: VmRequest, section: Section, context: ProviderContext) -> Told:
+    """Return the user data of the VM's instance.
+
+    Args:
+        request: the VM.
+        section: its PUBLIC_CLOUD section, completed by the configuration's defaults.
+        context: the configuration's tables.
+
+    Raises:
+        BadParameter: USERDATA, GUEST or CLOUD_INIT is not valid, or the user data is larger than EC2's limit.
+    """
+    program = choose(
+        request,
+        in_section=section.text(ATTRIBUTE),
+        is_cloud_init=flag("CLOUD_INIT", section.text("CLOUD_INIT")) if section.text("CLOUD_INIT") else None,
+        image=mapped_image(root_disk(request), context).guest,
+        settings=context.mappings.context,
+    )
+    if given := section.text("USERDATA"):
+        return Told(encoded=user_data(given), warnings=_replaced(request))
+    made = user_data_for(request, program, limit=LONGEST_USER_DATA)
+    encoded = encoded_user_data(made.data, source="CONTEXT") if made.data else ""
+    return Told(encoded=encoded, program=program, warnings=made.warnings)
+
+
+def _replaced(request: VmRequest) -> tuple[str, ...]:
+    if not any(request.template.vectors("CONTEXT")):
+        return ()
+    return (f"USERDATA of the {SECTION} section is sent instead of CONTEXT: the guest gets nothing of the latter",)
