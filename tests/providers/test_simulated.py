@@ -41,6 +41,7 @@ from one_provider_mad.errors import (
     TokenSpent,
     WrongState,
 )
+from one_provider_mad.mappings import ContextSettings, Mappings
 from one_provider_mad.providers.interface import CreateCall, CreatePlan, ProviderContext
 from one_provider_mad.providers.simulated.cloud import Extras, Launch
 from one_provider_mad.providers.simulated.provider import SimulatedProvider, factory
@@ -285,6 +286,14 @@ class TestPlan:
         assert parameters["context"] == """START_SCRIPT='echo it'"'"'s me'"""
         assert parameters["disks"] == {"0": {"size": 2048, "target": "vda"}}
         assert parameters["nics"] == {"0": {"NIC_ID": "0", "MAC": "02:00:0a:00:00:05"}}
+
+    def test_with_a_guest_the_context_is_what_that_guest_would_read(self, tmp_path: Path) -> None:
+        mappings = Mappings(context=ContextSettings(guest="auto"))
+        provider = SimulatedProvider(msgspec.structs.replace(place(tmp_path), mappings=mappings), SimulatedSettings())
+        context = {"SET_HOSTNAME": "web", "GROW_FS": "/data"}
+        plan = provider.plan(msgspec.structs.replace(a_vm(), template=Template(values={"CONTEXT": (context,)})))
+        assert "#cloud-config" in plan.alternatives[0]["context"]
+        assert [warning for warning in plan.warnings if "GROW_FS has no effect" in warning]
 
 
 class TestSettings:
@@ -1069,6 +1078,7 @@ CHILD = """
 import ast, asyncio, msgspec, sys
 from pathlib import Path
 from one_provider_mad.domain import VmId, VmRequest
+from one_provider_mad.mappings import ContextSettings, Mappings
 from one_provider_mad.providers.interface import CreateCall, ProviderContext
 from one_provider_mad.providers.simulated.provider import factory
 from one_provider_mad.providers.simulated.settings import SimulatedSettings

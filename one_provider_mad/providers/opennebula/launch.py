@@ -38,6 +38,9 @@ would name files of the partner's front-end."""
 _WRITTEN_CONTEXT = re.compile(r"(?:ETH|PCI)[0-9]+_.*|DISK_ID|TARGET")
 """Attributes that OpenNebula writes anew into a given CONTEXT (src/vm/VirtualMachine.cc, updateconf)."""
 
+_FILES = ("FILES", "FILES_DS", "INIT_SCRIPTS")
+"""Attributes about files of the local front-end."""
+
 _AS_BASE64 = ("START_SCRIPT", "PASSWORD", "CRYPTED_PASSWORD")
 """Attributes that OpenNebula's contextualization packages also accept as `<NAME>_BASE64`."""
 
@@ -369,11 +372,18 @@ def network_of(name: str) -> dict[str, str]:
 
 
 def _context(request: VmRequest, settings: OpenNebulaSettings) -> tuple[dict[str, str], tuple[str, ...]]:
-    if settings.context == "none":
-        return {}, ()
     given = {name: value for section in request.template.vectors("CONTEXT") for name, value in section.items()}
+    if settings.context == "none":
+        is_dropped = any(without_local(given))
+        return {}, ('CONTEXT is not sent: the configuration has context = "none"',) if is_dropped else ()
     context, lost = portable_context(given)
-    return context, (lost_sentence(some(lost)),) if lost else ()
+    sentences = [lost_sentence(some(lost))] if lost else []
+    if files := [name for name in _FILES if given.get(name)]:
+        sentences.append(
+            f"{' and '.join(files)} of CONTEXT do nothing at a partner: files of the context disk stay on this"
+            " OpenNebula's front-end, put a script into START_SCRIPT"
+        )
+    return context, tuple(sentences)
 
 
 def lost_sentence(name: str) -> str:

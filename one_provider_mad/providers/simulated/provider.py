@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+import sys
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
@@ -13,6 +14,8 @@ import msgspec
 
 from one_provider_mad.domain import DeployId, Identity, Instance, SnapshotId, Template, VmId, VmRequest
 from one_provider_mad.errors import BadParameter, InstanceNotFound
+from one_provider_mad.guest.choice import choose
+from one_provider_mad.guest.user_data import user_data_for
 from one_provider_mad.providers.interface import (
     Attached,
     Capacity,
@@ -37,7 +40,7 @@ from one_provider_mad.providers.simulated.hardware import ADDRESS, PASSING_FACTS
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
 from one_provider_mad.providers.simulated.traffic import Traffic
 
-KNOWN_ATTRIBUTES = ("TYPE", "HOST", "CLOUD", "NAME", "TAGS", "PROVIDER_IMAGE_ID", "PROVIDER_INSTANCE_TYPE")
+KNOWN_ATTRIBUTES = ("TYPE", "HOST", "CLOUD", "NAME", "TAGS", "PROVIDER_IMAGE_ID", "PROVIDER_INSTANCE_TYPE", "GUEST")
 """All attributes of a PUBLIC_CLOUD section for this cloud."""
 
 DEFAULT_IMAGE = "default"
@@ -91,9 +94,12 @@ class SimulatedProvider:
     def plan(self, request: VmRequest) -> CreatePlan:
         """Return one alternative for each type in PROVIDER_INSTANCE_TYPE, or the smallest type for CPU and MEMORY."""
         section = read_section(request, hypervisor=self._hypervisor)
+        context, warnings = self._told(request, section)
         return CreatePlan(
-            alternatives=tuple(self._parameters(request, section, name) for name in self._types(request, section)),
-            warnings=(*section.warnings, *section.unknown(KNOWN_ATTRIBUTES, cloud=self.name)),
+            alternatives=tuple(
+                self._parameters(request, section, name, context) for name in self._types(request, section)
+            ),
+            warnings=(*section.warnings, *section.unknown(KNOWN_ATTRIBUTES, cloud=self.name), *warnings),
         )
 
     async def create(self, call: CreateCall) -> DeployId:
@@ -241,7 +247,7 @@ class SimulatedProvider:
 
     async def update_context(self, deploy_id: DeployId, request: VmRequest) -> None:
         """Replace the context."""
-        context = _context(request.template)
+        context, _ = self._told(request, read_section(request, hypervisor=self._hypervisor))
         await self._rework("update_context", deploy_id, lambda hardware: hardware.update_context(context))
 
     async def update_security_group(self, deploy_id: DeployId, request: VmRequest) -> None:
@@ -298,7 +304,21 @@ class SimulatedProvider:
             self._offer.smallest(cpu=_figure(template, "CPU"), memory=_figure(template, "MEMORY"))
         ]
 
-    def _parameters(self, request: VmRequest, section: Section, type_name: str) -> Parameters:
+    def _told(self, request: VmRequest, section: Section) -> tuple[str, tuple[str, ...]]:
+        """Return what the guest is told, and sentences about what it is not; there is no guest to read either."""
+        program = choose(
+            request,
+            in_section=section.text("GUEST"),
+            is_cloud_init=None,
+            image=mapped_image(root_disk(request), self._context).guest,
+            settings=self._context.mappings.context,
+        )
+        if program == "unset":
+            return _context(request.template), ()
+        made = user_data_for(request, program, limit=sys.maxsize)
+        return made.data.decode(errors="backslashreplace"), made.warnings
+
+    def _parameters(self, request: VmRequest, section: Section, type_name: str, context: str) -> Parameters:
         size = self._offer.size(type_name)
         mapped = mapped_image(root_disk(request), self._context).image
         image = section.text("PROVIDER_IMAGE_ID") or mapped or (self._offer.images or (DEFAULT_IMAGE,))[0]
@@ -312,7 +332,7 @@ class SimulatedProvider:
             cpu=size.cpu,
             memory=size.memory,
             tags=dict(section.tags),
-            context=_context(request.template),
+            context=context,
             disks={disk_id: _disk(disk) for disk_id, disk in disks.items()},
             nics={nic_id: self._nic(nic) for nic_id, nic in nics.items()},
         )

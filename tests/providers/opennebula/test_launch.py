@@ -17,6 +17,7 @@ from one_provider_mad.errors import BadParameter
 from one_provider_mad.providers.opennebula.launch import Launch, merged_context, plan_launch, write_extra, write_whole
 from one_provider_mad.providers.opennebula.settings import OpenNebulaSettings
 from one_provider_mad.providers.public_cloud import read_section
+from one_provider_mad.settings import convert
 from one_provider_mad.template_text.exact_writer import UnwritableError, attribute, is_writable, vector
 from one_provider_mad.template_text.strict_reader import read_template
 from tests.providers.contexts import a_context
@@ -145,6 +146,19 @@ def test_a_context_value_that_the_partner_would_expand_is_left_out_with_a_warnin
     )
     assert launch.context == {"PLAIN": "x"}
     assert [warning.split(" is left out")[0] for warning in warnings] == ["CONTEXT attribute GREETING"]
+
+
+def test_what_of_the_context_no_partner_gets_is_told() -> None:
+    def sentences(context: str, **attributes: str) -> list[str]:
+        request = a_vm(context=attributes)
+        settings = convert({"context": context}, OpenNebulaSettings, path=None)
+        return list(plan_launch(request, read_section(request, hypervisor="opennebula"), settings, a_context())[1])
+
+    (sentence,) = sentences("merge", FILES_DS="/x:'a'", INIT_SCRIPTS="a", PLAIN="x")
+    assert "FILES_DS and INIT_SCRIPTS of CONTEXT do nothing at a partner: files of the context disk stay" in sentence
+    (sentence,) = sentences("none", PLAIN="x")
+    assert sentence.startswith("CONTEXT is not sent")
+    assert not sentences("none", TARGET="hda")
 
 
 def test_our_start_script_in_base64_replaces_the_templates_plain_one() -> None:
