@@ -21,6 +21,7 @@ help:
 	@echo 'make test-oned  whole lives under an installed OpenNebula: make test-oned ONE=/opt/one-7.4.0'
 	@echo 'make packages   the .deb and .rpm of each distribution, into dist/; TARGETS="deb12 el" names some'
 	@echo 'make test-packages  install, upgrade, purge in fresh Debian roots, as root'
+	@echo 'make test-guest  cloud-init and one-context read what is sent for a CONTEXT, as root; ONE_CONTEXT=/path/to/one-apps'
 	@echo 'make lint       ruff and mypy alone'
 	@echo 'make soak       the long proofs'
 	@echo 'make bench      the figures, measured here'
@@ -81,7 +82,7 @@ test-oldest:
 test-oned: dev
 	ONE='$(ONE)' $(BIN)/pytest -m oned -rs -o session_timeout=570 tests/real_oned
 
-.PHONY: packages test-packages
+.PHONY: packages test-packages test-guest
 
 # Each package needs a Python of its distribution's version, which compiles, and dpkg-deb or rpmbuild.
 packages: dev
@@ -91,6 +92,11 @@ packages: dev
 ROOTS ?= dist/roots
 test-packages: dev
 	ROOTS='$(ROOTS)' $(BIN)/pytest -m packages -rs -o timeout=1800 tests/packages
+
+# As root, with debootstrap and util-linux: guests in namespaces, whose files are made once, in $(ROOTS). ONE_CONTEXT names
+# the sources of one-context: a checkout of OpenNebula's one-apps.
+test-guest: dev
+	ROOTS='$(ROOTS)' ONE_CONTEXT='$(ONE_CONTEXT)' $(BIN)/pytest -m guest -rs -o timeout=600 tests/real_guest
 
 soak: dev
 	$(BIN)/pytest $(SOAK)

@@ -25,8 +25,8 @@ _START = "/var/lib/one-context/start-script"
 _MERGE = "dict(no_replace,recurse_array)+list(append)+str()"
 """Values of the user's own cloud-config stay, lists are joined; without this, ours would replace all of its lists."""
 
-_UNPRINTABLE = re.compile("[\x7f-\x84\x86-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
-"""Characters that JSON takes as they are, and YAML does not (yaml.org/spec/1.2.2, 5.1)."""
+_UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+"""Characters that JSON takes as they are, and YAML does not, or takes as line breaks (yaml.org/spec/1.2.2, 5)."""
 
 _READY = r"""#!/bin/sh
 # Reports READY=YES to OneGate, as one-context does.
