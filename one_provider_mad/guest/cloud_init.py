@@ -29,15 +29,17 @@ _UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 """Characters that JSON takes as they are, and YAML does not, or takes as line breaks (yaml.org/spec/1.2.2, 5)."""
 
 _READY = r"""#!/bin/sh
-# Reports READY=YES to OneGate, as one-context does.
+# Reports READY=YES to OneGate, in the form of one-context's client, which every release of OneGate takes.
 . {variables}
+body='data=READY%3DYES&type=1'
 report() {{
   if command -v curl >/dev/null; then
-    curl -sf -m 30 -X PUT "$ONEGATE_ENDPOINT/vm" -H "X-ONEGATE-TOKEN: $ONEGATE_TOKEN" -H "X-ONEGATE-VMID: $VMID" \
-      -d READY=YES >/dev/null
+    curl -sf -m 30 -o /dev/null -X PUT -H "X-ONEGATE-TOKEN: $ONEGATE_TOKEN" -H "X-ONEGATE-VMID: $VMID" \
+      -d "$body" "$ONEGATE_ENDPOINT/vm"
   else
     wget -q -T 30 -O /dev/null --method=PUT --header="X-ONEGATE-TOKEN: $ONEGATE_TOKEN" \
-      --header="X-ONEGATE-VMID: $VMID" --body-data=READY=YES "$ONEGATE_ENDPOINT/vm"
+      --header="X-ONEGATE-VMID: $VMID" --header='Content-Type: application/x-www-form-urlencoded' \
+      --body-data="$body" "$ONEGATE_ENDPOINT/vm"
   fi
 }}
 for try in 1 2 3; do

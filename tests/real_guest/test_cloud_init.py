@@ -13,6 +13,9 @@ from tests.real_guest.guest import Guest
 
 pytestmark = pytest.mark.guest
 
+READY = "data=READY%3DYES&type=1"
+"""As OneGate reads it (OpenNebula src/onegate/onegate-server.rb, update)."""
+
 SETTINGS = """\
 datasource_list: [Ec2]
 datasource: {Ec2: {timeout: 5, max_wait: 20}}
@@ -92,7 +95,7 @@ def test_one_logs_in_as_the_user_of_the_context_and_finds_what_it_asked_for(
     assert guest.run("id", "-un", "bob") == "bob\n"
     assert guest.run("ls", "/root/theirs")
     ready = json.loads(guest.read("/srv/told/onegate"))
-    assert (ready["body"], ready["x-onegate-token"], ready["x-onegate-vmid"]) == ("READY=YES", "to ken==", "7")
+    assert (ready["body"], ready["x-onegate-token"], ready["x-onegate-vmid"]) == (READY, "to ken==", "7")
     assert "Permission denied" in shell(guest, key, "root", "true", check=False)
     check = "import crypt, spwd; hash = spwd.getspnam('alice').sp_pwdp; assert crypt.crypt('open sesame', hash) == hash"
     guest.run("python3", "-W", "ignore", "-c", check)
