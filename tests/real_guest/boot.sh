@@ -1,18 +1,34 @@
 #!/bin/sh
 # Boots nothing: gives a guest's root its own namespaces, files and metadata service, and stays until it is killed. Runs
-# in new namespaces (network, UTS, mount, PID), with the root, an empty folder, the folder with user-data and instance-id,
-# and whether the metadata service requires a session token.
+# in new namespaces (network, UTS, mount, PID), with the root (a folder, which stays as it is, or the file of a disk whose
+# first partition it is), an empty folder, the folder with user-data and instance-id, and whether the metadata service
+# requires a session token.
 set -e
 root=$1 place=$2 told=$3 tokens=$4
 
 mount -t tmpfs guest "$place"
 mkdir "$place/upper" "$place/work" "$place/root"
-mount -t overlay overlay -o "lowerdir=$root,upperdir=$place/upper,workdir=$place/work" "$place/root"
+if [ -f "$root" ]; then
+  disk=$(losetup --find --partscan --show "$root")
+  # The kernel may know no partition tables. It drops disk and partition when the last mount ends, with this process.
+  trap 'losetup --detach "$disk"' EXIT
+  partx --add "$disk" 2>/dev/null || :
+  mount "${disk}p1" "$place/root"
+  losetup --detach "$disk"
+  trap - EXIT
+else
+  mount -t overlay overlay -o "lowerdir=$root,upperdir=$place/upper,workdir=$place/work" "$place/root"
+fi
 cd "$place/root"
 mount -t proc proc proc
 mount -t sysfs sysfs sys
 mount -t tmpfs run run
 mount --rbind /dev dev
+if [ -n "${disk:-}" ]; then
+  mkdir -p dev/block # udev's
+  mount -t tmpfs block dev/block
+  ln -s "$disk" dev/block/7:"${disk#/dev/loop}"
+fi
 
 ip link set lo up
 ip link add eth0 type veth peer name outside

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +52,24 @@ def image(folder: Path) -> Path:
     return ready
 
 
+def disk(root: Path, path: Path, *, size: int, part: int) -> Path:
+    """Make a disk of so many MiB whose only partition has fewer, with a copy of the root.
+
+    Args:
+        root: the guest's files.
+        path: the disk's file.
+        size: MiB of the disk.
+        part: MiB of its partition.
+    """
+    entry = struct.pack("<B3sB3sII", 0, b"\xfe\xff\xff", 0x83, b"\xfe\xff\xff", 2048, part * 2048)
+    with path.open("wb") as file:
+        file.write(bytes(440) + b"one!" + bytes(2) + entry + bytes(48) + b"\x55\xaa")
+        file.truncate(size * 2**20)
+    copying = ["mkfs.ext4", "-q", "-F", "-d", str(root), "-E", f"offset={2**20}", str(path), f"{part}M"]
+    subprocess.run(copying, check=True)
+    return path
+
+
 class Guest:
     """A started guest.
 
@@ -95,7 +114,7 @@ class Guest:
 
 @contextmanager
 def started(root: Path, folder: Path, user_data: bytes, *, tokens: str, instance_id: str = "i-0abc") -> Iterator[Guest]:
-    """Yield a guest of this root, which stays as it is, with its metadata service; nothing in it has run yet."""
+    """Yield a guest of this root, a folder or a disk, with its metadata service; nothing in it has run yet."""
     told, place = folder / "told", folder / "place"
     told.mkdir(parents=True)
     place.mkdir()
