@@ -12,6 +12,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from contextvars import ContextVar
 
 MASK = "***"
 
@@ -59,12 +60,27 @@ class _Known:
 
 _known = _Known()
 
+_of_vm: ContextVar[tuple[tuple[str, str], ...]] = ContextVar("the forms of one VM's secrets", default=())
+"""End users choose these secrets: masked in the lines of other VMs, one could hide an id or an address there."""
+
 
 def keep_secret(*secrets: str) -> None:
     """Mask these secrets from now on, except short ones and ordinary words."""
     for secret in secrets:
         if len(secret) >= _SHORTEST and not _is_word(secret):
             _known.add(secret)
+
+
+def keep_vm_secret(secret: str) -> None:
+    """Mask a VM's secret, such as its password, in what the running task writes from now on: its VM's lines."""
+    if len(secret) >= _SHORTEST and not _is_word(secret):
+        found = dict((*_of_vm.get(), *_forms(secret, "")))
+        _of_vm.set(tuple(sorted(found.items(), key=lambda pair: -len(pair[0]))))
+
+
+def forget_vm_secrets() -> None:
+    """Mask no VM's secret in what the running task writes from now on: it turns to another VM."""
+    _of_vm.set(())
 
 
 def keep_login_secret(login: str) -> None:
@@ -90,7 +106,7 @@ def keep_url_secret(url: str) -> None:
 
 def masked(text: str) -> str:
     """Return the text with the known secrets masked."""
-    for form, mask in _known.forms:
+    for form, mask in (*_known.forms, *_of_vm.get()):
         if form in text:
             text = text.replace(form, mask)
     return text

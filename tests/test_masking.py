@@ -1,12 +1,21 @@
 from __future__ import annotations
 
 import base64
+import contextvars
 from urllib.parse import quote
 
 import pytest
 
 from one_provider_mad import masking
-from one_provider_mad.masking import keep_login_secret, keep_secret, keep_url_secret, masked, masked_by_name
+from one_provider_mad.masking import (
+    forget_vm_secrets,
+    keep_login_secret,
+    keep_secret,
+    keep_url_secret,
+    keep_vm_secret,
+    masked,
+    masked_by_name,
+)
 
 SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCY"
 
@@ -14,6 +23,7 @@ SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCY"
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(masking, "_known", masking._Known())
+    forget_vm_secrets()
 
 
 def in_base64(text: str) -> str:
@@ -89,3 +99,13 @@ def test_a_value_after_a_name_like_password_is_masked_even_if_it_is_no_configure
     text: str, expected: str
 ) -> None:
     assert masked_by_name(text) == expected
+
+
+def test_a_vms_secrets_are_masked_in_its_own_task_until_they_are_forgotten() -> None:
+    for secret in ("correct horse", SECRET, "short", "opennebula"):
+        keep_vm_secret(secret)
+    text = f"correct horse, {SECRET}, {in_base64(SECRET)}, short, opennebula"
+    assert masked(text) == "***, ***, ***, short, opennebula"
+    assert contextvars.Context().run(masked, text) == text, "another task writes of another VM"
+    forget_vm_secrets()
+    assert masked(text) == text

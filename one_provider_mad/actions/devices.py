@@ -37,7 +37,9 @@ async def perform_capability(work: Work, action: Action) -> str:
     check_change(work.policy, action, request)
     instance = await locate(work.vm)
     method: Callable[[DeployId, Any], Awaitable[str | None]] = getattr(provider, capability.method)
-    subject = request.operand if capability.operand else request
+    subject: Any = request.operand if capability.operand else request
+    if action is Action.UPDATECONF:
+        subject = await work.complete(request)
     resumption = resumption_of(work)
     await resumption.note_begun(action, instance.deploy_id)
     result = await work.cloud.call(

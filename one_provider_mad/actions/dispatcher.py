@@ -29,6 +29,7 @@ from one_provider_mad.calls.waiting import Waiting
 from one_provider_mad.domain import VmId, VmRequest
 from one_provider_mad.errors import CannotTell, MadError, internal_error
 from one_provider_mad.options import Options
+from one_provider_mad.ownership.creating import Complete, as_sent
 from one_provider_mad.protocol.messages import Action, Malformed, Request, Severity
 from one_provider_mad.tasks import is_cancelled
 
@@ -47,6 +48,7 @@ class Dispatcher:
         engines: the cloud and the journal.
         output: takes the lines for oned.
         clock: seconds since the epoch.
+        complete: completes requests with what only the core knows, for calls that send their attributes to the cloud.
 
     Attributes:
         core_is_up: set once the core may be answered (decision 27).
@@ -56,7 +58,15 @@ class Dispatcher:
         lanes: the jobs that wait and run.
     """
 
-    def __init__(self, options: Options, *, engines: EngineSource, output: Output, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        options: Options,
+        *,
+        engines: EngineSource,
+        output: Output,
+        clock: Callable[[], float],
+        complete: Complete = as_sent,
+    ) -> None:
         self._engines = engines
         self._cancelled: set[VmId] = set()
         self.core_is_up = asyncio.Event()
@@ -83,6 +93,7 @@ class Dispatcher:
             replies=self._replies,
             log_lines=self.log_lines,
             lead=self._lead,
+            complete=complete,
             clock=clock,
         )
 

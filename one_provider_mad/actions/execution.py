@@ -32,6 +32,8 @@ from one_provider_mad.calls.waiting import Patience, SettingsReplaced
 from one_provider_mad.domain import VmId, VmRequest
 from one_provider_mad.errors import JournalError, RequestRefused
 from one_provider_mad.journal.writer import Journal
+from one_provider_mad.masking import forget_vm_secrets
+from one_provider_mad.ownership.creating import Complete
 from one_provider_mad.protocol.messages import Action, Severity
 from one_provider_mad.protocol.vmm import deploy_id_problem
 from one_provider_mad.providers.interface import VerbatimDriver, VerbatimRequest
@@ -48,6 +50,7 @@ class Execution:
         replies: sends the POLL answer that precedes the answer of a start or stop, up to 5.10 (unrequested_poll.py).
         log_lines: the VMs' logs.
         lead: tells whether creates of an earlier leader may still be under way.
+        complete: completes requests, for calls that send their attributes to the cloud.
         clock: seconds since the epoch.
     """
 
@@ -59,6 +62,7 @@ class Execution:
         replies: Replies,
         log_lines: LogLines,
         lead: Lead,
+        complete: Complete,
         clock: Callable[[], float],
     ) -> None:
         self._engines = engines
@@ -66,6 +70,7 @@ class Execution:
         self._replies = replies
         self._log_lines = log_lines
         self._lead = lead
+        self._complete = complete
         self._clock = clock
         self._lookups = SharedLookups()
 
@@ -80,6 +85,7 @@ class Execution:
         Raises:
             MadError: it failed; DeadlineExceeded where it took too long.
         """
+        forget_vm_secrets()
         seconds = self._deadlines.seconds(accepted.action, is_settled=accepted.is_settled)
         limit = asyncio.timeout(seconds)
         try:
@@ -170,7 +176,14 @@ class Execution:
             requested_at=math.inf if accepted.recovered is None else accepted.recovered.requested_at,
             lookups=self._lookups,
             leads_since=self._lead.recent_start(),
+            complete=partial(self._completed, accepted),
         )
+
+    async def _completed(self, accepted: Accepted, request: VmRequest) -> VmRequest:
+        before, accepted.waiting.reason = accepted.waiting.reason, "the local OpenNebula"
+        completed = await self._complete(request)
+        accepted.waiting.reason = before
+        return completed
 
     def _log(self, vm_id: VmId, letter: str, text: str) -> None:
         self._log_lines.write(Severity(letter), text, vm_id)

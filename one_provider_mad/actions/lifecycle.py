@@ -48,6 +48,7 @@ async def create(work: Work) -> str:
             cloud=work.cloud.provider.name,
             mappings=work.mappings,
         ),
+        complete=work.complete,
     )
     deploy_id = await instance_for_deploy(
         work.vm,
@@ -69,6 +70,7 @@ def resumption_of(work: Work) -> Resumption:
         request=work.request,
         warn=work.warn,
         inform=work.inform,
+        complete=work.complete,
     )
 
 

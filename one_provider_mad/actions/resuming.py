@@ -35,8 +35,10 @@ from one_provider_mad.errors import (
     MadError,
     NotSupported,
     ProviderError,
+    RequestRefused,
 )
 from one_provider_mad.journal.writer import Journal
+from one_provider_mad.ownership.creating import Complete, as_sent
 from one_provider_mad.protocol.messages import Action
 from one_provider_mad.providers.interface import Attached, DeviceListing, Reconfigurable
 from one_provider_mad.settings import Policy
@@ -56,6 +58,7 @@ class Resumption(Value, frozen=True, kw_only=True):
         request: the VM.
         warn: writes failures to the VM's log.
         inform: writes successes to the VM's log.
+        complete: completes the request for calls that send its context or section.
     """
 
     cloud: Cloud
@@ -64,6 +67,7 @@ class Resumption(Value, frozen=True, kw_only=True):
     request: VmRequest
     warn: Callable[[str], None]
     inform: Callable[[str], None]
+    complete: Complete = as_sent
 
     async def note_baseline(self, deploy_id: DeployId) -> None:
         """Record the VM's present specification where there is none yet; an error is only logged in the VM's log.
@@ -196,7 +200,13 @@ class Resumption(Value, frozen=True, kw_only=True):
             self.warn(f"{error}; {change.what}, asked for while the VM was off, was refused for instance {deploy_id}")
             return spec
         method: Callable[[DeployId, Any], Awaitable[Any]] = getattr(provider, capability.method)
-        subject = change.operand if capability.operand else self.request
+        subject: Any = change.operand if capability.operand else self.request
+        if change.action is Action.UPDATECONF:
+            try:
+                subject = await self.complete(self.request)
+            except RequestRefused as error:
+                self._warn_of_refusal(deploy_id, change.what, error)
+                return spec
         doubt = with_begun(spec, change.action, change.operand)
         await self._record_other(deploy_id, spec, doubt)
         if await self._is_done(deploy_id, change.what, partial(method, deploy_id, subject), change.action.value):
@@ -221,8 +231,13 @@ class Resumption(Value, frozen=True, kw_only=True):
                 f"PUBLIC_CLOUD {', '.join(fixed)} was edited, and instance {deploy_id} keeps what it has: {_RECREATE}"
             )
         section = dict(spec.section)
+        try:
+            request = await self.complete(self.request)
+        except RequestRefused as error:
+            self._warn_of_refusal(deploy_id, f"changing {', '.join(names)}", error)
+            return spec
         for name in (each for each in names if each not in fixed):
-            send = partial(provider.reconfigure, deploy_id, self.request, name)
+            send = partial(provider.reconfigure, deploy_id, request, name)
             if await self._is_done(deploy_id, f"changing {name}", send, "reconfigure"):
                 section.pop(name, None)
                 section.update({name: wanted.section[name]} if name in wanted.section else {})
@@ -254,7 +269,7 @@ class Resumption(Value, frozen=True, kw_only=True):
         self.inform(f"{what}: carried out on instance {deploy_id}, as asked for while the VM was off")
         return True
 
-    def _warn_of_refusal(self, deploy_id: DeployId, what: str, error: ProviderError) -> None:
+    def _warn_of_refusal(self, deploy_id: DeployId, what: str, error: MadError) -> None:
         self.warn(f"{what}, asked for while the VM was off, was refused for instance {deploy_id}: {error}")
 
 

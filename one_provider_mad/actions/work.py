@@ -13,6 +13,7 @@ from one_provider_mad.domain import Value, VmRequest
 from one_provider_mad.errors import JournalError
 from one_provider_mad.journal.writer import Journal
 from one_provider_mad.mappings import Mappings
+from one_provider_mad.ownership.creating import Complete, as_sent
 from one_provider_mad.ownership.vm import Vm
 from one_provider_mad.settings import Policy
 from one_provider_mad.timestamps import Timestamp
@@ -26,7 +27,7 @@ class Work(Value, frozen=True, kw_only=True):
         journal: requests, attempts, debts and imports.
         policy: `[policy]` of the configuration file.
         mappings: the configuration's images and networks.
-        request: the VM.
+        request: the VM, as the core sent it: some attributes may be encrypted.
         deadline: loop time by which the action must be done; infinity for none.
         clock: seconds since the epoch.
         warn: writes a sentence to the VM's log.
@@ -36,6 +37,7 @@ class Work(Value, frozen=True, kw_only=True):
         requested_at: when an earlier process got the request, seconds since the epoch; infinity for this process's.
         lookups: the lookups that all REBOOTs and RESETs share.
         leads_since: when this front-end began to lead or to run; None once creates of an earlier leader have ended.
+        complete: completes the request, for calls that send its attributes to the cloud.
     """
 
     cloud: Cloud
@@ -52,6 +54,7 @@ class Work(Value, frozen=True, kw_only=True):
     requested_at: float = math.inf
     lookups: SharedLookups = msgspec.field(default_factory=SharedLookups)
     leads_since: Timestamp | None = None
+    complete: Complete = as_sent
 
     @property
     def vm(self) -> Vm:

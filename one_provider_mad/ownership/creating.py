@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import msgspec
@@ -24,6 +24,15 @@ _MOST_SPENT = 10
 """Create tokens in a row that the cloud may call spent, by earlier recreates; after so many the deploy fails."""
 
 
+Complete = Callable[[VmRequest], Awaitable[VmRequest]]
+"""Returns the request with the values that only the local core can give. Raises RequestRefused without them."""
+
+
+async def as_sent(request: VmRequest) -> VmRequest:
+    """Return the request unchanged, for a driver that may not ask the core."""
+    return request
+
+
 class Order(Value, frozen=True, kw_only=True):
     """The request from which a new instance is created, and the check before it.
 
@@ -31,11 +40,13 @@ class Order(Value, frozen=True, kw_only=True):
         request: the VM, from which the provider plans the instance.
         specification: the specification of the instance, as text for the journal.
         check: raises RequestRefused when no instance may be created for the VM.
+        complete: completes the request before the provider plans the instance.
     """
 
     request: VmRequest
     specification: str = ""
     check: Callable[[], None] = lambda: None
+    complete: Complete = as_sent
 
 
 class Creation(Value, frozen=True, kw_only=True):
@@ -55,11 +66,11 @@ class Creation(Value, frozen=True, kw_only=True):
         """Send a create for each alternative until the cloud accepts one; return the new instance's id.
 
         Raises:
-            RequestRefused: no instance may be created for the VM.
+            RequestRefused: no instance may be created for the VM, or the core does not complete its request.
             ProviderError: the cloud refused, or its answer is uncertain; the attempt is in the journal.
         """
         self.order.check()
-        plan = self.vm.cloud.provider.plan(self.order.request)
+        plan = self.vm.cloud.provider.plan(await self.order.complete(self.order.request))
         for warning in plan.warnings:
             self.vm.warn_once(warning)
         for parameters in plan.alternatives:

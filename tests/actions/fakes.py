@@ -48,6 +48,7 @@ from one_provider_mad.errors import (
 from one_provider_mad.journal.records import Attempt, AttemptState, Debt
 from one_provider_mad.journal.writer import Journal
 from one_provider_mad.options import Options
+from one_provider_mad.ownership.creating import Complete, as_sent
 from one_provider_mad.ownership.vm import Vm
 from one_provider_mad.protocol.messages import Control, Malformed, Request
 from one_provider_mad.protocol.vmm import parse_line
@@ -520,6 +521,7 @@ class Desk:
         threads: `-t`.
         timeout: `-w`.
         verbatim: a verbatim driver, instead of the world's cloud.
+        complete: completes requests with what the core knows.
     """
 
     def __init__(
@@ -529,6 +531,7 @@ class Desk:
         threads: int = 15,
         timeout: float | None = None,
         verbatim: VerbatimDriver | None = None,
+        complete: Complete = as_sent,
     ) -> None:
         self.world = world
         self.lines: list[str] = []
@@ -540,6 +543,7 @@ class Desk:
             engines=self.engines,
             output=self,
             clock=world.clock,
+            complete=complete,
         )
         self.lanes = self.dispatcher.lanes
 
