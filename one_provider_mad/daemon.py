@@ -20,7 +20,8 @@ from one_provider_mad.serving import CommonModules, Serving
 if TYPE_CHECKING:
     from one_provider_mad.actions.dispatcher import Dispatcher
     from one_provider_mad.actions.settling import Settling
-    from one_provider_mad.domain import Instance
+    from one_provider_mad.core_values import CoreValues
+    from one_provider_mad.domain import Instance, VmRequest
     from one_provider_mad.engines import Engines
     from one_provider_mad.journal.records import Debt
     from one_provider_mad.orphans.revalidation import Revalidation
@@ -64,6 +65,8 @@ class _Daemon(Serving[Request | Malformed]):
         self._asks_opennebula = False
         self._revalidation: Revalidation | None = None
         self._settling: Settling | None = None
+        self._core_values: CoreValues | None = None
+        self._core_values_lock = asyncio.Lock()
         self._is_copy_told = False
 
     def _parse(self, line: bytes | Oversized) -> Request | Malformed | Control:
@@ -93,7 +96,9 @@ class _Daemon(Serving[Request | Malformed]):
         places = modules.Places.from_environment(os.environ)
         problem = self._begin_log(PROGRAM, modules, places)
         self._engines = modules.Engines(self._options, places, warn=self._warn)
-        dispatcher = modules.Dispatcher(self._options, engines=self._engines, output=self._writer, clock=time.time)
+        dispatcher = modules.Dispatcher(
+            self._options, engines=self._engines, output=self._writer, clock=time.time, complete=self._complete
+        )
         self._writer.dropped = dispatcher.log_lines.dropped
         dispatcher.core_is_up = self._core.is_up
         self._settling = modules.Settling(
@@ -113,9 +118,27 @@ class _Daemon(Serving[Request | Malformed]):
             # A front-end that restarts as a follower terminates nothing: the leader may use the instances of its debts.
             dispatcher.note_leader(is_elsewhere=True)
             self._start(partial(self._note_machine, self._engines), "note the machine")
+            self._start(self._prepare_core_values, "core values")
             self._start(partial(self._know_opennebula, self._engines, dispatcher, self._settling), "know OpenNebula")
         dispatcher.debts.confirm = self._confirm
         self._start(partial(dispatcher.debts.pay_for_ever, dispatcher.lanes), "debts")
+
+    async def _complete(self, request: VmRequest) -> VmRequest:
+        """Complete a request with what only the local core knows (core_values.py). Raises RequestRefused."""
+        return await (self._core_values or await self._open_core_values()).complete(request)
+
+    async def _prepare_core_values(self) -> None:
+        """Load what a create needs, so that the first one need not wait for it."""
+        await self._open_core_values()
+
+    async def _open_core_values(self) -> CoreValues:
+        async with self._core_values_lock:
+            if self._core_values is None:
+                await asyncio.to_thread(import_module, "one_provider_mad.core_values")
+                from one_provider_mad.core_values import CoreValues
+
+                self._core_values = await asyncio.to_thread(CoreValues, os.environ, core_is_up=self._core.is_up)
+            return self._core_values
 
     async def _know_opennebula(self, engines: Engines, dispatcher: Dispatcher, settling: Settling) -> None:
         """Watch which front-end leads, answer waiting VMs, search for orphans: all with oned's credentials only."""

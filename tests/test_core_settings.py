@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from one_provider_mad.core_settings import listening_at
+from one_provider_mad.core_settings import encrypted_vm_attributes, listening_at
 
 WRITTEN = """\
 DB=BACKEND=sqlite,PORT=3306
@@ -56,3 +56,15 @@ def test_reading_the_address_of_oneds_api_never_raises_for_random_content(
     path.write_bytes(b"PORT=2633\n" + content)
     found = listening_at(str(path))
     assert found is None or 0 < found[1] < 65536
+
+
+def test_encrypted_attributes_are_read_with_upper_case_names(tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_text(
+        WRITTEN.format(address="127.0.0.1", port="2633") + "HOST_ENCRYPTED_ATTR=EC2_SECRET\n"
+        'VM_ENCRYPTED_ATTR=CONTEXT/PASSWORD\nVM_ENCRYPTED_ATTR="onekey"\n#VM_ENCRYPTED_ATTR=NOT_THIS\n'
+    )
+    assert encrypted_vm_attributes(str(config)) == frozenset({("CONTEXT", "PASSWORD"), ("ONEKEY", "")})
+    config.write_text("PORT=2633\n")
+    assert encrypted_vm_attributes(str(config)) == frozenset()
+    assert encrypted_vm_attributes(str(tmp_path / "missing")) is None

@@ -23,6 +23,7 @@ from one_provider_mad.cli.quiet import no_logs
 from one_provider_mad.cli.startable import Obstacle, obstacle_in_files, obstacle_to
 from one_provider_mad.cli.system_datastores import check_system_datastores
 from one_provider_mad.cli.wrapping import wrapped
+from one_provider_mad.core_values import may_decrypt
 from one_provider_mad.errors import AuthenticationRefused, MadError, PermissionDenied, SettingsError
 from one_provider_mad.journal.reader import read_debts, read_fact, read_open_requests
 from one_provider_mad.journal.upkeep import try_to_write
@@ -126,7 +127,7 @@ async def run_checks(name: str, environ: Mapping[str, str]) -> AsyncIterator[Che
     opennebula = await _opennebula(environ)
     yield opennebula
     if opennebula.is_well and not isinstance(provider, VerbatimDriver):
-        for result in await _datastores(name, environ):
+        for result in (*await _datastores(name, environ), await _decryption(environ)):
             yield result
 
 
@@ -374,6 +375,24 @@ async def _datastores(name: str, environ: Mapping[str, str]) -> list[CheckResult
     except MadError as error:
         remedy = "run this as oneadmin: from 7.0 on the cloud's cluster needs one with TM_MAD=dummy"
         return [CheckResult(what="system datastore", is_well=None, found=str(error), remedy=remedy)]
+
+
+async def _decryption(environ: Mapping[str, str]) -> CheckResult:
+    """Check whether the local oned decrypts for the drivers what it encrypts of VMs, such as CONTEXT/PASSWORD."""
+    what = "encrypted attributes"
+    try:
+        user, is_allowed = await asyncio.to_thread(may_decrypt, LocalCore(environ))
+    except MadError as error:
+        return CheckResult(what=what, is_well=None, found=str(error), remedy="run this as oneadmin")
+    if is_allowed:
+        return CheckResult(what=what, is_well=True, found=f"OpenNebula decrypts them for {user}, the user in ONE_AUTH")
+    return CheckResult(
+        what=what,
+        is_well=None,
+        found=f"OpenNebula does not decrypt them for {user}, the user in ONE_AUTH: a VM with a PASSWORD in CONTEXT is"
+        " not deployed",
+        remedy=f"oneuser addgroup {user} oneadmin",
+    )
 
 
 async def _opennebula(environ: Mapping[str, str]) -> CheckResult:

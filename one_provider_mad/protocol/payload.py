@@ -162,8 +162,8 @@ def _vm_request(request: Request, root: Element) -> VmRequest:
         stime=_number(vm.get("STIME")) or 0,
         seq=_number(history.get("SEQ")) or 0,
         is_legacy_poll=action in _FIGURE_ACTIONS and "MONITORING" not in vm and _has_legacy_form(vm_element),
-        template=_template(vm_element, "TEMPLATE") if needs_template else Template(),
-        user_template=_template(vm_element, "USER_TEMPLATE") if needs_template else Template(),
+        template=read_template(vm_element, "TEMPLATE") if needs_template else Template(),
+        user_template=read_template(vm_element, "USER_TEMPLATE") if needs_template else Template(),
         operand=_operand(vm_element, *_OPERANDS[action]) if action in _OPERANDS else {},
         security_group_id=text_of(top.get("SECURITY_GROUP_ID")).strip() if action is Action.UPDATESG else "",
         virtual_network_id=text_of(top.get("VIRTUAL_NETWORK_ID")).strip() if action is Action.UPDATENIC else "",
@@ -221,7 +221,8 @@ def _has_legacy_form(vm: Element | None) -> bool:
     return bool(found) or "VMMMAD" in _children(record, "VMMMAD")
 
 
-def _template(vm: Element | None, name: str) -> Template:
+def read_template(vm: Element | None, name: str) -> Template:
+    """Return a VM's TEMPLATE or USER_TEMPLATE; an empty one without a VM."""
     element = _children(vm, name).get(name)
     values: dict[str, list[str | Mapping[str, str]]] = {}
     for child in () if element is None else element:

@@ -44,11 +44,16 @@ def local_endpoint(environ: Mapping[str, str]) -> LocalEndpoint:
     return found
 
 
+def written_settings(environ: Mapping[str, str]) -> Path:
+    """Return the path of the settings that oned on this machine writes when it starts (core_settings.py)."""
+    location = environ.get("ONE_LOCATION")
+    return (Path(location) / "var" if location else Path("/var/lib/one")) / "config"
+
+
 def _found(environ: Mapping[str, str]) -> LocalEndpoint:
     if url := environ.get("ONE_XMLRPC"):
         return LocalEndpoint(url=url, source="ONE_XMLRPC")
-    location = environ.get("ONE_LOCATION")
-    config = (Path(location) / "var" if location else Path("/var/lib/one")) / "config"
+    config = written_settings(environ)
     if (at := listening_at(str(config))) is None:
         source = f"OpenNebula's default, since ONE_XMLRPC is not set and {config} has no PORT"
         return LocalEndpoint(url=USUAL_ENDPOINT, source=source)

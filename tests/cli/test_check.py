@@ -124,6 +124,7 @@ def test_check_ticks_every_point_of_a_good_installation(ready: Place, tmp_path: 
     assert list(found) == [
         "configuration", "permissions", "state", "logs", "one_vmm_provider", "one_im_provider", "package",
         "credentials", "listing", "database", "instances", "journal", "OpenNebula", "system datastore",
+        "encrypted attributes",
     ]  # fmt: skip
     assert found["credentials"]["found"].startswith("account simulated/embedded, answered in ")
     assert found["listing"]["found"] == "0 instances, 0 of them ours"
@@ -154,6 +155,17 @@ def test_check_fails_on_7_x_without_a_dummy_system_datastore(
         environ = {"ONE_AUTH": str(login), "ONE_XMLRPC": oned.urls[0]}
         points = json_of(ready.root, "check", "simulated", code=NOT_WELL if False in found else 0, **environ)
     assert [each["is_well"] for each in points if each["what"] == "system datastore"] == found
+
+
+def test_check_warns_of_a_user_for_whom_opennebula_decrypts_nothing(ready: Place, tmp_path: Path) -> None:
+    login = tmp_path / "one_auth"
+    login.write_text("burst:secret\n")
+    login.chmod(0o600)
+    with Partner("7.4.0") as oned:
+        points = json_of(ready.root, "check", "simulated", ONE_AUTH=str(login), ONE_XMLRPC=oned.urls[0])
+    found = by_name(points)["encrypted attributes"]
+    assert (found["is_well"], found["remedy"]) == (None, "oneuser addgroup burst oneadmin")
+    assert found["found"].startswith("OpenNebula does not decrypt them for burst, the user in ONE_AUTH: a VM with a")
 
 
 def test_check_names_the_xmlrpc_endpoint_that_does_not_answer(ready: Place, tmp_path: Path) -> None:

@@ -72,6 +72,13 @@ class Place:
         with closing(sqlite3.connect(self.var / "simulated.db")) as db:
             return db.execute("SELECT * FROM instance ORDER BY number").fetchall()
 
+    def contexts(self, vm_id: int) -> list[str]:
+        """The context that each instance of a VM in the simulated cloud got."""
+        of_vm = "json_extract(tags, '$.ONE_PROVIDER_VM_ID') = ?"
+        with closing(sqlite3.connect(self.var / "simulated.db")) as db:
+            query = f"SELECT json_extract(hardware, '$.context') FROM instance WHERE {of_vm} ORDER BY number"
+            return [row[0] for row in db.execute(query, (str(vm_id),))]
+
     def has_attempts(self, count: int = 1) -> bool:
         """True once the journal has so many attempts: from then on their creates may have been sent."""
         return len(self._journaled("SELECT token FROM attempts")) >= count

@@ -61,6 +61,7 @@ class Zone:
         folder: where the copy goes.
         clouds: kind of provider by NAME of the drivers; each is served by this checkout's.
         environ: added to the environment of oned, and so of the drivers.
+        settings: added to oned.conf.
         checkout: the folder whose drivers are linked.
     """
 
@@ -71,6 +72,7 @@ class Zone:
         *,
         clouds: Mapping[str, str],
         environ: Mapping[str, str] | None = None,
+        settings: str = "",
         checkout: Path = ROOT,
     ) -> None:
         self.folder = folder
@@ -79,6 +81,7 @@ class Zone:
         self.place = Place(folder)
         self.release = _release_of(folder)
         self._clouds = clouds
+        self.settings = settings
         self._has_monitord = (folder / "etc" / "monitord.conf").exists()
         self._port, *self._other_ports = _free_ports(5)
         self.url = f"http://127.0.0.1:{self._port}/RPC2"
@@ -115,6 +118,7 @@ class Zone:
         oned += f'PORT = {self._port}\nLISTEN_ADDRESS = "127.0.0.1"\n'
         oned += f'GRPC_PORT = {grpc}\nGRPC_LISTEN_ADDRESS = "127.0.0.1"\n' if self.release >= (7, 0) else ""
         oned += _HOME.format(publish=publish, subscribe=subscribe) + self._recipe("oned.conf")
+        oned += self.settings
         if self._has_monitord:
             text = _plain(self._shipped("monitord.conf"), "IM_MAD", "NETWORK")
             text += _NETWORK.format(port=monitord) + self._recipe("monitord.conf")

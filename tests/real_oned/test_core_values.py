@@ -1,0 +1,180 @@
+"""Passwords that a real OpenNebula encrypts reach the instance.
+
+`make test-oned ONE=/opt/one-7.4.0` runs this.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import shlex
+import shutil
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from one_provider_mad.lab.demo_ec2 import ec2_stage
+from tests.real_oned.world import PARTNER, SIMULATED, Vm, World, partner_zone, running
+from tests.real_oned.zone import Zone
+from tests.waiting import until
+
+pytestmark = [pytest.mark.oned, pytest.mark.timeout(300)]
+
+CLOUDS = {"simulated": "simulated", "ec2": "ec2", "partner": "opennebula"}
+PASSWORD = "correct horse/battery+staple"
+ANOTHER = "wholly other/password+now"
+
+BOOT_FAILURE, RETRY = 36, 2
+"""An LCM_STATE, and the operation of `onevm recover --retry`."""
+
+_ENCRYPTED = 'VM_ENCRYPTED_ATTR = "CONTEXT/PASSWORD"\n'
+"""Shipped from 5.12 on, and possible from 5.10 on."""
+
+
+@pytest.fixture(scope="module")
+def partner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zone]:
+    installed = Path(os.environ.get("ONE") or "/no/OpenNebula")
+    if not (installed / "bin" / "oned").exists():
+        pytest.skip("no OpenNebula: make test-oned ONE=/opt/one-7.4.0 names the directory of an installed one")
+    root = tmp_path_factory.mktemp("partner")
+    with partner_zone(installed, root / "one") as zone:
+        yield zone
+    shutil.rmtree(root)
+
+
+@pytest.fixture(scope="module")
+def world(partner: Zone, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[World]:
+    root = tmp_path_factory.mktemp("oned")
+    failed = request.session.testsfailed
+    installed = Path(os.environ["ONE"])
+    with ec2_stage(root) as play:
+        zone = Zone(installed, root / "one", clouds=CLOUDS, environ=play.environ)
+        zone.settings = "" if zone.release >= (5, 12) else _ENCRYPTED
+        zone.place.configure(SIMULATED)
+        zone.place.configure(play.settings, name="ec2")
+        auth = partner.folder / ".one" / "one_auth"
+        zone.place.configure(PARTNER.format(url=partner.url, auth=auth), name="partner")
+        with running(zone):
+            yield World(zone)
+    if request.session.testsfailed == failed:
+        shutil.rmtree(root)
+
+
+def user_data(world: World, vm: Vm) -> str:
+    """The user data that the VM's instance on EC2 got."""
+    query = (
+        "SELECT json_extract(hardware, '$.details.UserData') FROM instance"
+        " WHERE json_extract(tags, '$.ONE_PROVIDER_VM_ID') = ?"
+    )
+    with closing(sqlite3.connect(world.zone.folder.parent / "ec2-cloud.db")) as db:
+        ((encoded,),) = db.execute(query, (str(vm.number),)).fetchall()
+    return base64.b64decode(encoded).decode()
+
+
+def create(world: World, cloud: str, context: Mapping[str, str]) -> Vm:
+    """A VM with this CONTEXT, on hold."""
+    inner = ", ".join(f'{name} = "{value}"' for name, value in context.items())
+    template = world.zone.number_of("template", f"in-{cloud}")
+    text = f"CONTEXT = [ {inner} ]"
+    return Vm(world.zone, world.zone.call("one.template.instantiate", template, "", True, text, False))
+
+
+def run(world: World, cloud: str, context: Mapping[str, str]) -> Vm:
+    vm = create(world, cloud, context)
+    world.deploy(vm, cloud)
+    vm.reach("RUNNING")
+    return vm
+
+
+def shown_password(zone: Zone, number: int, *, is_decrypted: bool = False) -> str | None:
+    return zone.document("one.vm.info", number, is_decrypted).findtext("TEMPLATE/CONTEXT/PASSWORD")
+
+
+def given(world: World, vm: Vm) -> dict[str, str]:
+    """CONTEXT as the VM's simulated instance got it."""
+    (text,) = world.zone.place.contexts(vm.number)
+    return dict(line.split("=", 1) for line in shlex.split(text))
+
+
+def end(*vms: Vm) -> None:
+    for vm in vms:
+        vm.ask("terminate")
+    for vm in vms:
+        vm.reach("DONE")
+
+
+def test_instance_gets_the_password_that_opennebula_shows_encrypted(world: World) -> None:
+    vm = run(world, "simulated", {"PASSWORD": PASSWORD, "USERNAME": "ada"})
+    assert given(world, vm)["PASSWORD"] == PASSWORD
+    shown = shown_password(world.zone, vm.number)
+    assert shown not in (None, PASSWORD)
+    for path in world.zone.folder.joinpath("var").glob("*.log"):
+        assert PASSWORD not in path.read_text(errors="replace"), path
+    vm.ask("poweroff")
+    vm.reach("POWEROFF")
+    vm.ask("resume")
+    vm.reach("RUNNING")
+    assert "context" not in vm.log(), "an unchanged password is no change of the context"
+    end(vm)
+
+
+def test_instance_on_ec2_gets_the_password_in_its_user_data(world: World) -> None:
+    vm = run(world, "ec2", {"PASSWORD": PASSWORD})
+    assert PASSWORD in user_data(world, vm)
+    assert shown_password(world.zone, vm.number) != PASSWORD
+    end(vm)
+
+
+def test_changed_password_reaches_the_stopped_instance(world: World) -> None:
+    vm = run(world, "simulated", {"PASSWORD": PASSWORD})
+    vm.ask("poweroff")
+    vm.reach("POWEROFF")
+    world.zone.call("one.vm.updateconf", vm.number, f'CONTEXT = [ PASSWORD = "{ANOTHER}" ]')
+    vm.ask("resume")
+    vm.reach("RUNNING")
+    assert given(world, vm)["PASSWORD"] == ANOTHER
+    end(vm)
+
+
+def test_partner_decrypts_the_same_password(world: World, partner: Zone) -> None:
+    vm = run(world, "partner", {"PASSWORD": PASSWORD})
+    (deploy_id,) = world.instances("partner")
+    remote = int(re.findall(r"\d+", deploy_id)[0])
+    assert shown_password(partner, remote, is_decrypted=True) == PASSWORD
+    assert partner.release < (5, 12) or shown_password(partner, remote) != PASSWORD
+    vm.ask("poweroff")
+    vm.reach("POWEROFF")
+    world.zone.call("one.vm.updateconf", vm.number, f'CONTEXT = [ PASSWORD = "{ANOTHER}", USERNAME = "ada" ]')
+    vm.ask("resume")
+    vm.reach("RUNNING")
+    assert shown_password(partner, remote, is_decrypted=True) == ANOTHER
+    vm.ask("poweroff")
+    vm.reach("POWEROFF")
+    world.zone.call("one.vm.updateconf", vm.number, f'CONTEXT = [ PASSWORD = "{ANOTHER}", USERNAME = "bob" ]')
+    vm.ask("resume")
+    vm.reach("RUNNING")
+    assert shown_password(partner, remote, is_decrypted=True) == ANOTHER
+    end(vm)
+
+
+def test_deploy_without_the_right_to_decrypt_fails_and_makes_nothing(world: World) -> None:
+    world.zone.call("one.user.allocate", "plain", "secret", "")
+    vm = create(world, "simulated", {"PASSWORD": PASSWORD})
+    auth = world.zone.folder / ".one" / "one_auth"
+    login = auth.read_text()
+    auth.write_text("plain:secret\n")
+    try:
+        world.deploy(vm, "simulated")
+        until(lambda: vm.state()[1] == BOOT_FAILURE, seconds=30)
+    finally:
+        auth.write_text(login)
+    assert "CONTEXT/PASSWORD cannot be decrypted" in vm.log()
+    assert world.zone.place.contexts(vm.number) == []
+    world.zone.call("one.vm.recover", vm.number, RETRY)
+    vm.reach("RUNNING")
+    assert given(world, vm)["PASSWORD"] == PASSWORD
+    end(vm)

@@ -1,0 +1,199 @@
+"""Requests are completed with what the local core knows: decrypted attributes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from one_provider_mad import core_values
+from one_provider_mad.core_values import CoreValues
+from one_provider_mad.domain import Template, VmId, VmRequest
+from one_provider_mad.errors import RequestRefused
+from one_provider_mad.masking import forget_vm_secrets, masked
+from tests.xmlrpc.local_core import LocalCore, User, encrypted, environment, local_core
+
+PASSWORD = "correct horse/battery"
+CIPHERTEXT = encrypted(PASSWORD)
+SHIPPED = "VM_ENCRYPTED_ATTR=CONTEXT/PASSWORD"
+
+Values = Mapping[str, str | Mapping[str, str]]
+
+
+@pytest.fixture
+def core() -> Iterator[LocalCore]:
+    with local_core() as core:
+        yield core
+
+
+@pytest.fixture
+def environ(core: LocalCore, tmp_path: Path) -> dict[str, str]:
+    return environment(core, tmp_path, SHIPPED)
+
+
+def values_of(environ: Mapping[str, str]) -> CoreValues:
+    is_up = asyncio.Event()
+    is_up.set()
+    return CoreValues(environ, core_is_up=is_up)
+
+
+def a_vm(core: LocalCore, template: Values, user_template: Mapping[str, Mapping[str, str]] = {}) -> VmRequest:
+    """A request for VM 7, which the core has with the same attributes."""
+    core.vms[7] = (template, user_template)
+    return VmRequest(
+        vm_id=VmId(7),
+        stime=1_700_000_000,
+        template=Template(values={name: (value,) for name, value in template.items()}),
+        user_template=Template(values={name: (value,) for name, value in user_template.items()}),
+    )
+
+
+def a_vm_with(core: LocalCore, **context: str) -> VmRequest:
+    return a_vm(core, {"CONTEXT": context})
+
+
+async def refusal(environ: Mapping[str, str], request: VmRequest) -> str:
+    with pytest.raises(RequestRefused) as caught:
+        await values_of(environ).complete(request)
+    return str(caught.value)
+
+
+async def test_encrypted_attribute_is_replaced_and_the_others_are_kept(
+    core: LocalCore, environ: dict[str, str]
+) -> None:
+    request = a_vm_with(core, PASSWORD=CIPHERTEXT, USERNAME="ada", SCRIPT=CIPHERTEXT)
+    completed = await values_of(environ).complete(request)
+    assert completed.template.vectors("CONTEXT") == (
+        {"PASSWORD": PASSWORD, "USERNAME": "ada", "SCRIPT": CIPHERTEXT},
+    ), "SCRIPT is not in VM_ENCRYPTED_ATTR"
+    assert request.template.vectors("CONTEXT")[0]["PASSWORD"] == CIPHERTEXT
+    assert core.calls == [("one.vm.info", 7, True)]
+
+
+async def test_attributes_of_both_templates_are_decrypted_at_any_depth(core: LocalCore, tmp_path: Path) -> None:
+    attributes = ("PACKET_TOKEN", "provision/Packet_Token", "PUBLIC_CLOUD/SECRET", "MISSING", "CONTEXT/MISSING")
+    environ = environment(core, tmp_path, *(f'VM_ENCRYPTED_ATTR = "{each}"' for each in attributes))
+    names = ("one", "two", "three")
+    one, two, three = (encrypted(f"{each} is secret") for each in names)
+    request = a_vm(
+        core,
+        {"CONTEXT": {"PASSWORD": CIPHERTEXT}, "PACKET_TOKEN": one},
+        {"PROVISION": {"PACKET_TOKEN": two, "HOST": "h"}, "PUBLIC_CLOUD": {"TYPE": "x", "SECRET": three}},
+    )
+    completed = await values_of(environ).complete(request)
+    assert completed.template.values == {
+        "CONTEXT": ({"PASSWORD": CIPHERTEXT},),
+        "PACKET_TOKEN": ("one is secret",),
+    }, "this core encrypts no CONTEXT/PASSWORD"
+    assert completed.user_template.values == {
+        "PROVISION": ({"PACKET_TOKEN": "two is secret", "HOST": "h"},),
+        "PUBLIC_CLOUD": ({"TYPE": "x", "SECRET": "three is secret"},),
+    }
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        {"USERNAME": "ada"},
+        {"PASSWORD": ""},
+        {"PASSWORD": "plain text"},
+        {"PASSWORD": "c2hvcnQ="},  # base64, but no whole AES block
+        {"USERNAME": CIPHERTEXT},
+    ],
+)
+async def test_core_is_not_asked_for_a_vm_without_encrypted_attributes(
+    core: LocalCore, environ: dict[str, str], context: dict[str, str]
+) -> None:
+    request = a_vm_with(core, **context)
+    assert await values_of(environ).complete(request) is request
+    assert core.calls == []
+
+
+async def test_core_without_readable_settings_counts_as_one_with_those_shipped(
+    core: LocalCore, environ: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "var" / "config").unlink()
+    completed = await values_of(environ).complete(a_vm_with(core, PASSWORD=CIPHERTEXT))
+    assert completed.template.vectors("CONTEXT")[0]["PASSWORD"] == PASSWORD
+
+
+async def test_value_that_only_looks_encrypted_stays_as_it_is(core: LocalCore, environ: dict[str, str]) -> None:
+    looks = encrypted(PASSWORD, "another key of another OpenNebula")
+    request = a_vm_with(core, PASSWORD=looks)
+    completed = await values_of(environ).complete(request)
+    assert completed.template.vectors("CONTEXT") == ({"PASSWORD": looks},)
+
+
+async def test_user_outside_the_group_oneadmin_is_named_with_the_remedy(
+    core: LocalCore, environ: dict[str, str]
+) -> None:
+    core.users[4], core.session_user = User("serveradmin", (1, 100)), 4
+    assert await refusal(environ, a_vm_with(core, PASSWORD=CIPHERTEXT)) == (
+        "CONTEXT/PASSWORD cannot be decrypted by the local OpenNebula: it decrypts for the group oneadmin only, and"
+        " serveradmin, the user in ONE_AUTH, is not in it: run oneuser addgroup serveradmin oneadmin; nothing was sent"
+        " to the cloud"
+    )
+
+
+async def test_missing_login_and_unreachable_core_are_named(
+    core: LocalCore, environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core_values, "_PAUSE", 0.0)
+    request = a_vm_with(core, PASSWORD=CIPHERTEXT)
+    said = await refusal({**environ, "ONE_AUTH": str(tmp_path / "none")}, request)
+    assert said.startswith(
+        "CONTEXT/PASSWORD cannot be decrypted by the local OpenNebula: none does not exist: write user:password into"
+    )
+    said = await refusal({**environ, "ONE_XMLRPC": "http://127.0.0.1:1/RPC2"}, request)
+    assert "OpenNebula at 127.0.0.1:1 cannot be asked: Connection refused; nothing was sent to the cloud" in said
+
+
+async def test_core_that_fails_to_answer_is_asked_three_times(
+    core: LocalCore, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core_values, "_PAUSE", 0.0)
+    request = a_vm_with(core, PASSWORD=CIPHERTEXT)
+    core.unanswered = 2
+    completed = await values_of(environ).complete(request)
+    assert completed.template.vectors("CONTEXT")[0]["PASSWORD"] == PASSWORD
+    core.unanswered = 3
+    assert "answers with HTTP 500" in await refusal(environ, request)
+
+
+async def test_vm_changed_between_request_and_answer_is_refused(core: LocalCore, environ: dict[str, str]) -> None:
+    request = a_vm_with(core, PASSWORD=CIPHERTEXT)
+    core.vms[7] = ({"CONTEXT": {"USERNAME": "ada"}}, {})
+    assert "the VM was changed meanwhile, repeat the action" in await refusal(environ, request)
+    del core.vms[7]
+    assert "Error getting virtual machine [7]" in await refusal(environ, request)
+
+
+async def test_decrypted_values_are_masked_for_this_vm_alone(core: LocalCore, environ: dict[str, str]) -> None:
+    async def written(request: VmRequest, text: str) -> str:
+        forget_vm_secrets()
+        await values_of(environ).complete(request)
+        return masked(text)
+
+    request = a_vm_with(core, PASSWORD=CIPHERTEXT)
+    assert await written(request, f"refused: {PASSWORD}!") == "refused: ***!"
+    assert await written(a_vm_with(core, USERNAME="ada"), f"refused: {PASSWORD}!") == f"refused: {PASSWORD}!"
+
+
+async def test_core_is_asked_once_it_is_up(core: LocalCore, environ: dict[str, str]) -> None:
+    is_awaited = asyncio.Event()
+
+    class IsUp(asyncio.Event):
+        async def wait(self) -> Literal[True]:
+            is_awaited.set()
+            return await super().wait()
+
+    is_up = IsUp()
+    values = CoreValues(environ, core_is_up=is_up)
+    completing = asyncio.create_task(values.complete(a_vm_with(core, PASSWORD=CIPHERTEXT)))
+    await is_awaited.wait()
+    assert core.calls == []
+    is_up.set()
+    assert (await completing).template.vectors("CONTEXT")[0]["PASSWORD"] == PASSWORD
