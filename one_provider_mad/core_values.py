@@ -1,4 +1,4 @@
-"""Completes a VM's request with what only the local core knows: its decrypted attributes.
+"""Completes a VM's request with what only the local core knows: decrypted attributes, and the token for OneGate.
 
 oned encrypts the attributes in VM_ENCRYPTED_ATTR, CONTEXT/PASSWORD as shipped from 5.12 on, and decrypts them only for
 its own context disk: drivers get ciphertext. `one.vm.info` decrypts for the group oneadmin, and silently leaves the
@@ -10,14 +10,16 @@ from __future__ import annotations
 import asyncio
 import binascii
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TypeVar
 
 import msgspec
 
 from one_provider_mad.core_settings import encrypted_vm_attributes
-from one_provider_mad.domain import Template, Value, VmRequest
+from one_provider_mad.domain import Template, Value, VmRequest, whole_number
 from one_provider_mad.errors import MadError, ProviderUnavailable, RequestRefused
 from one_provider_mad.masking import keep_vm_secret
+from one_provider_mad.onegate import KEY_LENGTH, onegate_token
 from one_provider_mad.protocol.payload import read_template
 from one_provider_mad.safe_xml import Element, elements_at, text_of
 from one_provider_mad.xmlrpc.local import LocalCore
@@ -78,9 +80,9 @@ class CoreValues:
         self._encrypted = _SHIPPED if encrypted is None else encrypted
 
     async def complete(self, request: VmRequest) -> VmRequest:
-        """Return the request with its encrypted attributes decrypted.
+        """Return the request with its encrypted attributes decrypted, and with ONEGATE_TOKEN where it asks for one.
 
-        The core is not asked for a request without such attributes.
+        The core is not asked for a request that has neither.
 
         Raises:
             RequestRefused: the core does not tell what the request needs; the sentence names the attribute, the reason
@@ -89,6 +91,8 @@ class CoreValues:
         places = list(_encrypted_places(request, self._encrypted))
         if places:
             request = await self._decrypted(request, places)
+        if _wants_token(request):
+            request = await self._with_token(request)
         return request
 
     # Encrypted attributes
@@ -118,6 +122,33 @@ class CoreValues:
                 f"it decrypts for the group oneadmin only, and {name}, the user in ONE_AUTH, is not in it: run oneuser"
                 f" addgroup {name} oneadmin"
             )
+
+    # OneGate
+
+    async def _with_token(self, request: VmRequest) -> VmRequest:
+        try:
+            password = await self._token_password(request)
+        except MadError as error:
+            raise RequestRefused(
+                f"TOKEN = YES in CONTEXT asks for a OneGate token, which cannot be made: {error}; {_NOTHING_DONE}"
+            ) from error
+        make = partial(onegate_token, vm_id=request.vm_id, stime=request.stime, token_password=password)
+        token = await asyncio.to_thread(make)
+        keep_vm_secret(token)
+        return msgspec.structs.replace(request, template=_with_onegate_token(request.template, token))
+
+    async def _token_password(self, request: VmRequest) -> str:
+        created_by = whole_number(request.template.text("CREATED_BY").strip())
+        if created_by is None:
+            raise RequestRefused("the VM has no CREATED_BY, create it again")
+        password = await self._ask(_token_password, "one.user.info", created_by)
+        if len(password.encode()) < KEY_LENGTH:
+            size = f"shorter than {KEY_LENGTH} bytes" if password else "missing"
+            raise RequestRefused(
+                f"TOKEN_PASSWORD of user {created_by}, who created the VM, is {size}: set one of 64 hexadecimal digits"
+                f" with oneuser update {created_by}"
+            )
+        return password
 
     # Asking
 
@@ -183,6 +214,18 @@ def _replaced(template: Template, parts: Mapping[str, Template], places: list[_P
     return Template(values={name: tuple(several) for name, several in values.items()})
 
 
+def _wants_token(request: VmRequest) -> bool:
+    # OpenNebula takes YES in any case for true, and nothing else (src/common/Attribute.cc, vector_value).
+    return any(context.get("TOKEN", "").upper() == "YES" for context in request.template.vectors("CONTEXT"))
+
+
+def _with_onegate_token(template: Template, token: str) -> Template:
+    contexts = tuple(
+        value if isinstance(value, str) else {**value, "ONEGATE_TOKEN": token} for value in template.values["CONTEXT"]
+    )
+    return Template(values={**template.values, "CONTEXT": contexts})
+
+
 def may_decrypt(core: LocalCore) -> tuple[str, bool]:
     """Return the name of the user in ONE_AUTH, and whether the core decrypts attributes for it. Blocks.
 
@@ -197,3 +240,8 @@ def _myself(user: Element) -> tuple[str, bool]:
     # include/RequestAttributes.h, is_admin
     numbers = [text_of(each).strip() for path in ("ID", "GID", "GROUPS/ID") for each in elements_at(user, path)]
     return text_of(user.find("NAME")), _ONEADMIN in numbers
+
+
+def _token_password(user: Element) -> str:
+    # Undecrypted, as OneGate reads it.
+    return next((text_of(each) for each in elements_at(user, "TEMPLATE/TOKEN_PASSWORD")), "")

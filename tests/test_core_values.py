@@ -1,4 +1,4 @@
-"""Requests are completed with what the local core knows: decrypted attributes."""
+"""Requests are completed with what the local core knows: decrypted attributes, and the token for OneGate."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from one_provider_mad.core_values import CoreValues
 from one_provider_mad.domain import Template, VmId, VmRequest
 from one_provider_mad.errors import RequestRefused
 from one_provider_mad.masking import forget_vm_secrets, masked
-from tests.xmlrpc.local_core import LocalCore, User, encrypted, environment, local_core
+from tests.xmlrpc.local_core import LocalCore, User, decrypted, encrypted, environment, local_core
 
 PASSWORD = "correct horse/battery"
 CIPHERTEXT = encrypted(PASSWORD)
+TOKEN_PASSWORD = "a47ac9d5b0c2e0a1" * 4
 SHIPPED = "VM_ENCRYPTED_ATTR=CONTEXT/PASSWORD"
 
 Values = Mapping[str, str | Mapping[str, str]]
@@ -26,6 +27,7 @@ Values = Mapping[str, str | Mapping[str, str]]
 @pytest.fixture
 def core() -> Iterator[LocalCore]:
     with local_core() as core:
+        core.users[3] = User("ada", template={"TOKEN_PASSWORD": TOKEN_PASSWORD})
         yield core
 
 
@@ -52,7 +54,7 @@ def a_vm(core: LocalCore, template: Values, user_template: Mapping[str, Mapping[
 
 
 def a_vm_with(core: LocalCore, **context: str) -> VmRequest:
-    return a_vm(core, {"CONTEXT": context})
+    return a_vm(core, {"CREATED_BY": "3", "CONTEXT": context})
 
 
 async def refusal(environ: Mapping[str, str], request: VmRequest) -> str:
@@ -101,10 +103,12 @@ async def test_attributes_of_both_templates_are_decrypted_at_any_depth(core: Loc
         {"PASSWORD": ""},
         {"PASSWORD": "plain text"},
         {"PASSWORD": "c2hvcnQ="},  # base64, but no whole AES block
+        {"TOKEN": "NO"},
+        {"TOKEN": ""},
         {"USERNAME": CIPHERTEXT},
     ],
 )
-async def test_core_is_not_asked_for_a_vm_without_encrypted_attributes(
+async def test_core_is_not_asked_for_a_vm_without_encrypted_attributes_and_token(
     core: LocalCore, environ: dict[str, str], context: dict[str, str]
 ) -> None:
     request = a_vm_with(core, **context)
@@ -169,6 +173,41 @@ async def test_vm_changed_between_request_and_answer_is_refused(core: LocalCore,
     assert "the VM was changed meanwhile, repeat the action" in await refusal(environ, request)
     del core.vms[7]
     assert "Error getting virtual machine [7]" in await refusal(environ, request)
+
+
+@pytest.mark.parametrize("yes", ["YES", "yes"])
+async def test_token_is_added_to_the_context(core: LocalCore, environ: dict[str, str], yes: str) -> None:
+    request = a_vm_with(core, TOKEN=yes, VMID="7", ONEGATE_ENDPOINT="http://192.0.2.1:5030")
+    (context,) = (await values_of(environ).complete(request)).template.vectors("CONTEXT")
+    assert decrypted(context["ONEGATE_TOKEN"], TOKEN_PASSWORD) == "7:1700000000"
+    assert {**context, "ONEGATE_TOKEN": ""} == {**request.template.vectors("CONTEXT")[0], "ONEGATE_TOKEN": ""}
+    assert core.calls == [("one.user.info", 3)]
+
+
+async def test_password_and_token_are_made_for_one_vm(core: LocalCore, environ: dict[str, str]) -> None:
+    (context,) = (
+        await values_of(environ).complete(a_vm_with(core, TOKEN="YES", PASSWORD=CIPHERTEXT))
+    ).template.vectors("CONTEXT")
+    assert context["PASSWORD"] == PASSWORD
+    assert decrypted(context["ONEGATE_TOKEN"], TOKEN_PASSWORD) == "7:1700000000"
+
+
+async def test_missing_token_password_creator_and_user_are_named(core: LocalCore, environ: dict[str, str]) -> None:
+    request = a_vm_with(core, TOKEN="YES")
+    core.users[3].template = {}
+    cannot = "TOKEN = YES in CONTEXT asks for a OneGate token, which cannot be made: {}; nothing was sent to the cloud"
+    remedy = "set one of 64 hexadecimal digits with oneuser update 3"
+    assert await refusal(environ, request) == cannot.format(
+        f"TOKEN_PASSWORD of user 3, who created the VM, is missing: {remedy}"
+    )
+    core.users[3].template = {"TOKEN_PASSWORD": "short"}
+    assert await refusal(environ, request) == cannot.format(
+        f"TOKEN_PASSWORD of user 3, who created the VM, is shorter than 32 bytes: {remedy}"
+    )
+    del core.users[3]
+    assert "Error getting user [3]" in await refusal(environ, request)
+    without_creator = a_vm(core, {"CONTEXT": {"TOKEN": "YES"}})
+    assert await refusal(environ, without_creator) == cannot.format("the VM has no CREATED_BY, create it again")
 
 
 async def test_decrypted_values_are_masked_for_this_vm_alone(core: LocalCore, environ: dict[str, str]) -> None:

@@ -389,8 +389,8 @@ async def _decryption(environ: Mapping[str, str]) -> CheckResult:
     return CheckResult(
         what=what,
         is_well=None,
-        found=f"OpenNebula does not decrypt them for {user}, the user in ONE_AUTH: a VM with a PASSWORD in CONTEXT is"
-        " not deployed",
+        found=f"OpenNebula does not decrypt them for {user}, the user in ONE_AUTH: a VM with a PASSWORD in CONTEXT, or"
+        " with TOKEN = YES, is not deployed",
         remedy=f"oneuser addgroup {user} oneadmin",
     )
 

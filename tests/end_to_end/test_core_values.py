@@ -1,7 +1,8 @@
-"""Instances get decrypted passwords; the journal and the logs get none, as far as they can."""
+"""Instances get decrypted passwords and OneGate tokens; the journal and the logs get neither, as far as they can."""
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,15 +13,18 @@ from one_provider_mad.domain import Template
 from tests.conftest import StartDriver
 from tests.end_to_end.oned import Driver, Place
 from tests.end_to_end.oned_requests import deploy, line, power_off, resume, terminate
-from tests.xmlrpc.local_core import LocalCore, User, encrypted, environment, local_core
+from tests.oned_lines import STIME
+from tests.xmlrpc.local_core import LocalCore, User, decrypted, encrypted, environment, local_core
 
 PASSWORD, ANOTHER = "correct horse/battery", "wholly other/password"
+TOKEN_PASSWORD = "a47ac9d5b0c2e0a1" * 4
 
 
 @pytest.fixture
 def core(place: Place) -> Iterator[LocalCore]:
     place.simulate(boot_time=0, stop_time=0, destroy_time=0)
     with local_core() as core:
+        core.users[3] = User("ada", template={"TOKEN_PASSWORD": TOKEN_PASSWORD})
         yield core
 
 
@@ -31,10 +35,10 @@ def one(core: LocalCore, place: Place, driver: StartDriver) -> Driver:
 
 def a_vm(core: LocalCore, vm_id: int = 7, **context: str) -> Template:
     """The template of a VM that the core has, too."""
-    core.vms[vm_id] = ({"CONTEXT": context}, {})
+    core.vms[vm_id] = ({"CREATED_BY": "3", "CONTEXT": context}, {})
     return Template(
         values={
-            "CPU": ("1",), "MEMORY": ("256",), "CONTEXT": (context,),
+            "CPU": ("1",), "MEMORY": ("256",), "CREATED_BY": ("3",), "CONTEXT": (context,),
             "PUBLIC_CLOUD": ({"TYPE": "simulated"},),
         }
     )  # fmt: skip
@@ -128,3 +132,23 @@ def test_existing_instance_is_adopted_without_asking_the_core(core: LocalCore, p
     deploy_id = one.created(deploy(7, template=template))
     core.users[4], core.session_user = User("plain"), 4
     assert one.ask(deploy(7, template=template)) == f"SUCCESS {deploy_id}"
+
+
+def test_token_for_onegate_is_in_the_context(core: LocalCore, place: Place, one: Driver) -> None:
+    one.created(deploy(7, template=a_vm(core, TOKEN="YES", VMID="7", ONEGATE_ENDPOINT="http://192.0.2.1:5030")))
+    found = re.search(r"ONEGATE_TOKEN='?([^'\n]+)", place.contexts(7)[0])
+    assert found
+    assert decrypted(found[1], TOKEN_PASSWORD) == f"7:{STIME}"
+    assert found[1] not in written(place, one)
+
+
+def test_deploy_without_a_token_password_fails_before_anything_is_made(
+    core: LocalCore, place: Place, one: Driver
+) -> None:
+    core.users[3].template = {}
+    assert one.ask(deploy(7, template=a_vm(core, TOKEN="YES"))) == (
+        "FAILURE TOKEN = YES in CONTEXT asks for a OneGate token, which cannot be made: TOKEN_PASSWORD of user 3, who"
+        " created the VM, is missing: set one of 64 hexadecimal digits with oneuser update 3; nothing was sent to the"
+        " cloud"
+    )
+    assert place.contexts(7) == []

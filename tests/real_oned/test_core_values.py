@@ -1,6 +1,6 @@
-"""Passwords that a real OpenNebula encrypts reach the instance.
+"""Passwords that a real OpenNebula encrypts, and OneGate tokens, reach the instance; upstream's OneGate accepts them.
 
-`make test-oned ONE=/opt/one-7.4.0` runs this.
+OneGate needs Debian's packages ruby-sinatra and ruby-ipaddress. `make test-oned ONE=/opt/one-7.4.0` runs this.
 """
 
 from __future__ import annotations
@@ -10,16 +10,20 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import sqlite3
+import subprocess
+import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from urllib.error import HTTPError, URLError
 
 import pytest
 
 from one_provider_mad.lab.demo_ec2 import ec2_stage
 from tests.real_oned.world import PARTNER, SIMULATED, Vm, World, partner_zone, running
-from tests.real_oned.zone import Zone
+from tests.real_oned.zone import Zone, tail
 from tests.waiting import until
 
 pytestmark = [pytest.mark.oned, pytest.mark.timeout(300)]
@@ -28,6 +32,12 @@ CLOUDS = {"simulated": "simulated", "ec2": "ec2", "partner": "opennebula"}
 PASSWORD = "correct horse/battery+staple"
 ANOTHER = "wholly other/password+now"
 
+_ONEGATE = """
+ONEGATE_ENDPOINT = "{url}"
+AUTH_MAD = [ EXECUTABLE = "one_auth_mad", AUTHN = "server_cipher" ]
+"""
+"""OneGate logs in to the core as serveradmin, by upstream's driver for servers."""
+
 BOOT_FAILURE, RETRY = 36, 2
 """An LCM_STATE, and the operation of `onevm recover --retry`."""
 
@@ -35,8 +45,18 @@ _ENCRYPTED = 'VM_ENCRYPTED_ATTR = "CONTEXT/PASSWORD"\n'
 """Shipped from 5.12 on, and possible from 5.10 on."""
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
 @pytest.fixture(scope="module")
-def partner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zone]:
+def onegate_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def partner(tmp_path_factory: pytest.TempPathFactory, onegate_port: int) -> Iterator[Zone]:
     installed = Path(os.environ.get("ONE") or "/no/OpenNebula")
     if not (installed / "bin" / "oned").exists():
         pytest.skip("no OpenNebula: make test-oned ONE=/opt/one-7.4.0 names the directory of an installed one")
@@ -47,13 +67,16 @@ def partner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zone]:
 
 
 @pytest.fixture(scope="module")
-def world(partner: Zone, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[World]:
+def world(
+    partner: Zone, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, onegate_port: int
+) -> Iterator[World]:
     root = tmp_path_factory.mktemp("oned")
     failed = request.session.testsfailed
     installed = Path(os.environ["ONE"])
     with ec2_stage(root) as play:
         zone = Zone(installed, root / "one", clouds=CLOUDS, environ=play.environ)
-        zone.settings = "" if zone.release >= (5, 12) else _ENCRYPTED
+        settings = _ONEGATE.format(url=f"http://127.0.0.1:{onegate_port}")
+        zone.settings = settings if zone.release >= (5, 12) else settings + _ENCRYPTED
         zone.place.configure(SIMULATED)
         zone.place.configure(play.settings, name="ec2")
         auth = partner.folder / ".one" / "one_auth"
@@ -161,9 +184,89 @@ def test_partner_decrypts_the_same_password(world: World, partner: Zone) -> None
     end(vm)
 
 
+@contextmanager
+def onegate(zone: Zone, port: int) -> Iterator[str]:
+    """Upstream's OneGate of this zone; yields its URL."""
+    needed = subprocess.run(
+        ["ruby", "-e", "require 'sinatra/base'; require 'ipaddress'"], env=zone.environ, check=False
+    )
+    if needed.returncode != 0:
+        pytest.skip("OneGate needs Debian's packages ruby-sinatra and ruby-ipaddress")
+    logins = (zone.folder / "lib" / "ruby" / "opennebula" / "server_cipher_auth.rb").read_text()
+    if ".iv = " not in logins:
+        pytest.skip("this release's OneGate logs in to the core only once on OpenSSL 3, which keeps the cipher's IV")
+    configuration = zone.folder / "etc" / "onegate-server.conf"
+    text = re.sub(r"(?m)^(\s*):port: \d+", rf"\1:port: {port}", configuration.read_text())
+    configuration.write_text(text.replace("http://localhost:2633/RPC2", zone.url))
+    url = f"http://127.0.0.1:{port}"
+    with (zone.folder / "var" / "onegate.out").open("wb") as out:
+        process = subprocess.Popen(
+            ["ruby", str(zone.folder / "lib" / "onegate" / "onegate-server.rb")],
+            env=zone.environ,
+            cwd=zone.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+        )
+
+    def is_up() -> bool:
+        assert process.poll() is None, tail(zone.folder / "var" / "onegate.out")
+        with suppress(URLError):
+            try:
+                urllib.request.urlopen(url, timeout=5).close()
+            except HTTPError:
+                return True
+            return True
+        return False
+
+    try:
+        until(is_up, seconds=30, pause=0.2)
+        yield url
+    finally:
+        process.kill()
+        process.wait()
+
+
+def report_ready(context: Mapping[str, str], *, token: str | None = None) -> int:
+    """Report READY=YES as the contextualization packages do; returns the HTTP status."""
+    headers = {"X-ONEGATE-TOKEN": token or context["ONEGATE_TOKEN"], "X-ONEGATE-VMID": context["VMID"]}
+    asked = urllib.request.Request(
+        f"{context['ONEGATE_ENDPOINT']}/vm", data=b"READY=YES", headers=headers, method="PUT"
+    )
+    try:
+        with urllib.request.urlopen(asked, timeout=30) as answer:
+            return int(answer.status)
+    except HTTPError as error:
+        return error.code
+
+
+def test_upstreams_onegate_accepts_the_token(world: World, onegate_port: int) -> None:
+    vm = run(world, "simulated", {"TOKEN": "YES", "REPORT_READY": "YES"})
+    other = run(world, "simulated", {"TOKEN": "YES"})
+    context = given(world, vm)
+    with onegate(world.zone, onegate_port):
+        assert report_ready(context, token=given(world, other)["ONEGATE_TOKEN"]) == 401
+        assert report_ready(context) == 200, tail(world.zone.folder / "var" / "onegate.log")
+    document = world.zone.document("one.vm.info", vm.number)
+    assert document.findtext("USER_TEMPLATE/READY") == "YES"
+    end(vm, other)
+
+
+def test_partner_gets_the_token_of_the_local_onegate(world: World, partner: Zone, onegate_port: int) -> None:
+    vm = run(world, "partner", {"TOKEN": "YES"})
+    (deploy_id,) = world.instances("partner")
+    remote = partner.document("one.vm.info", int(re.findall(r"[0-9]+", deploy_id)[0]))
+    context = {each.tag: each.text or "" for each in remote.iterfind("TEMPLATE/CONTEXT/*")}
+    assert (context["VMID"], context.get("TOKEN")) == (str(vm.number), None)
+    with onegate(world.zone, onegate_port):
+        assert report_ready(context) == 200, tail(world.zone.folder / "var" / "onegate.log")
+    assert world.zone.document("one.vm.info", vm.number).findtext("USER_TEMPLATE/READY") == "YES"
+    end(vm)
+
+
 def test_deploy_without_the_right_to_decrypt_fails_and_makes_nothing(world: World) -> None:
     world.zone.call("one.user.allocate", "plain", "secret", "")
-    vm = create(world, "simulated", {"PASSWORD": PASSWORD})
+    vm = create(world, "simulated", {"PASSWORD": PASSWORD, "TOKEN": "YES"})
     auth = world.zone.folder / ".one" / "one_auth"
     login = auth.read_text()
     auth.write_text("plain:secret\n")

@@ -35,6 +35,13 @@ _LOCAL_CONTEXT = re.compile(r"(?:ETH|PCI)[0-9]+_.*|DISK_ID|TARGET|VMID|ONEGATE_.
 """Attributes of CONTEXT about the local OpenNebula's disks, networks, OneGate and files; the remote has its own. FILES
 would name files of the partner's front-end."""
 
+_MADE = "ONEGATE_TOKEN"
+"""The token that the driver makes for the local OneGate, since it is the local VM that READY is awaited of."""
+
+_ONEGATE = (_MADE, "ONEGATE_ENDPOINT", "VMID")
+"""What a guest needs to report to the local OneGate. Guests prefer this token to one on a context disk, but a TOKEN at
+the partner's would replace the other two (src/vm/VirtualMachineContext.cc, generate_token_context)."""
+
 _WRITTEN_CONTEXT = re.compile(r"(?:ETH|PCI)[0-9]+_.*|DISK_ID|TARGET")
 """Attributes that OpenNebula writes anew into a given CONTEXT (src/vm/VirtualMachine.cc, updateconf)."""
 
@@ -298,8 +305,12 @@ def write_identity(identity: Identity) -> str:
 
 
 def merged_context(remote: Mapping[str, str], ours: Mapping[str, str]) -> dict[str, str]:
-    """Return the remote template's CONTEXT with `ours` over it; a script replaces the other's, plain or in base64."""
+    """Return the remote template's CONTEXT with `ours` over it.
+
+    A script replaces the other's, plain or in base64, and a token for the local OneGate the partner's.
+    """
     forms = [{name, f"{name}_BASE64"} for name in _AS_BASE64]
+    forms += [{_MADE, "TOKEN"}]
     dropped = {name for both in forms if both & ours.keys() for name in both}
     return {**{name: value for name, value in remote.items() if name not in dropped}, **ours}
 
@@ -323,7 +334,12 @@ def portable_context(context: Mapping[str, str]) -> tuple[dict[str, str], tuple[
 
 def without_local(context: Mapping[str, str]) -> dict[str, str]:
     """Return CONTEXT without the attributes that each OpenNebula writes for itself."""
-    return {name: value for name, value in context.items() if value and not _LOCAL_CONTEXT.fullmatch(name)}
+    onegate = _ONEGATE if context.get(_MADE) else ()
+    return {
+        name: value
+        for name, value in context.items()
+        if value and (name in onegate or not _LOCAL_CONTEXT.fullmatch(name))
+    }
 
 
 def without_written(context: Mapping[str, str]) -> dict[str, str]:

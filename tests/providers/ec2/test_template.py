@@ -437,9 +437,6 @@ class TestContext:
         with pytest.raises(BadParameter, match="USERDATA of the PUBLIC_CLOUD section has 16385 bytes"):
             planned({"USERDATA": given})
 
-    def test_a_context_that_wants_a_onegate_token_gets_a_warning(self) -> None:
-        assert any("OneGate" in warning for warning in planned({}, context={"TOKEN": "YES"}).warnings)
-
     def test_lines_that_hardly_any_guest_reads_are_told_with_the_setting_that_changes_that(self) -> None:
         told = [warning for warning in planned({}, context={"A": "b"}).warnings if "[context]" in warning]
         assert len(told) == 1

@@ -128,6 +128,16 @@ def test_context_is_passed_on_without_attributes_of_the_local_opennebula() -> No
     assert "CONTEXT" not in extra(a_vm(context=given_context), context="none")
 
 
+def test_a_token_for_the_local_onegate_is_passed_on_with_what_belongs_to_it() -> None:
+    onegate = {"ONEGATE_TOKEN": "dG9rZW4=", "ONEGATE_ENDPOINT": "http://192.0.2.1:5030", "VMID": "4"}
+    given = {"TOKEN": "YES", "ETH0_IP": "10.0.0.5", "REPORT_READY": "YES", **onegate}
+    ours = extra(a_vm(context=given))["CONTEXT"]
+    assert ours == {"REPORT_READY": "YES", **onegate}
+    remote = {"NETWORK": "YES", "TOKEN": "YES", "VMID": "9"}
+    assert merged_context(remote, ours) == {"NETWORK": "YES", **ours}, "TOKEN would replace VMID and endpoint"
+    assert merged_context(remote, {"USERNAME": "ada"}) == {**remote, "USERNAME": "ada"}
+
+
 @pytest.mark.parametrize("script", ["echo $HOME", "a]]>b", "path\\"])
 @pytest.mark.parametrize("name", ["START_SCRIPT", "PASSWORD", "CRYPTED_PASSWORD"])
 def test_scripts_and_passwords_that_the_partner_would_expand_are_sent_in_base64(name: str, script: str) -> None:
