@@ -87,9 +87,7 @@ def test_instances_of_silently_ended_vms_are_terminated_and_doubtful_ones_stay(
     one = driver(environ=environ)
     with monitored(place, environ=environ) as core:
         core.start(0)
-        for number in opennebula.own:
-            one.send(oned_requests.deploy(number))
-        ids = {number: one.reply("DEPLOY", number).removeprefix("SUCCESS ") for number in opennebula.own}
+        ids = {number: one.created(oned_requests.deploy(number)) for number in opennebula.own}
         for number, deploy_id in ids.items():
             opennebula.own[number].deploy_id = deploy_id
         assert core.sync(0, vm7="RUNNING", vm12="RUNNING")
