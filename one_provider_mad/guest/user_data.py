@@ -71,10 +71,7 @@ def _not_sent(attributes: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _onegate(attributes: Mapping[str, str]) -> tuple[str, ...]:
-    if attributes.get("ONEGATE_TOKEN"):
-        return ()
-    if attributes.get("TOKEN", "").strip().upper() == "YES":
-        return ("CONTEXT asks for a OneGate token, and none was made: the guest cannot report to OneGate",)
-    if attributes.get("REPORT_READY", "").strip().upper() == "YES":
+    """Return a sentence for a guest that is to report and has no token: TOKEN=YES makes one before this is called."""
+    if attributes.get("REPORT_READY", "").strip().upper() == "YES" and not attributes.get("ONEGATE_TOKEN"):
         return ("CONTEXT has REPORT_READY=YES without TOKEN=YES, so the guest cannot report: add TOKEN=YES",)
     return ()
