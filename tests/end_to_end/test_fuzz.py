@@ -284,6 +284,7 @@ class Heard:
     def __init__(self, lines: Sequence[str]) -> None:
         self.replies: Counter[tuple[str, int]] = Counter()
         self.replaced: Counter[tuple[str, int]] = Counter()
+        self.polls_of_starts: Counter[tuple[str, int]] = Counter()
         self.ignored = 0
         self.dropped = 0
         for line in lines:
@@ -295,7 +296,9 @@ class Heard:
             else:
                 assert reply is not None, line
                 assert "internal error" not in line
-                self.replies[reply["word"], int(reply["vm_id"])] += 1
+                word, vm_id = reply["word"], int(reply["vm_id"])
+                self.replies[word, vm_id] += 1
+                self.polls_of_starts["POLL", vm_id] += word in ("DEPLOY", "RESTORE")
 
     def _take_log(self, log: re.Match[str]) -> None:
         dropped = DROPPED.fullmatch(log["text"])
@@ -341,7 +344,8 @@ def test_every_fuzzed_line_gets_exactly_its_expected_replies(tmp_path: Path, cou
     print(f"\nseed {seed}: {len(lines)} lines, {wanted.total()} replies, {without_id} without an id")  # noqa: T201
     assert len(due) == len(lines)
     settled = heard.replies + heard.replaced
-    assert (wanted - settled, settled - wanted) == ({}, {}), "missing replies, and unexpected ones"
+    unexpected = settled - wanted - heard.polls_of_starts  # up to 5.12 a start has one (actions/unrequested_poll.py)
+    assert (wanted - settled, unexpected) == ({}, {}), "missing replies, and unexpected ones"
     last = {each.vm_id: each.word for each in due if each.word in MOVING}
     unanswered = {vm_id: word for vm_id, word in last.items() if not heard.replies[word, vm_id]}
     assert not unanswered, "the newest request of a VM was not answered"
