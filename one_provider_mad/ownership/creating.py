@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 
 import msgspec
 
@@ -18,7 +19,7 @@ from one_provider_mad.errors import (
 from one_provider_mad.journal.records import Attempt, AttemptState, Refusal
 from one_provider_mad.ownership.sending import send_new
 from one_provider_mad.ownership.vm import Vm
-from one_provider_mad.providers.interface import Parameters, ShortageSource
+from one_provider_mad.providers.interface import ImageReader, Parameters, ShortageSource
 
 _MOST_SPENT = 10
 """Create tokens in a row that the cloud may call spent, by earlier recreates; after so many the deploy fails."""
@@ -70,7 +71,10 @@ class Creation(Value, frozen=True, kw_only=True):
             ProviderError: the cloud refused, or its answer is uncertain; the attempt is in the journal.
         """
         self.order.check()
-        plan = self.vm.cloud.provider.plan(await self.order.complete(self.order.request))
+        cloud, request = self.vm.cloud, await self.order.complete(self.order.request)
+        if isinstance(cloud.provider, ImageReader):
+            await cloud.call("read image", partial(cloud.provider.read_image, request))
+        plan = cloud.provider.plan(request)
         for warning in plan.warnings:
             self.vm.warn_once(warning)
         for parameters in plan.alternatives:

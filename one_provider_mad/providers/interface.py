@@ -159,6 +159,14 @@ class Provider(Protocol):
 
 
 @runtime_checkable
+class ImageReader(Protocol):
+    """Has to read facts of a VM's image before `plan`, which calls nothing."""
+
+    async def read_image(self, request: VmRequest) -> None:
+        """Read what `plan` needs to know of the image; a fact that the cloud does not tell counts as unknown."""
+
+
+@runtime_checkable
 class Suspendable(Protocol):
     """Can suspend an instance, so that it does not run and keeps its memory."""
 

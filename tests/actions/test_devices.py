@@ -132,7 +132,7 @@ NOT_DEVICES = (
     *("VerbatimDriver", "Suspendable", "SoftTerminate", "Parkable", "UpstreamTags", "BootFinisher"),
     *("CapacitySource", "ImportSource", "FigureSource", "UnusedResourceSource", "SelfChecking", "SizedInstances"),
     *("ShortageSource", "Priced", "WarningSource", "NamedAttributes"),
-    *("DeviceListing", "Reconfigurable", "LiveResizing"),
+    *("DeviceListing", "Reconfigurable", "LiveResizing", "ImageReader"),
     *("ImageCatalogue", "NetworkCatalogue", "Reachability", "ConsoleSource", "ScreenSource", "PasswordSource"),
 )
 

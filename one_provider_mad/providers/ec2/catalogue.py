@@ -11,6 +11,7 @@ from typing import NamedTuple
 from one_provider_mad.errors import PermissionDenied
 from one_provider_mad.mappings import Guest
 from one_provider_mad.providers.ec2.client import Client
+from one_provider_mad.providers.ec2.image_disks import GUEST_TAG
 from one_provider_mad.providers.ec2.instances import read_tags
 from one_provider_mad.providers.ec2.query import filtered, numbered
 from one_provider_mad.providers.interface import CloudImage, CloudNetwork, CloudRange
@@ -26,8 +27,8 @@ address (docs.aws.amazon.com, Amazon VPC User Guide, "Subnet CIDR blocks")."""
 RANGE_SIZE = 4096
 """Most addresses in one range: onevnet shows and changes each range as a whole."""
 
-GUEST_TAG, USER_TAG = "PROVIDER_GUEST", "PROVIDER_USER"
-"""Tags of the account's own images, with the values of OpenNebula's attributes of the same names."""
+USER_TAG = "PROVIDER_USER"
+"""Tag of an image of the account's own with the user to log in as."""
 
 
 class Publisher(NamedTuple):

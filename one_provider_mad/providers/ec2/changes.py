@@ -10,8 +10,9 @@ from one_provider_mad.errors import BadParameter, WrongState
 from one_provider_mad.providers.ec2 import sizes, template
 from one_provider_mad.providers.ec2.attributes import flag, words
 from one_provider_mad.providers.ec2.client import Client
-from one_provider_mad.providers.ec2.context import told_guest
+from one_provider_mad.providers.ec2.context import depends_on_tag, told_guest
 from one_provider_mad.providers.ec2.disks import Disks
+from one_provider_mad.providers.ec2.image_disks import ImageLookup
 from one_provider_mad.providers.ec2.query import numbered, pairs
 from one_provider_mad.providers.ec2.settings import Ec2Settings
 from one_provider_mad.providers.interface import ProviderContext, Size
@@ -24,6 +25,7 @@ class Changes:
     Args:
         client: the connection to EC2.
         disks: looks up an instance with its volumes.
+        images: looks up what the tags of an image say.
         settings: the table `[ec2]`.
         context: the cloud's tables, and the TYPE of the sections that count.
         known: sizes of the known types.
@@ -33,6 +35,7 @@ class Changes:
         self,
         client: Client,
         disks: Disks,
+        images: ImageLookup,
         settings: Ec2Settings,
         *,
         context: ProviderContext,
@@ -40,6 +43,7 @@ class Changes:
     ) -> None:
         self._client = client
         self._disks = disks
+        self._images = images
         self._settings = settings
         self._context = context
         self._known = known
@@ -99,8 +103,12 @@ class Changes:
             BadParameter: it is not valid, or too large.
             WrongState: the instance is not stopped.
         """
-        _check_stopped(await self._instance(deploy_id), "user data", ": it is when the VM is resumed from a power off")
-        told = told_guest(request, self._section(request), self._context)
+        instance, section = await self._instance(deploy_id), self._section(request)
+        _check_stopped(instance, "user data", ": it is when the VM is resumed from a power off")
+        image = instance.attributes.get("AWS_IMAGE_ID", "")
+        if depends_on_tag(request, section, self._context):
+            await self._images.read_guest(image)
+        told = told_guest(request, section, self._context, by_tag=self._images.guest_of(image))
         await self._modify(deploy_id, {"UserData.Value": told.encoded})
 
     async def _set_groups(self, deploy_id: DeployId, request: VmRequest) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from one_provider_mad.domain import Value, VmRequest
-from one_provider_mad.guest.choice import ATTRIBUTE, Program, choose
+from one_provider_mad.guest.choice import ATTRIBUTE, USER_ATTRIBUTE, Program, choose
 from one_provider_mad.guest.user_data import user_data_for
+from one_provider_mad.mappings import Guest
 from one_provider_mad.providers.ec2.attributes import LONGEST_USER_DATA, encoded_user_data, flag, user_data
 from one_provider_mad.providers.interface import ProviderContext
 from one_provider_mad.providers.mapped_images import mapped_image, root_disk
@@ -25,22 +26,33 @@ class Told(Value, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
 
 
-def told_guest(request: VmRequest, section: Section, context: ProviderContext) -> Told:
+def depends_on_tag(request: VmRequest, section: Section, context: ProviderContext) -> bool:
+    """Return True where `[context]` is set, and neither the template nor `[images]` says which guest the image has."""
+    if context.mappings.context.guest is None or not any(request.template.vectors("CONTEXT")):
+        return False
+    is_named = any(section.text(name) for name in (ATTRIBUTE, "CLOUD_INIT", "USERDATA"))
+    is_named = is_named or bool(request.user_template.text(USER_ATTRIBUTE))
+    return not is_named and mapped_image(root_disk(request), context).guest == "auto"
+
+
+def told_guest(request: VmRequest, section: Section, context: ProviderContext, *, by_tag: Guest = "auto") -> Told:
     """Return the user data of the VM's instance.
 
     Args:
         request: the VM.
         section: its PUBLIC_CLOUD section, completed by the configuration's defaults.
         context: the configuration's tables.
+        by_tag: what a tag of the image says, where the template and `[images]` say nothing.
 
     Raises:
         BadParameter: USERDATA, GUEST or CLOUD_INIT is not valid, or the user data is larger than EC2's limit.
     """
+    mapped = mapped_image(root_disk(request), context).guest
     program = choose(
         request,
         in_section=section.text(ATTRIBUTE),
         is_cloud_init=flag("CLOUD_INIT", section.text("CLOUD_INIT")) if section.text("CLOUD_INIT") else None,
-        image=mapped_image(root_disk(request), context).guest,
+        image=by_tag if mapped == "auto" else mapped,
         settings=context.mappings.context,
     )
     if given := section.text("USERDATA"):

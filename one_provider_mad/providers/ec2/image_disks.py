@@ -1,16 +1,25 @@
-"""Looks up the volumes of images and the sizes of snapshots: they never change, so each is asked for once."""
+"""Looks up facts of images and snapshots. Their volumes and sizes never change, so each is asked for once."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import get_args
 
 from one_provider_mad.domain import whole_number
-from one_provider_mad.errors import BadParameter
+from one_provider_mad.errors import BadParameter, PermissionDenied
+from one_provider_mad.mappings import Guest
 from one_provider_mad.providers.ec2.client import Client
+from one_provider_mad.providers.ec2.instances import read_tags
 from one_provider_mad.providers.ec2.launch import Launch
 from one_provider_mad.providers.ec2.launch_disks import NO_DISKS, ImageDisks
 from one_provider_mad.providers.ec2.query import numbered
 from one_provider_mad.safe_xml import Element, element_at, elements_at, text_of
+
+GUEST_TAG = "PROVIDER_GUEST"
+"""Tag of an image of the account's own with the program that reads the context, as in `[images]`."""
+
+_TAG_SECONDS = 60.0
+"""Seconds for which a tag that was read counts; an operator may set it between two tries."""
 
 
 def read_image_disks(root: Element) -> ImageDisks:
@@ -28,10 +37,13 @@ class ImageLookup:
 
     Args:
         client: the connection to EC2.
+        clock: seconds.
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, *, clock: Callable[[], float]) -> None:
         self._client = client
+        self._clock = clock
+        self._guests: dict[str, tuple[float, Guest]] = {}
         self._images: dict[str, ImageDisks] = {}
         self._snapshots: dict[str, int] = {}
 
@@ -51,6 +63,20 @@ class ImageLookup:
             raise BadParameter(f"AMI {image} has no root volume: remove VOLUMESIZE and the like")
         return found
 
+    async def read_guest(self, image: str) -> None:
+        """Read the tag that names the image's guest, unless that was done within the last minute."""
+        if image in self._guests and self._clock() < self._guests[image][0] + _TAG_SECONDS:
+            return
+        try:
+            guest = await self._client.call("DescribeImages", {"ImageId.1": image}, read=_read_guest)
+        except (PermissionDenied, BadParameter):
+            guest = "auto"  # if the image cannot be used, the create says so
+        self._guests[image] = self._clock(), guest
+
+    def guest_of(self, image: str) -> Guest:
+        """Return the guest that the image's tag names, as it was last read; `auto` for none."""
+        return self._guests[image][1] if image in self._guests else "auto"
+
     async def sizes_of(self, snapshots: tuple[str, ...]) -> Mapping[str, int]:
         """Return the GiB of these snapshots. Raises BadParameter for one that EC2 does not have."""
         if missing := [each for each in snapshots if each not in self._snapshots]:
@@ -58,6 +84,11 @@ class ImageLookup:
                 "DescribeSnapshots", numbered("SnapshotId", missing), read=_read_sizes
             )
         return {each: self._snapshots.get(each, 0) for each in snapshots}
+
+
+def _read_guest(root: Element) -> Guest:
+    tags = read_tags(elements_at(root, "imagesSet/item/tagSet/item"))
+    return next((guest for guest in get_args(Guest) if guest == tags.get(GUEST_TAG, "")), "auto")
 
 
 def _read_sizes(root: Element) -> dict[str, int]:

@@ -33,6 +33,7 @@ from one_provider_mad.providers.ec2.changes import Changes
 from one_provider_mad.providers.ec2.checks import Checks
 from one_provider_mad.providers.ec2.client import MOST_VALUES, Client, read_account
 from one_provider_mad.providers.ec2.cloudwatch import DISK_NAMES, CloudWatch
+from one_provider_mad.providers.ec2.context import depends_on_tag
 from one_provider_mad.providers.ec2.disks import Disks
 from one_provider_mad.providers.ec2.image_disks import ImageLookup
 from one_provider_mad.providers.ec2.instances import (
@@ -95,12 +96,12 @@ class Ec2Provider:
         self._context = context
         self._settings = settings
         self._client = Client(settings, warn=context.warn)
-        self._images = ImageLookup(self._client)
+        self._images = ImageLookup(self._client, clock=time.monotonic)
         self._disks = Disks(self._client, self._images, context, settings)
         self._interfaces = Interfaces(self._client, self._disks, context, settings)
         self._shortages = Shortages(memory=settings.shortage_memory, clock=time.monotonic)
         self._sizes = sizes.sizes(settings)
-        self._changes = Changes(self._client, self._disks, settings, context=context, known=self._sizes)
+        self._changes = Changes(self._client, self._disks, self._images, settings, context=context, known=self._sizes)
         self.changeable_attributes: Collection[str] = self._changes.attributes
         self._watch = Watch(
             cloudwatch=CloudWatch(self._client, self._sizes, with_disks=settings.cloudwatch_disks, clock=time.time)
@@ -139,9 +140,15 @@ class Ec2Provider:
 
     # Creating
 
+    async def read_image(self, request: VmRequest) -> None:
+        """Read the AMI's tag PROVIDER_GUEST, where neither the template nor `[images]` names its guest."""
+        section = template.read_checked_section(request, self._settings, self._context)
+        if section.text("AMI") and depends_on_tag(request, section, self._context):
+            await self._images.read_guest(section.text("AMI"))
+
     def plan(self, request: VmRequest) -> CreatePlan:
         """Return one alternative for each market, type and place; those with a recent shortage last."""
-        planned = template.plan(request, self._settings, self._context)
+        planned = template.plan(request, self._settings, self._context, guest_of=self._images.guest_of)
         return msgspec.structs.replace(planned, alternatives=self._shortages.ordered(planned.alternatives))
 
     async def create(self, call: CreateCall) -> DeployId:

@@ -6,13 +6,14 @@ API_RunInstances.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 
 import msgspec
 
 from one_provider_mad.domain import Template, VmRequest
 from one_provider_mad.errors import BadParameter
+from one_provider_mad.mappings import Guest
 from one_provider_mad.providers.ec2.attributes import (
     HISTORIC,
     KNOWN_ATTRIBUTES,
@@ -103,8 +104,20 @@ def _modern(request: VmRequest) -> VmRequest:
     return msgspec.structs.replace(request, user_template=Template(values=values))
 
 
-def plan(request: VmRequest, settings: Ec2Settings, context: ProviderContext) -> CreatePlan:
+def plan(
+    request: VmRequest,
+    settings: Ec2Settings,
+    context: ProviderContext,
+    *,
+    guest_of: Callable[[str], Guest] = lambda _: "auto",
+) -> CreatePlan:
     """Return every way to create this VM, the preferred one first.
+
+    Args:
+        request: the VM.
+        settings: the table `[ec2]`.
+        context: the configuration's tables.
+        guest_of: what the tag of an AMI says of its guest.
 
     Raises:
         BadParameter: with the sentence for the user.
@@ -113,7 +126,7 @@ def plan(request: VmRequest, settings: Ec2Settings, context: ProviderContext) ->
     check_combinations(section.attributes, defaults=settings.defaults)
     own = read_section(_modern(request), hypervisor=context.hypervisor).attributes
     interfaces = launch_interfaces(request, section, own, settings.defaults, context)
-    told = told_guest(request, section, context)
+    told = told_guest(request, section, context, by_tag=guest_of(section.text("AMI")))
     fixed = {
         **_named(request, section),
         **_network(section, interfaces),
