@@ -133,13 +133,16 @@ def run_instances(
 
 
 def _root_volume(launch: Launch, image: ImageDisks) -> Mapping[str, str]:
-    """Return `Ebs` attributes of the root volume; its size is the section's, or else at least that of the image."""
+    """Return `Ebs` attributes of the root volume; its size is the section's, or else at least that of the image.
+
+    The disk gives none to an AMI whose root is no EBS volume, as with `instance-store`: EC2 would refuse the create.
+    """
     device = image.root_device.removeprefix("/dev/")
     is_mapped = any(
         name.endswith(".DeviceName") and text.removeprefix("/dev/") == device
         for name, text in launch.parameters.items()
     )
-    if not launch.least_root or "VolumeSize" in launch.root_volume or not device or is_mapped:
+    if not launch.least_root or "VolumeSize" in launch.root_volume or not image.root_size or is_mapped:
         return launch.root_volume
     size = str(max(launch.least_root, image.root_size))
     return {"DeleteOnTermination": "true", **launch.root_volume, "VolumeSize": size}

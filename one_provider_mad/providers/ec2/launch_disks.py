@@ -45,7 +45,7 @@ class ImageDisks(Value, frozen=True, kw_only=True):
 
     Attributes:
         root_device: device of the root volume, "" for an AMI without one.
-        root_size: GiB of its snapshot.
+        root_size: GiB of its snapshot, 0 for a root that is no EBS volume.
         devices: devices of all volumes.
     """
 

@@ -21,6 +21,7 @@ from one_provider_mad.domain import (
 from one_provider_mad.errors import (
     BadParameter,
     NoCapacity,
+    NotReached,
     PermissionDenied,
     ProviderUnavailable,
     QuotaExceeded,
@@ -156,17 +157,18 @@ class Ec2Provider:
 
         Raises:
             TokenSpent: the token's instance is terminated already.
+            NotReached: image or snapshots could not be looked up, so nothing was sent.
         """
         if not (0 < len(call.token) <= LONGEST_TOKEN and call.token.isascii()):
             raise BadParameter(f"an idempotency token has 1 to {LONGEST_TOKEN} ASCII characters, not {call.token!r}")
         launch = read_launch(call.parameters)
-        requested = run_instances(
-            launch,
-            identity=call.identity,
-            token=call.token,
-            image=await self._images.disks_of(launch),
-            snapshots=await self._images.sizes_of(launch.snapshots),
-        )
+        try:
+            image, snapshots = await self._images.disks_of(launch), await self._images.sizes_of(launch.snapshots)
+        except NotReached:
+            raise
+        except ProviderUnavailable as error:
+            raise NotReached(f"nothing was created: {error}") from error
+        requested = run_instances(launch, identity=call.identity, token=call.token, image=image, snapshots=snapshots)
         try:
             made = await self._client.call("RunInstances", requested, read=read_launched)
         except (NoCapacity, QuotaExceeded) as error:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from one_provider_mad.domain import DeployId, InstanceState, Template, VmRequest
-from one_provider_mad.errors import BadParameter
+from one_provider_mad.errors import BadParameter, NotReached
 from one_provider_mad.mappings import ImageMapping, Mappings
 from one_provider_mad.providers.ec2.launch import read_launch, run_instances
 from one_provider_mad.providers.ec2.launch_disks import DISKS_TAG, ImageDisks
@@ -276,3 +276,18 @@ async def test_an_ami_without_a_root_volume_has_no_size_by_the_disk(connect: Ope
     provider = await connect(mappings=IMAGES)
     sent = call(provider, vm(ROOT, SCRATCH), ImageDisks())
     assert [each["DeviceName"] for each in volumes_of(sent)] == ["/dev/sdf"]
+
+
+async def test_an_ami_whose_root_is_no_ebs_volume_has_no_size_by_the_disk(connect: Open) -> None:
+    provider = await connect(mappings=IMAGES)
+    sent = call(provider, vm(ROOT, SCRATCH), ImageDisks(root_device="/dev/sda1"))
+    assert [each["DeviceName"] for each in volumes_of(sent)] == ["/dev/sdf"]
+
+
+@pytest.mark.parametrize("lookup", ["DescribeImages", "DescribeSnapshots"])
+async def test_a_create_whose_lookups_fail_was_certainly_not_sent(ec2: FaultyEc2, connect: Open, lookup: str) -> None:
+    provider = await connect(mappings=IMAGES)
+    ec2.order(lookup, code="InternalError", message="An internal error", status=500)
+    with pytest.raises(NotReached, match=r"nothing was created: .*internal error"):
+        await provider.create(a_call(provider, vm(ROOT, DATA)))
+    assert ec2.account.count("RunInstances") == 0
