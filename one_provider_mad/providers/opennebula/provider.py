@@ -193,7 +193,8 @@ class OpenNebulaProvider(Devices):
         """Return the DISKs to send with the create; none if those of the remote template serve."""
         if not launch.disks and not launch.root_size:
             return []
-        return merged_disks(launch, await self._templates.disks(template), await self._templates.disk_sizes(template))
+        sizes = await self._templates.disk_sizes(template) if launch.root_size else []
+        return merged_disks(launch, await self._templates.disks(template), sizes)
 
     async def _allocate(self, launch: Launch, call: CreateCall) -> int:
         text = write_whole(launch, call.identity)
