@@ -49,6 +49,23 @@ _ONLY_AT_START = ("account", "region", "endpoint", "endpoint_url", "endpoints", 
 """Keys of a provider's table that identify the cloud; an edit of them is refused until the driver restarts."""
 
 
+_IMAGE, _SUBNET, _GROUPS = ("DISK/PROVIDER_IMAGE",), ("NIC/PROVIDER_SUBNET",), ("NIC/PROVIDER_SECURITY_GROUPS",)
+
+_SAME_MEANING = {
+    **dict.fromkeys(("AMI", "TEMPLATE_ID", "TEMPLATE_NAME", "PROVIDER_IMAGE_ID"), _IMAGE),
+    "SUBNETID": (*_SUBNET, "NIC/SUBNETID"),
+    "NETWORKS": _SUBNET,
+    "SECURITYGROUPS": _GROUPS,
+    "SECURITYGROUPIDS": (*_GROUPS, "NIC/SECURITYGROUPIDS"),
+    "PRIVATEIP": ("NIC/PROVIDER_ADDRESSES",),
+    "VOLUMESIZE": ("DISK/PROVIDER_SMALLEST_DISK",),
+    "GUEST": ("DISK/PROVIDER_GUEST", "USER_TEMPLATE/PROVIDER_GUEST"),
+}
+"""Attributes of PUBLIC_CLOUD, each with those elsewhere in a VM by which a user chooses the same."""
+
+_INHERITED = ("DISK/PROVIDER_", "NIC/PROVIDER_")
+
+
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Permissions of end users."""
 
@@ -61,10 +78,23 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     others: `DISK/SIZE`, `NIC/IP`, `CONTEXT/USER_DATA`; such a DEPLOY fails. Upper or lower case. `DISK/SIZE` forbids
     another size than the image's. An attribute that OpenNebula writes itself forbids every VM that has it."""
 
+    inherited_attributes: Literal["as-section", "allow"] = "as-section"
+    """Whether forbidden attributes of PUBLIC_CLOUD are forbidden in DISK and NIC, too, where `PROVIDER_IMAGE`,
+    `PROVIDER_SUBNET` and the like mean the same. `allow`: only images and networks set these, since
+    `VM_RESTRICTED_ATTR` in oned.conf keeps users from it (`one-provider oned-conf` prints the lines)."""
+
     without_section: Literal["refuse", "allow"] | None = None
     """Create an instance for a VM that does not ask for this cloud, or refuse it. A VM asks by a PUBLIC_CLOUD section
     with `hypervisor` as TYPE, or by a first disk whose image `[images]` maps with a `datastore`. Unset: `refuse` where
     instances cost money (ec2, opennebula, entry points unless they say otherwise), else `allow`."""
+
+    @property
+    def forbidden(self) -> frozenset[str]:
+        """Return all forbidden attributes in upper case, those in `_SAME_MEANING` included."""
+        given = frozenset(name.upper() for name in self.forbidden_attributes)
+        same = {each for name in given for each in _SAME_MEANING.get(name, ())}
+        may_inherit = self.inherited_attributes == "allow"
+        return given | {each for each in same if not (may_inherit and each.startswith(_INHERITED))}
 
     def needs_section(self, *, costs_money: bool) -> bool:
         """Return True when a VM needs a PUBLIC_CLOUD section for this cloud before an instance is created."""

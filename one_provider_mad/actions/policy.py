@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from one_provider_mad.domain import VmRequest
 from one_provider_mad.errors import RequestRefused
-from one_provider_mad.mappings import Mappings
+from one_provider_mad.mappings import Mappings, is_volatile
 from one_provider_mad.protocol.messages import Action
 from one_provider_mad.settings import Policy
 
@@ -36,7 +36,9 @@ def check_attributes(policy: Policy, request: VmRequest) -> None:
 
 
 def check_sections(policy: Policy, request: VmRequest) -> None:
-    """Check the PUBLIC_CLOUD sections alone. Raises RequestRefused, as `check_attributes`."""
+    """Check the PUBLIC_CLOUD sections, and what a VM without one has instead. Raises RequestRefused."""
+    plain = dict.fromkeys(request.user_template.values, "")
+    _refuse(policy, "USER_TEMPLATE", plain, prefix="USER_TEMPLATE/")
     for kind, section in _sections(request):
         _refuse(policy, kind, section, prefix="")
 
@@ -56,15 +58,21 @@ def check_change(policy: Policy, action: Action, request: VmRequest) -> None:
 
 def _refuse(policy: Policy, kind: str, values: Mapping[str, str], *, prefix: str) -> None:
     set_here = {f"{prefix}{name.upper()}" for name in values if not _is_by_core(kind, name.upper(), values)}
-    names = sorted(name for name in map(str.upper, policy.forbidden_attributes) if name in set_here)
+    names = sorted(policy.forbidden & set_here)
     if names:
         shown = ", ".join(name.removeprefix(prefix) for name in names)
-        raise RequestRefused(f"{kind} may not set {shown} here: remove it from the template")
+        places = {"DISK": "the template or the image", "NIC": "the template or the network"}
+        place = places.get(kind, "the template") if "/PROVIDER_" in "".join(names) else "the template"
+        raise RequestRefused(f"{kind} may not set {shown} here: remove it from {place}")
 
 
 def _is_by_core(kind: str, name: str, values: Mapping[str, str]) -> bool:
-    """True for the SIZE that OpenNebula writes into a DISK without one: its image's (Image::disk_attribute)."""
-    return kind == "DISK" and name == "SIZE" and values.get("SIZE") == values.get("ORIGINAL_SIZE")
+    """True for the SIZE that OpenNebula writes into a DISK without one: its image's (Image::disk_attribute).
+
+    A volatile disk may hold an ORIGINAL_SIZE that its user has written.
+    """
+    is_size = kind == "DISK" and name == "SIZE" and not is_volatile(values)
+    return is_size and values.get("SIZE") == values.get("ORIGINAL_SIZE")
 
 
 def check_section(required_type: str, request: VmRequest, *, cloud: str, mappings: Mappings) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -133,6 +133,12 @@ def test_no_other_disk_asks_for_the_cloud(disks: tuple[Mapping[str, str], ...], 
             id="nic",
         ),
         pytest.param(
+            "DISK/SIZE",
+            a_template("DISK", {"TYPE": "fs", "SIZE": "4096", "ORIGINAL_SIZE": "4096"}),
+            "DISK may not set SIZE here: remove it from the template",
+            id="a-volatile-disk-with-an-original-size-by-its-user",
+        ),
+        pytest.param(
             "CONTEXT/USER_DATA",
             a_template("CONTEXT", {"user_data": "x"}),
             "CONTEXT may not set USER_DATA here: remove it from the template",
@@ -161,6 +167,40 @@ def test_an_attribute_with_its_vectors_name_is_forbidden_there(
 )
 def test_an_attribute_elsewhere_is_not_forbidden(forbidden: str, template: Template) -> None:
     check_attributes(Policy(forbidden_attributes=(forbidden,)), request_of(template=template))
+
+
+@pytest.mark.parametrize(
+    ("forbidden", "kind", "name", "place"),
+    [
+        ("AMI", "DISK", "PROVIDER_IMAGE", "the template or the image"),
+        ("TEMPLATE_ID", "DISK", "PROVIDER_IMAGE", "the template or the image"),
+        ("volumesize", "DISK", "PROVIDER_SMALLEST_DISK", "the template or the image"),
+        ("GUEST", "DISK", "PROVIDER_GUEST", "the template or the image"),
+        ("SUBNETID", "NIC", "PROVIDER_SUBNET", "the template or the network"),
+        ("NETWORKS", "NIC", "PROVIDER_SUBNET", "the template or the network"),
+        ("SECURITYGROUPS", "NIC", "PROVIDER_SECURITY_GROUPS", "the template or the network"),
+        ("PRIVATEIP", "NIC", "PROVIDER_ADDRESSES", "the template or the network"),
+    ],
+)
+def test_an_attribute_forbidden_in_the_section_is_not_set_by_disk_or_nic_instead(
+    forbidden: str, kind: str, name: str, place: str
+) -> None:
+    request = request_of(template=a_template(kind, {name: "x"}))
+    with pytest.raises(RequestRefused) as caught:
+        check_attributes(Policy(forbidden_attributes=(forbidden,)), request)
+    assert str(caught.value) == f"{kind} may not set {name} here: remove it from {place}"
+    check_attributes(Policy(forbidden_attributes=(forbidden,), inherited_attributes="allow"), request)
+
+
+@pytest.mark.parametrize("inherited", ["as-section", "allow"])
+def test_what_no_image_or_network_hands_on_is_forbidden_with_the_sections(
+    inherited: Literal["as-section", "allow"],
+) -> None:
+    policy = Policy(forbidden_attributes=("SUBNETID", "GUEST"), inherited_attributes=inherited)
+    with pytest.raises(RequestRefused, match=r"NIC may not set SUBNETID here: remove it from the template$"):
+        check_attributes(policy, request_of(template=a_template("NIC", {"SUBNETID": "subnet-1"})))
+    with pytest.raises(RequestRefused, match="USER_TEMPLATE may not set PROVIDER_GUEST here"):
+        check_attributes(policy, request_of(user_template=Template(values={"PROVIDER_GUEST": ("one-context",)})))
 
 
 @pytest.mark.parametrize(
