@@ -116,6 +116,10 @@ class Ec2Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     tags: dict[str, str] = {}
     """Tags of every instance and volume; they replace the VM's own of the same name."""
 
+    template_disks: bool = True
+    """Make the template's DISKs: the root volume has the SIZE of the first one, further ones become volumes, at their
+    price. false: an instance has the volumes of its AMI and of PUBLIC_CLOUD alone, as up to release 0.1."""
+
     instance_profile: str = ""
     """Name or ARN of the instance profile of new instances. Only here: it gives privileges."""
 

@@ -42,7 +42,14 @@ from one_provider_mad.providers.ec2.settings import Ec2Settings
 from one_provider_mad.providers.ec2.volumes import device_mappings, root_volume
 from one_provider_mad.providers.interface import CreatePlan, Parameters, ProviderContext
 from one_provider_mad.providers.mapped_images import image_name, mapped_image, root_disk
-from one_provider_mad.providers.public_cloud import SECTION, Section, nics_not_made, parse_tags, read_section
+from one_provider_mad.providers.public_cloud import (
+    SECTION,
+    Section,
+    disks_not_made,
+    nics_not_made,
+    parse_tags,
+    read_section,
+)
 
 OLD_SECTION = "EC2"
 """The section of OpenNebula 4.x, older than PUBLIC_CLOUD."""
@@ -141,8 +148,8 @@ def plan(
         tags=tags,
         root_volume=root,
         root_disk=root_disk(request).get("DISK_ID", ""),
-        least_root=0 if "VolumeSize" in root else root_size(request, context),
-        volumes=further_volumes(request, context),
+        least_root=root_size(request, context) if settings.template_disks and "VolumeSize" not in root else 0,
+        volumes=further_volumes(request, context) if settings.template_disks else (),
         nics=tuple(each.nic.get("NIC_ID", "") for each in interfaces),
     )
     return CreatePlan(
@@ -153,7 +160,7 @@ def plan(
         warnings=(
             *section.warnings,
             *_warnings(section),
-            *disk_warnings(request, context),
+            *_disk_warnings(request, settings, context),
             *_nic_warnings(request, interfaces),
             *told.warnings,
             *_of_metadata(told, settings),
@@ -293,6 +300,13 @@ def _warnings(section: Section) -> tuple[str, ...]:
         ),
         *msgspec.structs.replace(section, attributes=remaining).unknown(KNOWN_ATTRIBUTES, cloud="ec2"),
     )
+
+
+def _disk_warnings(request: VmRequest, settings: Ec2Settings, context: ProviderContext) -> Iterator[str]:
+    if settings.template_disks:
+        return disk_warnings(request, context)
+    instead = "it has those of its AMI and BLOCKDEVICEMAPPING, and empty ones are attached later with onevm disk-attach"
+    return disks_not_made(request.template.vectors("DISK"), made="the instance", instead=instead)
 
 
 def _nic_warnings(request: VmRequest, interfaces: tuple[LaunchInterface, ...]) -> Iterator[str]:

@@ -112,7 +112,8 @@ def plan_launch(
     template = "" if text else _template(request, section, settings, provider_context)
     named = [network_of(name.strip()) for name in section.text("NETWORKS").split(",") if name.strip()]
     nics = [] if named else _mapped_nics(request, provider_context)
-    disks = {} if text else _further(request, provider_context)
+    makes_disks = settings.template_disks and not text
+    disks = _further(request, provider_context) if makes_disks else {}
     context, lost = _context(request, settings)
     launch = Launch(
         template=template,
@@ -123,7 +124,7 @@ def plan_launch(
         capacity=dict(_capacity(request, section, settings)),
         networks=named or [mapped_nic(nic, network) for nic, network in nics],
         disks=list(disks.values()),
-        root_size=0 if text else _root_size(request, provider_context),
+        root_size=_root_size(request, provider_context) if makes_disks else 0,
         tags=tags_of(section),
         attributes=dict(settings.attributes),
         context=context,

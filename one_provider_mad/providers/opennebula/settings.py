@@ -52,6 +52,10 @@ class OpenNebulaSettings(Struct, frozen=True, kw_only=True, forbid_unknown_field
     capacity_from: Literal["vm", "template"] = "vm"
     """Which CPU, VCPU and MEMORY count: the VM's, or the remote template's, which the local scheduler does not know."""
 
+    template_disks: bool = True
+    """Make the template's DISKs at the partner: the first one at its SIZE if `[images]` maps its image, volatile ones,
+    and images that the partner has. false: a remote VM has the disks of its template alone, as up to release 0.1."""
+
     attributes: dict[str, str] = {}
     """Attributes for every remote VM, such as SCHED_REQUIREMENTS."""
 

@@ -291,3 +291,13 @@ async def test_a_create_whose_lookups_fail_was_certainly_not_sent(ec2: FaultyEc2
     with pytest.raises(NotReached, match=r"nothing was created: .*internal error"):
         await provider.create(a_call(provider, vm(ROOT, DATA)))
     assert ec2.account.count("RunInstances") == 0
+
+
+async def test_template_disks_off_leaves_the_volumes_of_the_ami_and_the_section(connect: Open) -> None:
+    provider = await connect(mappings=IMAGES, template_disks=False)
+    request = vm({**ROOT, "SIZE": "40960"}, SCRATCH, DATA)
+    sent = call(provider, request)
+    assert (sent["ImageId"], volumes_of(sent)) == ("ami-0deb", [])
+    warnings = provider.plan(request).warnings
+    assert any("without the template's disks (0, 1, 2)" in each for each in warnings)
+    assert volumes_of(call(provider, vm(SCRATCH, AMI="ami-1", VOLUMESIZE="20")))[0]["Ebs.VolumeSize"] == "20"

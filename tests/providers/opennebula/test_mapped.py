@@ -153,3 +153,12 @@ async def test_an_attached_nic_and_disk_follow_the_tables(partner: Partner, open
     (nic,) = partner.vms[0].sections("NIC")
     assert (nic["NETWORK"], nic["IP"], nic["ONE_PROVIDER_NIC_ID"]) == ("internal", "10.0.0.7", "4")
     assert partner.vms[0].sections("DISK")[-1]["IMAGE_ID"] == "41"
+
+
+async def test_template_disks_off_leaves_the_remote_templates_disks(partner: Partner, opened: Open) -> None:
+    provider = await opened(template_disks=False)
+    request = vm({**ROOT, "SIZE": "10240"}, SCRATCH, DATA)
+    await launch(provider, request)
+    assert parts(partner, "DISK") == [{"IMAGE": "debian", "IMAGE_UNAME": "them"}]
+    (warning,) = provider.plan(request).warnings
+    assert warning.startswith("the remote VM is made without the template's disks (1, 2): ")
