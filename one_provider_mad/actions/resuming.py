@@ -230,13 +230,15 @@ class Resumption(Value, frozen=True, kw_only=True):
             self.warn(
                 f"PUBLIC_CLOUD {', '.join(fixed)} was edited, and instance {deploy_id} keeps what it has: {_RECREATE}"
             )
+        if not (changed := [name for name in names if name not in fixed]):
+            return spec
         section = dict(spec.section)
         try:
             request = await self.complete(self.request)
         except RequestRefused as error:
-            self._warn_of_refusal(deploy_id, f"changing {', '.join(names)}", error)
+            self._warn_of_refusal(deploy_id, f"changing {', '.join(changed)}", error)
             return spec
-        for name in (each for each in names if each not in fixed):
+        for name in changed:
             send = partial(provider.reconfigure, deploy_id, request, name)
             if await self._is_done(deploy_id, f"changing {name}", send, "reconfigure"):
                 section.pop(name, None)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from one_provider_mad.actions.capabilities import CAPABILITIES
@@ -14,7 +15,7 @@ from one_provider_mad.actions.devices import perform_capability
 from one_provider_mad.actions.intents import Intent
 from one_provider_mad.actions.lifecycle import perform_intent
 from one_provider_mad.domain import DeployId, InstanceState, Template, VmRequest
-from one_provider_mad.errors import BadParameter, ProviderUnavailable
+from one_provider_mad.errors import BadParameter, ProviderUnavailable, RequestRefused
 from one_provider_mad.protocol.messages import Action
 from one_provider_mad.providers.interface import Attached
 from one_provider_mad.settings import Policy
@@ -286,6 +287,25 @@ async def test_an_edited_attribute_that_needs_a_new_instance_is_a_warning_until_
     await perform(world, Intent.STOP, deploy_id=deploy_id, **a_vm())
     await perform(world, Intent.START, deploy_id=deploy_id, **a_vm())
     assert world.warnings == []
+
+
+async def test_the_core_is_not_asked_for_an_edit_that_changes_nothing(world: World) -> None:
+    asked: list[int] = []
+
+    async def refuse(request: VmRequest) -> VmRequest:
+        asked.append(request.vm_id)
+        raise RequestRefused("the core does not answer")
+
+    deploy_id = await off(world)
+    for section, expected in (({"KIND": "small", "IMAGE": "debian"}, 0), ({"KIND": "large", "IMAGE": "debian"}, 1)):
+        vm: dict[str, Any] = {"deploy_id": deploy_id, **a_vm(section=section)}
+        work = world.work(request_of(**vm))
+        await perform_intent(msgspec.structs.replace(work, complete=refuse), Intent.START)
+        assert len(asked) == expected
+        await perform(world, Intent.STOP, **vm)
+    assert world.warnings[-1] == (
+        "changing KIND, asked for while the VM was off, was refused for instance i-1: the core does not answer"
+    )
 
 
 async def test_an_edited_attribute_that_the_policy_forbids_is_not_applied(world: World) -> None:
