@@ -178,7 +178,7 @@ class Disks:
         await self._delete(deploy_id, disk_id, await self._settled(volume.volume_id))
 
     async def resize(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
-        """Enlarge the disk's volume.
+        """Enlarge the disk's volume; nothing to do for a root volume that its AMI has made larger already.
 
         Raises:
             BadParameter: the instance has no such volume, or it would shrink.
@@ -188,7 +188,7 @@ class Disks:
         if volume is None:
             await self.details(deploy_id)
             raise BadParameter(f"instance {deploy_id} has no volume for disk {disk_id}: only attached ones can grow")
-        if size < volume.size:
+        if size < volume.size and not volume.is_root:
             raise BadParameter(f"disk {disk_id} has {volume.size} GiB and cannot shrink to {size} GiB")
         if size > volume.size:
             call = {"VolumeId": volume.volume_id, "Size": str(size)}

@@ -235,6 +235,17 @@ async def test_a_launched_disk_grows_and_is_detached_like_an_attached_one(ec2: F
     assert await provider.attached(deploy_id) == Attached(disks=frozenset({"1", "2"}))
 
 
+async def test_a_root_volume_that_is_larger_than_its_disk_already_stays_when_the_disk_grows(
+    ec2: FaultyEc2, connect: Open
+) -> None:
+    provider = await connect(mappings=IMAGES)
+    deploy_id = await a_running(provider)
+    await provider.resize_disk(deploy_id, {**ROOT, "SIZE": "5120"})
+    with pytest.raises(BadParameter, match="disk 1 has 20 GiB and cannot shrink to 5 GiB"):
+        await provider.resize_disk(deploy_id, {**SCRATCH, "SIZE": "5120"})
+    assert ec2.account.count("ModifyVolume") == 0
+
+
 async def test_a_detach_of_a_launched_disk_that_was_cut_short_is_completed(ec2: FaultyEc2, connect: Open) -> None:
     provider = await connect(mappings=IMAGES)
     deploy_id = await a_running(provider)
