@@ -27,6 +27,9 @@ OF_NETWORK = re.compile(r"((?:ETH|PCI)\d+)(_ALIAS\d+|_EXTERNAL)?_.*")
 SECRET = ("CRYPTED_PASSWORD_BASE64", "PASSWORD_BASE64", "CRYPTED_PASSWORD", "PASSWORD")
 """Attributes for the user's password, in the order in which one-context takes them."""
 
+LONGEST_PASSWORD = 511
+"""Bytes; libcrypt takes no longer one (crypt(3), CRYPT_MAX_PASSPHRASE_SIZE), and its hash would hold up the driver."""
+
 KEYS = ("SSH_PUBLIC_KEY", "SSH_PUBLIC_KEYS", "EC2_PUBLIC_KEY", "SSH_KEY")
 """Attributes with SSH keys, one a line; SSH_KEY is read by cloud-init's own OpenNebula source."""
 
@@ -159,6 +162,11 @@ class _Reader:
             self.faults.append(f"CONTEXT attribute {name} is left out: a password has one line")
             return Password()
         if not name.startswith("CRYPTED"):
+            if len(text.encode(errors="replace")) > LONGEST_PASSWORD:
+                self.faults.append(
+                    f"CONTEXT attribute {name} is left out: a password has at most {LONGEST_PASSWORD} bytes"
+                )
+                return Password()
             return Password(plain=text)
         if ":" in text:
             self.faults.append(f"CONTEXT attribute {name} is left out: a hash has no colon")

@@ -200,6 +200,7 @@ def test_attributes_without_effect_are_named_once_with_their_reason() -> None:
         ({"START_SCRIPT_BASE64": "no base64!"}, "START_SCRIPT_BASE64 is left out: it is not base64"),
         ({"PASSWORD_BASE64": "/////w=="}, "PASSWORD_BASE64 is left out: what it encodes is not UTF-8"),
         ({"PASSWORD": "two\nlines"}, "PASSWORD is left out: a password has one line"),
+        ({"PASSWORD": "x" * 5000}, "PASSWORD is left out: a password has at most 511 bytes"),
         ({"CRYPTED_PASSWORD": "a:b"}, "CRYPTED_PASSWORD is left out: a hash has no colon"),
         ({"DNS": "9.9.9.9 $(id)"}, "DNS: '$(id)' is left out, it is no address"),
         ({"SEARCH_DOMAIN": "a;b"}, "SEARCH_DOMAIN: 'a;b' is left out, it is no domain"),
