@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from one_provider_mad.domain import Value, VmRequest
+from one_provider_mad.errors import BadParameter
 from one_provider_mad.guest.choice import Program
 from one_provider_mad.guest.cloud_init import cloud_init_data
 from one_provider_mad.guest.cloudbase_init import cloudbase_init_data
 from one_provider_mad.guest.lines import old_lines, one_context_data
 from one_provider_mad.guest.parts import packed
 from one_provider_mad.guest.reading import MOST_SENTENCES, read_context
+
+_BEST_RATIO = 32
+"""Ratio to which gzip may pack a text. A larger CONTEXT is not even tried, since megabytes would hold up the driver."""
 
 
 class UserData(Value, frozen=True, kw_only=True):
@@ -34,15 +38,20 @@ def user_data_for(request: VmRequest, program: Program, *, limit: int) -> UserDa
         request: the VM.
         program: the program in its guest.
         limit: bytes beyond which it is sent in gzip, where the guest takes that.
+
+    Raises:
+        BadParameter: CONTEXT is so large that it fits in no case.
     """
     contexts = request.template.vectors("CONTEXT")
     if not contexts:
         return UserData()
     attributes = contexts[0]
-    if program == "unset":
-        return UserData(data=old_lines(attributes), warnings=(_UNSET, *_onegate(attributes)))
     if program == "none":
         return UserData(warnings=_not_sent(attributes))
+    if (size := sum(map(len, attributes.values()))) > _BEST_RATIO * limit:
+        raise BadParameter(f"CONTEXT has {size} characters, the cloud takes {limit} bytes of user data: shorten it")
+    if program == "unset":
+        return UserData(data=old_lines(attributes), warnings=(_UNSET, *_onegate(attributes)))
     context = read_context(attributes)
     purpose = f"{request.vm_id}:{request.stime}"
     if program == "one-context":

@@ -12,6 +12,8 @@ import pytest
 from passlib.hash import sha512_crypt
 
 from one_provider_mad.domain import Template, VmId, VmRequest
+from one_provider_mad.errors import BadParameter
+from one_provider_mad.guest.choice import Program
 from one_provider_mad.guest.parts import packed
 from one_provider_mad.guest.user_data import UserData, user_data_for
 
@@ -173,6 +175,15 @@ def test_what_does_not_fit_is_sent_in_gzip() -> None:
     whole, small = told(10**6, START_SCRIPT=script).data, told(START_SCRIPT=script).data
     assert len(whole) > 16384 > len(small)
     assert small == packed(whole)
+
+
+@pytest.mark.parametrize("program", ["cloud-init", "one-context", "cloudbase-init", "unset"])
+def test_a_context_that_fits_in_no_case_is_refused_before_it_is_written(program: Program) -> None:
+    contexts: Any = ({"START_SCRIPT": "#" * 600_000},)
+    request = VmRequest(vm_id=VmId(7), template=Template(values={"CONTEXT": contexts}))
+    with pytest.raises(BadParameter, match="CONTEXT has 600000 characters, the cloud takes 16384 bytes of user data"):
+        user_data_for(request, program, limit=16384)
+    assert user_data_for(request, "none", limit=16384).data == b""
 
 
 def test_nothing_empty_is_sent() -> None:
