@@ -136,7 +136,7 @@ def block_devices(
     Args:
         volumes: for the disks after the first.
         image: what the AMI brings; it never changes.
-        root: `Ebs` attributes of the root volume, empty: as in the image.
+        root: `Ebs` attributes of the root volume, empty: as in the image; whether it is encrypted counts for all.
         root_disk_id: DISK_ID of the root volume, "" for none.
         taken: devices of mappings that the call has already.
         snapshots: GiB of each snapshot that the volumes are made from.
@@ -148,6 +148,7 @@ def block_devices(
     number = len(taken)
     used = [*taken, *image.devices, image.root_device]
     names: list[str] = []
+    encryption = {name: text for name, text in root.items() if name == "Encrypted"}
     if root:
         number += 1
         call |= _mapping(number, image.root_device, root)
@@ -159,7 +160,7 @@ def block_devices(
         used.append(device)
         ebs = {"SnapshotId": volume.snapshot} if volume.snapshot else {}
         size = max(volume.size, snapshots.get(volume.snapshot, 0))
-        ebs |= {"VolumeSize": str(size), "VolumeType": "gp3", "DeleteOnTermination": "true"}
+        ebs |= {"VolumeSize": str(size), "VolumeType": "gp3", "DeleteOnTermination": "true", **encryption}
         call |= _mapping(number, device, ebs)
         names.append(f"{device}={volume.disk_id}")
     return call, {DISKS_TAG: " ".join(names)} if names else {}

@@ -312,3 +312,12 @@ async def test_template_disks_off_leaves_the_volumes_of_the_ami_and_the_section(
     warnings = provider.plan(request).warnings
     assert any("without the template's disks (0, 1, 2)" in each for each in warnings)
     assert volumes_of(call(provider, vm(SCRATCH, AMI="ami-1", VOLUMESIZE="20")))[0]["Ebs.VolumeSize"] == "20"
+
+
+@pytest.mark.parametrize(("given", "expected"), [({"VOLUMEENCRYPTED": "YES"}, ["true"] * 3), ({}, [None] * 3)])
+async def test_all_volumes_are_encrypted_with_the_root_volume(
+    connect: Open, given: dict[str, str], expected: list[str | None]
+) -> None:
+    provider = await connect(mappings=IMAGES, defaults=given)
+    sent = call(provider, vm(ROOT, SCRATCH, DATA), snap_1=4)
+    assert [each.get("Ebs.Encrypted") for each in volumes_of(sent)] == expected
