@@ -13,6 +13,7 @@ from one_provider_mad.lab.ec2.addresses import Addresses
 from one_provider_mad.lab.ec2.answers import Answer
 from one_provider_mad.lab.ec2.consoles import Consoles
 from one_provider_mad.lab.ec2.forms import Form
+from one_provider_mad.lab.ec2.groups import SecurityGroups
 from one_provider_mad.lab.ec2.instances import Instances
 from one_provider_mad.lab.ec2.interfaces import Interfaces
 from one_provider_mad.lab.ec2.metrics import Metrics
@@ -80,7 +81,7 @@ class Account:
     def _known_actions(self) -> dict[str, Action]:
         resources = self.resources
         instances, volumes = Instances(resources, self._traffic), Volumes(resources)
-        interfaces = Interfaces(resources)
+        interfaces, groups = Interfaces(resources), SecurityGroups(resources, self.topology)
         addresses, tags, offers = Addresses(resources), Tags(resources), Offers(resources)
         plans = Plans(resources, instances)
         ec2: dict[str, tuple[str, Handler]] = {
@@ -118,7 +119,13 @@ class Account:
             "DescribeImages": ("list_instances", self.images.describe),
             "DescribeVpcs": ("list_instances", self.topology.describe_vpcs),
             "DescribeSubnets": ("list_instances", self.topology.describe_subnets),
-            "DescribeSecurityGroups": ("list_instances", self.topology.describe_groups),
+            "DescribeSecurityGroups": ("list_instances", groups.describe),
+            "CreateSecurityGroup": ("update_security_group", groups.create),
+            "DeleteSecurityGroup": ("update_security_group", groups.delete),
+            "AuthorizeSecurityGroupIngress": ("update_security_group", groups.authorize_in),
+            "AuthorizeSecurityGroupEgress": ("update_security_group", groups.authorize_out),
+            "RevokeSecurityGroupIngress": ("update_security_group", groups.revoke_in),
+            "RevokeSecurityGroupEgress": ("update_security_group", groups.revoke_out),
             "DescribeRouteTables": ("list_instances", self.topology.describe_tables),
             "DescribeNetworkAcls": ("list_instances", self.topology.describe_acls),
             "GetConsoleOutput": ("describe", self.consoles.output),

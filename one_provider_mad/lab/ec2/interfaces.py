@@ -6,6 +6,7 @@ The first interface of an instance is in the table `ec2_interface` only if its R
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from collections.abc import Collection
 from typing import NamedTuple
@@ -19,6 +20,12 @@ from one_provider_mad.lab.ec2.forms import Form, zone_of
 from one_provider_mad.lab.ec2.refusals import Refusal, not_found
 from one_provider_mad.lab.ec2.resources import Resources
 from one_provider_mad.providers.simulated import table
+
+MOST_GROUPS = 5
+"""Most security groups of an interface ("Amazon VPC quotas")."""
+
+_MADE_GROUP = re.compile(r"sg-[0-9a-f]{17}")
+"""Ids of groups that a call has made; others are taken as they are."""
 
 
 class Interface(NamedTuple):
@@ -72,6 +79,7 @@ class Interfaces:
 
         def operation(db: sqlite3.Connection) -> Answer:
             check_address(db, made.address, self._resources.clock())
+            _check_groups(db, forms.listed(form, "SecurityGroupId"))
             _put(db, made)
             return {"networkInterface": _shown(_one(db, made.id, self._resources.clock()))}
 
@@ -84,9 +92,12 @@ class Interfaces:
         found = await self._resources.write(lambda db: _settled(db, now))
         if ids := forms.listed(form, "NetworkInterfaceId"):
             found = [each for each in found if each.id in ids]
+        filters = forms.filters(form)
+        if groups := set(filters.pop("group-id", ())):
+            found = [each for each in found if groups & set(each.groups.split(","))]
         wanted = forms.matching(
             found,
-            forms.filters(form),
+            filters,
             tags=lambda each: table.decode_tags(each.tags),
             fields={
                 "network-interface-id": lambda each: each.id,
@@ -153,12 +164,17 @@ class Interfaces:
         return await self._resources.write(operation)
 
     async def modify(self, form: Form) -> Answer:
-        """Carry out ModifyNetworkInterfaceAttribute: DeleteOnTermination of the attachment."""
+        """Carry out ModifyNetworkInterfaceAttribute: security groups, or DeleteOnTermination of the attachment."""
         interface_id = forms.value(form, "NetworkInterfaceId")
+        groups = forms.listed(form, "SecurityGroupId")
         is_ending = forms.is_true(form, "Attachment.DeleteOnTermination")
 
         def operation(db: sqlite3.Connection) -> Answer:
             interface = _one(db, interface_id, self._resources.clock())
+            if groups:
+                _check_groups(db, groups)
+                _put(db, interface._replace(groups=",".join(groups)))
+                return {"return": True}
             if interface.attachment_id != forms.value(form, "Attachment.AttachmentId"):
                 raise Refusal("InvalidAttachmentID.NotFound", f"{interface_id} has no such attachment.")
             _put(db, interface._replace(ends_with_instance=int(is_ending)))
@@ -179,6 +195,7 @@ def launch(db: sqlite3.Connection, form: Form, deploy_id: DeployId, now: float) 
     check_address(db, form.get("PrivateIpAddress", ""), now, besides=deploy_id)
     for each in asked:
         check_address(db, each.get("PrivateIpAddress", ""), now)
+        _check_groups(db, forms.listed(each, "SecurityGroupId"))
         made = Interface(
             number=0,
             id=f"eni-{os.urandom(9).hex()[:17]}",
@@ -208,6 +225,26 @@ def check_address(db: sqlite3.Connection, address: str, now: float, *, besides: 
             used.add(table.decode_hardware(row.hardware).details.get("PrivateIpAddress", ""))
     if address in used:
         raise Refusal("InvalidIPAddress.InUse", f"Address {address} is in use.")
+
+
+def no_group(group_id: str) -> Refusal:
+    """Return the error for an unknown security group."""
+    return Refusal("InvalidGroup.NotFound", f"The security group '{group_id[:80]}' does not exist")
+
+
+def groups_in_use(db: sqlite3.Connection, now: float) -> set[str]:
+    """Return the ids of the groups that an interface has."""
+    return {group for each in _settled(db, now) for group in each.groups.split(",")}
+
+
+def _check_groups(db: sqlite3.Connection, ids: Collection[str]) -> None:
+    if len(ids) > MOST_GROUPS:
+        text = "You have exceeded the number of security groups allowed per network interface."
+        raise Refusal("SecurityGroupsPerInterfaceLimitExceeded", text)
+    made = {line[0] for line in db.execute("SELECT id FROM ec2_group").fetchall()}
+    for each in ids:
+        if _MADE_GROUP.fullmatch(each) and each not in made:
+            raise no_group(each)
 
 
 def _check_zone(interface: Interface, instance_id: str, db: sqlite3.Connection, now: float, first: str) -> None:

@@ -64,6 +64,15 @@ SCHEMA = (
         ends_with_instance INTEGER NOT NULL,
         address TEXT NOT NULL DEFAULT ''  -- the one asked for, '' for any
     )""",
+    """CREATE TABLE IF NOT EXISTS ec2_group (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        vpc TEXT NOT NULL,
+        name TEXT NOT NULL,
+        description TEXT NOT NULL,
+        tags TEXT NOT NULL,            -- JSON
+        rules TEXT NOT NULL            -- JSON
+    )""",
     """CREATE TABLE IF NOT EXISTS ec2_event (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
         instance_id TEXT NOT NULL,
@@ -153,14 +162,14 @@ class InstancesView(NamedTuple):
         rows: the visible instances of the request, in the order of their numbers.
         volumes: as the end of an instance leaves them, by instance.
         addresses: by instance.
-        interfaces: id and device index of each attached interface in `ec2_interface`, by instance.
+        interfaces: id, device index and groups of each attached interface in `ec2_interface`, by instance.
     """
 
     now: float
     rows: Sequence[table.Row]
     volumes: dict[str, list[Volume]]
     addresses: dict[str, Address]
-    interfaces: Mapping[str, Sequence[tuple[str, int]]] = {}
+    interfaces: Mapping[str, Sequence[tuple[str, int, str]]] = {}
 
 
 class Resources:
@@ -254,10 +263,10 @@ def view(db: sqlite3.Connection, now: float, query: str = table.LIST_ALL, **valu
             volumes.setdefault(settled.instance_id, []).append(settled)
     found = db.execute("SELECT * FROM ec2_address WHERE instance_id <> ''").fetchall()
     addresses = {address.instance_id: address for address in map(Address._make, found)}
-    interfaces: dict[str, list[tuple[str, int]]] = {}
-    query = "SELECT instance_id, id, device_index FROM ec2_interface WHERE instance_id <> '' ORDER BY device_index"
-    for instance_id, interface_id, index in db.execute(query).fetchall():
-        interfaces.setdefault(instance_id, []).append((interface_id, index))
+    interfaces: dict[str, list[tuple[str, int, str]]] = {}
+    query = "SELECT instance_id, id, device_index, groups FROM ec2_interface WHERE instance_id <> '' ORDER BY 3"
+    for instance_id, *interface in db.execute(query).fetchall():
+        interfaces.setdefault(instance_id, []).append(tuple(interface))
     return InstancesView(now=now, rows=rows, volumes=volumes, addresses=addresses, interfaces=interfaces)
 
 

@@ -172,7 +172,8 @@ def _launched_at(row: table.Row, resources: Resources) -> float:
 
 def _network(row: table.Row, view: InstancesView, resources: Resources, asked: Mapping[str, str]) -> Answer:
     private, public = private_ip(row), public_ip(row, view)
-    ids = listed(asked, "SecurityGroupId") or listed(asked, "NetworkInterface.1.SecurityGroupId")
+    first = next((groups for _, index, groups in view.interfaces.get(row.id, ()) if index == 0), "")
+    ids = listed(asked, "SecurityGroupId") or [each for each in first.split(",") if each != "sg-default" and each]
     names = listed(asked, "SecurityGroup")
     groups = [(each, each) for each in ids] + [(f"sg-{each}", each) for each in names] or [("sg-default", "default")]
     name = f"ec2-{public.replace('.', '-')}.{resources.region}.compute.example.com" if public else ""
@@ -186,7 +187,7 @@ def _network(row: table.Row, view: InstancesView, resources: Resources, asked: M
         "sourceDestCheck": True,
         "networkInterfaceSet": [
             {"networkInterfaceId": interface_id, "attachment": {"deviceIndex": index, "status": "attached"}}
-            for interface_id, index in view.interfaces.get(row.id, ())
+            for interface_id, index, _ in view.interfaces.get(row.id, ())
         ],
         "groupSet": [{"groupId": group, "groupName": name} for group, name in groups],
     }

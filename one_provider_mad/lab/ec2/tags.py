@@ -17,6 +17,7 @@ _KINDS = {
     "volume": ("ec2_volume", "deleted_at IS NULL"),
     "elastic-ip": ("ec2_address", "1"),
     "network-interface": ("ec2_interface", "1"),
+    "security-group": ("ec2_group", "1"),
 }
 """Kind of resource to its table, and the condition for its visible lines."""
 

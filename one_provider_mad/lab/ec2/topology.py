@@ -120,13 +120,17 @@ class Topology:
 
     async def describe_subnets(self, form: Form) -> Answer:
         """Carry out DescribeSubnets."""
-        fields = {"subnet-id": _text("subnetId"), "vpc-id": _text("vpcId")}
+        fields = {
+            "subnet-id": _text("subnetId"),
+            "vpc-id": _text("vpcId"),
+            "default-for-az": lambda item: "true" if item.get("defaultForAz") else "false",
+        }
         return self._page(form, "SubnetId", "subnetSet", self.subnets, fields)
 
-    async def describe_groups(self, form: Form) -> Answer:
-        """Carry out DescribeSecurityGroups."""
+    def groups_page(self, form: Form, made: Sequence[Answer]) -> Answer:
+        """Return the answer to DescribeSecurityGroups: our groups, and those that calls have made."""
         fields = {"group-id": _text("groupId"), "group-name": _text("groupName"), "vpc-id": _text("vpcId")}
-        return self._page(form, "GroupId", "securityGroupInfo", self.groups, fields)
+        return self._page(form, "GroupId", "securityGroupInfo", [*self.groups, *made], fields)
 
     async def describe_tables(self, form: Form) -> Answer:
         """Carry out DescribeRouteTables."""

@@ -97,7 +97,7 @@ class Account:
         self.calls.clear()
         self._settings = self._first
         with self.file() as db:
-            for name in ("instance", "token", "ec2_volume", "ec2_interface", "ec2_address", "ec2_event"):
+            for name in ("instance", "token", "ec2_volume", "ec2_interface", "ec2_address", "ec2_event", "ec2_group"):
                 db.execute(f"DELETE FROM {name}")
             for public_ip, allocation_id in ADDRESSES.items():
                 add_address(db, public_ip, allocation_id=allocation_id)
