@@ -61,6 +61,6 @@ CAPABILITIES: dict[Action, Capability] = {
     Action.UPDATESG: Capability(
         protocol=interface.NetworkRules, method="update_security_group", what="updating security groups"
     ),
-    Action.UPDATENIC: Capability(protocol=interface.NetworkRules, method="update_nic", what="updating networks"),
+    Action.UPDATENIC: Capability(protocol=interface.NicUpdates, method="update_nic", what="updating networks"),
 }
 """Every optional action of a provider."""

@@ -13,9 +13,13 @@ from one_provider_mad.domain import DeployId
 from one_provider_mad.errors import NotSupported, RequestRefused
 from one_provider_mad.ownership.locating import locate
 from one_provider_mad.protocol.messages import Action
+from one_provider_mad.providers.interface import SharedGroups
 
 _NOT_REPEATABLE = frozenset({Action.SNAPSHOTCREATE, Action.DISKSNAPSHOTCREATE})
 """Actions whose call is not sent again after an uncertain answer, since both might take effect."""
+
+_GROUPED = frozenset({Action.ATTACHNIC, Action.UPDATESG})
+"""Actions that change security groups."""
 
 
 async def perform_capability(work: Work, action: Action) -> str:
@@ -40,10 +44,17 @@ async def perform_capability(work: Work, action: Action) -> str:
     subject: Any = request.operand if capability.operand else request
     if action is Action.UPDATECONF:
         subject = await work.complete(request)
+    shared = provider if isinstance(provider, SharedGroups) and action in _GROUPED else None
+    for warning in shared.group_warnings(request) if shared else ():
+        work.vm.warn_once(warning)
+
+    async def send() -> str | None:
+        if shared and action is Action.ATTACHNIC:
+            await shared.prepare_nic(instance.deploy_id, request)
+        return await method(instance.deploy_id, subject)
+
     resumption = resumption_of(work)
     await resumption.note_begun(action, instance.deploy_id)
-    result = await work.cloud.call(
-        action.value, lambda: method(instance.deploy_id, subject), is_repeatable=action not in _NOT_REPEATABLE
-    )
+    result = await work.cloud.call(action.value, send, is_repeatable=action not in _NOT_REPEATABLE)
     await resumption.note_action(action, instance.deploy_id)
     return result or "-"

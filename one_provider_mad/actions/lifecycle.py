@@ -19,7 +19,7 @@ from one_provider_mad.errors import ProviderError, WrongState
 from one_provider_mad.ownership.creating import Order
 from one_provider_mad.ownership.deploying import instance_for_deploy
 from one_provider_mad.ownership.locating import locate
-from one_provider_mad.providers.interface import BootFinisher, Parkable, Suspendable
+from one_provider_mad.providers.interface import BootFinisher, Parkable, SharedGroups, Suspendable
 
 _FINISH_SECONDS = 60.0
 """Seconds after which a DEPLOY succeeds without the provider's last steps for its running instance."""
@@ -116,11 +116,23 @@ async def start(work: Work) -> str:
     await move_to_host(work, instance)
     await resumption_of(work).carry_out(instance)
     if instance.state not in (InstanceState.RUNNING, InstanceState.PENDING):
+        await _prepare_start(work, deploy_id)
         await work.cloud.call("start", partial(provider.start, deploy_id))
     await work.journal.unpark(deploy_id)
     if instance.state is not InstanceState.RUNNING:
         await work.cloud.watch(deploy_id, RUNNING, goal="running")
     return deploy_id
+
+
+async def _prepare_start(work: Work, deploy_id: DeployId) -> None:
+    """Apply the present rules of the VM's security groups; a failure goes to the VM's log."""
+    provider = work.cloud.provider
+    if not isinstance(provider, SharedGroups):
+        return
+    try:
+        await work.cloud.call("update security groups", partial(provider.prepare_start, deploy_id, work.request))
+    except ProviderError as error:
+        work.warn(f"the security groups of instance {deploy_id} are as they were when it was stopped: {error}")
 
 
 async def move_to_host(work: Work, instance: Instance) -> None:

@@ -34,7 +34,7 @@ from one_provider_mad.monitor.settings import read_tables
 from one_provider_mad.orphans.documents import LocalOpenNebula
 from one_provider_mad.orphans.machine import machine
 from one_provider_mad.orphans.reconciler import MACHINE
-from one_provider_mad.providers.interface import CheckResult, Provider, SelfChecking, VerbatimDriver
+from one_provider_mad.providers.interface import CheckResult, Provider, SelfChecking, SharedGroups, VerbatimDriver
 from one_provider_mad.providers.registry import build
 from one_provider_mad.settings import Configuration, Places, load
 from one_provider_mad.xmlrpc.local import LocalCore
@@ -248,6 +248,10 @@ def _result(what: str, obstacle: Obstacle | None, *, good: str) -> CheckResult:
 
 
 async def _cloud(provider: Provider, configuration: Configuration, places: Places) -> AsyncIterator[CheckResult]:
+    if configuration.settings.security_groups.mirror and not isinstance(provider, SharedGroups):
+        found = f"mirror = true has no effect: {provider.name} has no groups of OpenNebula's, rules do not arrive there"
+        remedy = "remove it from [security_groups], and set the rules in the cloud"
+        yield CheckResult(what="security groups", is_well=None, found=found, remedy=remedy)
     patience, begun = configuration.settings.call_timeout, time.monotonic()
     try:
         async with asyncio.timeout(patience):

@@ -10,6 +10,7 @@ import asyncio
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -39,7 +40,7 @@ from one_provider_mad.orphans.verdicts import (
     to_destroy,
 )
 from one_provider_mad.protocol.messages import Severity
-from one_provider_mad.providers.interface import UnusedResource, UnusedResourceSource
+from one_provider_mad.providers.interface import UnusedRemoval, UnusedResource, UnusedResourceSource
 from one_provider_mad.settings import OrphanPolicy
 
 log = structlog.get_logger()
@@ -131,6 +132,7 @@ class Reconciler:
         self._remembered: Sequence[Mapping[str, Any]] = ()
         self._interval = OrphanPolicy().interval
         self._parts_reported = 0
+        self._is_removal_problem_reported = False
         self._is_parts_problem_reported = False
         self._learn_release: Callable[[tuple[int, ...]], None] | None = learn_release
 
@@ -299,6 +301,7 @@ class Reconciler:
         self, cloud: Cloud, living: Mapping[VmId, VmDocument]
     ) -> tuple[list[UnusedResource], str]:
         """Return unused volumes, snapshots and addresses, or why they are unknown: that must not stop the search."""
+        await self._remove_unused(cloud)
         try:
             parts = await self._parts(cloud, living)
         except ProviderError as error:
@@ -308,6 +311,20 @@ class Reconciler:
             return [], str(error)
         self._is_parts_problem_reported = False
         return parts, ""
+
+    async def _remove_unused(self, cloud: Cloud) -> None:
+        """Have the provider remove what it makes again when it is needed; what is left is listed as unused."""
+        provider = cloud.provider
+        if not isinstance(provider, UnusedRemoval):
+            return
+        try:
+            await cloud.call("list", partial(provider.remove_unused, owner=cloud.owner))
+        except ProviderError as error:
+            if not error.retryable and not self._is_removal_problem_reported:
+                self._is_removal_problem_reported = True
+                self._warn(f"unused resources are not removed: {error}")
+        else:
+            self._is_removal_problem_reported = False
 
     async def _parts(self, cloud: Cloud, living: Mapping[VmId, VmDocument]) -> list[UnusedResource]:
         """Return volumes, snapshots and addresses that no instance and no VM uses; they are only reported."""

@@ -22,7 +22,7 @@ from one_provider_mad.safe_xml import Element, outline_of, parse_document, text_
 TEMPLATE_ACTIONS = frozenset(
     {
         *(Action.DEPLOY, Action.RESTORE, Action.SHUTDOWN, Action.CANCEL, Action.SAVE),
-        *(Action.RESIZE, Action.UPDATECONF, Action.UPDATESG, Action.UPDATENIC),
+        *(Action.RESIZE, Action.UPDATECONF, Action.UPDATESG, Action.UPDATENIC, Action.ATTACHNIC),
     }
 )
 """Actions for which TEMPLATE and USER_TEMPLATE are read whole; other actions need neither."""

@@ -319,13 +319,49 @@ class Reconfigurable(Protocol):
 
 @runtime_checkable
 class NetworkRules(Protocol):
-    """Can change security groups and network attributes of a running instance."""
+    """Can change the security groups of a running instance."""
 
     async def update_security_group(self, deploy_id: DeployId, request: VmRequest) -> None:
-        """Apply the present rules of the group `security_group_id` to the instance."""
+        """Apply the present rules of the group `security_group_id` to the instance.
+
+        Also called when a NIC has got that group or has lost it (`onevm sg-attach`, `sg-detach`).
+        """
+
+
+@runtime_checkable
+class NicUpdates(Protocol):
+    """Can change attributes of a running instance's interfaces."""
 
     async def update_nic(self, deploy_id: DeployId, request: VmRequest) -> None:
         """Apply the present attributes of the VM's NICs in the network `virtual_network_id`."""
+
+
+@runtime_checkable
+class SharedGroups(Protocol):
+    """Has OpenNebula's security groups as groups of the cloud, which several instances share."""
+
+    async def prepare_nic(self, deploy_id: DeployId, request: VmRequest) -> None:
+        """Make the security groups of the NIC that `attach_nic` is about to attach, `operand`; the same again is fine.
+
+        `attach_nic` gets the NIC alone, and the rules are in the VM's document.
+        """
+
+    async def prepare_start(self, deploy_id: DeployId, request: VmRequest) -> None:
+        """Apply the present rules to a stopped instance: OpenNebula changes those of a VM that is off without a call.
+
+        An error is written to the VM's log; the instance is started all the same.
+        """
+
+    def group_warnings(self, request: VmRequest) -> Sequence[str]:
+        """Return sentences for the VM's log about rules that the cloud cannot have. Pure, no I/O."""
+
+
+@runtime_checkable
+class UnusedRemoval(Protocol):
+    """Has resources that are removed once no instance uses them, and made again when one is needed."""
+
+    async def remove_unused(self, *, owner: str) -> None:
+        """Remove such resources with this owner's tags; called with every search for orphans."""
 
 
 class Size(Value, frozen=True, kw_only=True):
@@ -556,11 +592,11 @@ class NetworkCatalogue(Protocol):
 
 
 class UnusedResource(Value, frozen=True, kw_only=True):
-    """A volume, snapshot or address that costs money and that no instance uses.
+    """A volume, snapshot, address or security group that no instance uses.
 
     Attributes:
         part_id: the cloud's id of it.
-        kind: `volume`, `snapshot`, `address`.
+        kind: `volume`, `snapshot`, `address`, `security group`.
         identity: the VM in its tags; None when they name the owner only.
         detail: its size and the like, for a person.
     """

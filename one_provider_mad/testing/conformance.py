@@ -65,6 +65,7 @@ from one_provider_mad.providers.interface import (
     ImportSource,
     NetworkRules,
     NicHotplug,
+    NicUpdates,
     Provider,
     Resizable,
     Snapshots,
@@ -785,24 +786,31 @@ class OwnedCloudConformance:
                 instance = await reach(provider, deploy_id, InstanceState.RUNNING)
                 assert (sized.import_hints(instance).size.memory >= 4096) is bool(disks)
 
-    async def test_network_rules_can_be_updated_repeatedly(
+    async def test_security_groups_can_be_updated_repeatedly(
         self, cloud: CloudUnderTest, provider: Provider, running: DeployId
     ) -> None:
         rules = self.capable(cloud, provider, NetworkRules)
         request = VmRequest(
             vm_id=VmId(1),
             security_group_id="7",
-            virtual_network_id="4",
             template=Template(
                 values={
                     "SECURITY_GROUP_RULE": ({"SECURITY_GROUP_ID": "7", "PROTOCOL": "TCP", "RANGE": "22"},),
-                    "NIC": ({"NIC_ID": "0", "NETWORK_ID": "4", "INBOUND_AVG_BW": "100"},),
+                    "NIC": ({"NIC_ID": "0", "NETWORK_ID": "4", "SECURITY_GROUPS": "7"},),
                 }
             ),
         )
         for _ in range(2):
             await rules.update_security_group(running, request)
-            await rules.update_nic(running, request)
+
+    async def test_interfaces_can_be_updated_repeatedly(
+        self, cloud: CloudUnderTest, provider: Provider, running: DeployId
+    ) -> None:
+        updating = self.capable(cloud, provider, NicUpdates)
+        nic = {"NIC_ID": "0", "NETWORK_ID": "4", "INBOUND_AVG_BW": "100"}
+        request = VmRequest(vm_id=VmId(1), virtual_network_id="4", template=Template(values={"NIC": (nic,)}))
+        for _ in range(2):
+            await updating.update_nic(running, request)
 
     async def test_capabilities_raise_for_terminated_and_unknown_instances(
         self, cloud: CloudUnderTest, provider: Provider, running: DeployId
@@ -842,5 +850,7 @@ def _capability_calls(provider: Provider, deploy_id: DeployId) -> list[Awaitable
     if isinstance(provider, ContextUpdate):
         extras += [provider.update_context(deploy_id, request)]
     if isinstance(provider, NetworkRules):
-        extras += [provider.update_security_group(deploy_id, request), provider.update_nic(deploy_id, request)]
+        extras += [provider.update_security_group(deploy_id, request)]
+    if isinstance(provider, NicUpdates):
+        extras += [provider.update_nic(deploy_id, request)]
     return extras

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +8,14 @@ import pytest
 
 from one_provider_mad.actions.capabilities import CAPABILITIES
 from one_provider_mad.actions.devices import perform_capability
+from one_provider_mad.actions.intents import Intent
+from one_provider_mad.actions.lifecycle import perform_intent
+from one_provider_mad.domain import DeployId, InstanceState, VmRequest
 from one_provider_mad.errors import (
     InstanceNotFound,
     NotOurs,
     NotSupported,
+    PermissionDenied,
     ProviderUnavailable,
     RequestRefused,
 )
@@ -105,6 +109,43 @@ async def test_a_device_action_never_changes_another_vms_instance(world: World, 
     assert {name for name, _ in world.provider.calls} == {"describe"}
 
 
+class GroupedCloud(AbleCloud):
+    """Pretends to be a cloud with OpenNebula's security groups."""
+
+    async def prepare_nic(self, deploy_id: DeployId, request: VmRequest) -> None:
+        await self._travel("prepare_nic", (deploy_id, request))
+
+    async def prepare_start(self, deploy_id: DeployId, request: VmRequest) -> None:
+        await self._travel("prepare_start", (deploy_id, request))
+
+    def group_warnings(self, request: VmRequest) -> Sequence[str]:
+        return (f"a rule of VM {request.vm_id} is left out",)
+
+
+async def test_groups_are_prepared_before_a_nic_is_attached_and_what_is_left_out_is_told(tmp_path: Path) -> None:
+    async with a_world(tmp_path, GroupedCloud()) as world:
+        world.provider.add(identity_of())
+        await perform(world, "ATTACHNIC")
+        await perform(world, "UPDATESG")
+        await perform(world, "DETACHNIC")
+        assert [name for name, _ in world.provider.calls if name not in ("find", "describe")] == [
+            *("prepare_nic", "attach_nic", "update_security_group", "detach_nic")
+        ]
+        assert world.warnings == ["a rule of VM 7 is left out"] * 2
+
+
+async def test_groups_are_prepared_before_a_start_which_their_failure_does_not_stop(tmp_path: Path) -> None:
+    async with a_world(tmp_path, GroupedCloud()) as world:
+        deploy_id = world.provider.add(identity_of(), InstanceState.STOPPED)
+        world.provider.always["prepare_start"] = PermissionDenied("no permission for RevokeSecurityGroupIngress")
+        assert await perform_intent(world.work(request_of(deploy_id=deploy_id)), Intent.START) == deploy_id
+        names = [name for name, _ in world.provider.calls]
+        assert names.index("prepare_start") < names.index("start")
+        (warning,) = world.warnings
+        start = f"the security groups of instance {deploy_id} are as they were when it was stopped: "
+        assert warning == f"{start}no permission for RevokeSecurityGroupIngress"
+
+
 async def test_a_device_action_on_a_missing_instance_fails(world: World) -> None:
     with pytest.raises(InstanceNotFound):
         await perform(world, "ATTACHDISK", deploy_id="i-404")
@@ -132,7 +173,7 @@ NOT_DEVICES = (
     *("VerbatimDriver", "Suspendable", "SoftTerminate", "Parkable", "UpstreamTags", "BootFinisher"),
     *("CapacitySource", "ImportSource", "FigureSource", "UnusedResourceSource", "SelfChecking", "SizedInstances"),
     *("ShortageSource", "Priced", "WarningSource", "NamedAttributes"),
-    *("DeviceListing", "Reconfigurable", "LiveResizing", "ImageReader"),
+    *("DeviceListing", "Reconfigurable", "LiveResizing", "ImageReader", "SharedGroups", "UnusedRemoval"),
     *("ImageCatalogue", "NetworkCatalogue", "Reachability", "ConsoleSource", "ScreenSource", "PasswordSource"),
 )
 

@@ -105,12 +105,22 @@ class CloudOfParts(FakeCloud):
     Attributes:
         parts: parts that no instance uses.
         refusal: raised when they are listed.
+        removable: parts that `remove_unused` removes.
+        removal_refusal: raised instead.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.parts: list[UnusedResource] = []
         self.refusal: MadError | None = None
+        self.removable: set[str] = set()
+        self.removal_refusal: MadError | None = None
+
+    async def remove_unused(self, *, owner: str) -> None:
+        assert owner == OWNER
+        if self.removal_refusal is not None:
+            raise self.removal_refusal
+        self.parts = [part for part in self.parts if part.part_id not in self.removable]
 
     async def unused_resources(self, *, owner: str) -> Sequence[UnusedResource]:
         assert owner == OWNER

@@ -165,6 +165,18 @@ async def test_unused_parts_are_reported_once_and_never_deleted(parted: FrontEnd
     assert {name for name, _ in parted.cloud.calls} == {"list"}
 
 
+async def test_what_a_provider_makes_again_is_removed_or_reported(parted: FrontEnd) -> None:
+    cloud = parted.cloud
+    assert isinstance(cloud, CloudOfParts)
+    cloud.removable = {"snap-1"}
+    cloud.removal_refusal = PermissionDenied("no permission for DeleteSecurityGroup")
+    assert [await parts(parted) for _ in range(2)] == [["snap-1"]] * 2
+    assert parted.warnings[0] == "unused resources are not removed: no permission for DeleteSecurityGroup"
+    assert len(parted.warnings) == 2, "once, beside the number of unused parts"
+    cloud.removal_refusal = None
+    assert await parts(parted) == []
+
+
 async def test_orphans_are_terminated_although_listing_parts_is_refused(parted: FrontEnd) -> None:
     parted.cloud.refusal = PermissionDenied("no permission for DescribeVolumes")  # type: ignore[attr-defined]
     end(parted)

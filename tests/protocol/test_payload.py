@@ -29,7 +29,7 @@ from tests.protocol.cases import (
 
 NEEDS_TEMPLATE = {
     *(Action.DEPLOY, Action.RESTORE, Action.SHUTDOWN, Action.CANCEL, Action.SAVE, Action.RESIZE),
-    *(Action.UPDATECONF, Action.UPDATESG, Action.UPDATENIC),
+    *(Action.UPDATECONF, Action.UPDATESG, Action.UPDATENIC, Action.ATTACHNIC),
 }
 
 

@@ -20,6 +20,7 @@ from one_provider_mad.providers.interface import (
     DiskSnapshots,
     NetworkRules,
     NicHotplug,
+    NicUpdates,
     Provider,
     ProviderContext,
     ProviderFactory,
@@ -33,7 +34,7 @@ from one_provider_mad.testing.conformance import CloudUnderTest, OwnedCloudConfo
 PAGE = Path(__file__).parents[2] / "docs" / "providers.md"
 EXTRAS = (
     *(ContextUpdate, DeviceListing, DiskHotplug, DiskResize, DiskSnapshots, NetworkRules, NicHotplug, Resizable),
-    *(Snapshots, Suspendable),
+    *(NicUpdates, Snapshots, Suspendable),
 )
 
 

@@ -18,7 +18,7 @@ from one_provider_mad.providers.ec2.attributes import words
 from one_provider_mad.providers.ec2.client import Client
 from one_provider_mad.providers.ec2.launch import Launch, run_instances
 from one_provider_mad.providers.ec2.launch_disks import SNAPSHOT
-from one_provider_mad.providers.ec2.query import numbered, pairs
+from one_provider_mad.providers.ec2.query import numbered, pairs, tagged
 from one_provider_mad.providers.ec2.refusals import DECODE
 from one_provider_mad.providers.ec2.settings import Ec2Settings
 from one_provider_mad.providers.interface import CheckResult
@@ -35,8 +35,19 @@ _LEFTOVERS = ("DescribeSnapshots", "DescribeAddresses")
 _CHANGES = ("StartInstances", "StopInstances", "RebootInstances", "TerminateInstances")
 
 _DONE, _HELD, _REFUSED = "", "DryRunOperation", "UnauthorizedOperation"
-_NO_SUCH_INSTANCE = ("InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed")
-"""Codes of answers about an unknown instance, which show that the call is allowed."""
+_NOT_THERE = (
+    *("InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed", "InvalidNetworkInterfaceID.NotFound"),
+    *("InvalidGroup.NotFound", "InvalidGroupId.Malformed", "InvalidPermission.NotFound"),
+)
+"""Codes of answers about an instance, interface or group that is not there, which show that the call is allowed."""
+
+_NO_GROUP, _NO_INTERFACE = "sg-00000000000000000", "eni-00000000000000000"
+_RULE = {
+    "IpPermissions.1.IpProtocol": "tcp",
+    "IpPermissions.1.FromPort": "22",
+    "IpPermissions.1.ToPort": "22",
+    "IpPermissions.1.IpRanges.1.CidrIp": "192.0.2.1/32",
+}
 
 _CODE = re.compile(rf"\(\w+, (?P<code>[\w.]+)\)(; {re.escape(DECODE)})?$")
 """Finds EC2's code in a sentence that refusals.refusal wrote."""
@@ -98,6 +109,7 @@ class Checks:
         return [
             *findings,
             *(await self._create_rights() if is_safe else [_unknown("right to create", "was not tried")]),
+            *(await self._group_rights() if is_safe and self._mappings.security_groups.mirror else []),
         ]
 
     async def _changes(self) -> list[tuple[str, str]]:
@@ -127,13 +139,38 @@ class Checks:
         requested = run_instances(launch, identity=self._identity, token="one-provider-check")  # noqa: S106
         return _rights("right to create", [("RunInstances", await self._try("RunInstances", requested))])
 
+    async def _group_rights(self) -> list[CheckResult]:
+        """Check the rights for `mirror = true`, on a group that is not there: conditions on tags refuse that, too."""
+        what, group = "rights to security groups", {"GroupId": _NO_GROUP}
+        new = {"GroupName": "one-provider check", "GroupDescription": "one-provider check"}
+        calls = {
+            "DescribeSecurityGroups": {},
+            "DescribeSubnets": {},
+            "DescribeNetworkInterfaces": {},
+            "CreateSecurityGroup": {**new, **tagged("TagSpecification.1", "security-group", self._identity.tags())},
+            "AuthorizeSecurityGroupIngress": {**group, **_RULE},
+            "AuthorizeSecurityGroupEgress": {**group, **_RULE},
+            "RevokeSecurityGroupIngress": {**group, **_RULE},
+            "RevokeSecurityGroupEgress": {**group, **_RULE},
+            "DeleteSecurityGroup": group,
+            "ModifyNetworkInterfaceAttribute": {"NetworkInterfaceId": _NO_INTERFACE, "SecurityGroupId.1": _NO_GROUP},
+        }
+        tried = [(action, await self._try(action, requested)) for action, requested in calls.items()]
+        unknown = [name for name, code in tried if code == _REFUSED and not name.startswith(("Describe", "Create"))]
+        findings = _rights(what, [each for each in tried if each[0] not in unknown])
+        if unknown:
+            found = f"not known: {', '.join(unknown)} refused for a group or interface that does not exist"
+            remedy = "fine if the policy has conditions on tags, as in docs/ec2.md; else allow them"
+            findings.append(_unknown(what, found, remedy))
+        return findings
+
     async def _try(self, action: str, requested: Mapping[str, str]) -> str:
         """Return EC2's code (DryRunOperation: allowed), another error's sentence, or "" for a call carried out."""
         try:
             await self._client.call(action, {**requested, "DryRun": "true"}, read=lambda _: None)
         except ProviderError as error:
             found = _CODE.search(str(error))
-            if found and found["code"] in (_HELD, _REFUSED, *_NO_SUCH_INSTANCE):
+            if found and found["code"] in (_HELD, _REFUSED, *_NOT_THERE):
                 return found["code"]
             return _REFUSED if isinstance(error, PermissionDenied) else str(error)
         return _DONE
@@ -222,7 +259,7 @@ def _rights(what: str, tried: Iterable[tuple[str, str]]) -> list[CheckResult]:
     """Return one finding for all rights that are held, and one for each of the others."""
     held, findings = [], []
     for action, code in tried:
-        if code == _HELD or code in _NO_SUCH_INSTANCE:
+        if code == _HELD or code in _NOT_THERE:
             held.append(action)
         elif code == _REFUSED:
             findings.append(_wrong(what, f"{action} is not held", f"allow ec2:{action}: docs/ec2.md has the policy"))

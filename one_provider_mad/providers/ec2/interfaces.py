@@ -6,17 +6,26 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from one_provider_mad.domain import TAG_PREFIX, DeployId, Value, whole_number
+from one_provider_mad.domain import TAG_PREFIX, DeployId, Value, VmRequest, whole_number
 from one_provider_mad.errors import BadParameter, PermissionDenied, ProviderError, ProviderUnavailable, WrongState
 from one_provider_mad.providers.ec2.attributes import words
 from one_provider_mad.providers.ec2.client import Client
 from one_provider_mad.providers.ec2.disks import INSTANCE_TAG, Disks, release_each
+from one_provider_mad.providers.ec2.group_rules import mirrored_groups
+from one_provider_mad.providers.ec2.groups import Groups
 from one_provider_mad.providers.ec2.instances import Details, read_tags
-from one_provider_mad.providers.ec2.launch_interfaces import NICS_TAG, asked_address, launched_nic, refused_address
+from one_provider_mad.providers.ec2.launch_interfaces import (
+    NICS_TAG,
+    LaunchInterface,
+    asked_address,
+    launched_nic,
+    mirrored_numbers,
+    refused_address,
+)
 from one_provider_mad.providers.ec2.query import filtered, numbered, pairs, tagged
 from one_provider_mad.providers.ec2.settings import Ec2Settings
 from one_provider_mad.providers.interface import ProviderContext
-from one_provider_mad.providers.mapped_networks import MappedNetwork, mapped_network
+from one_provider_mad.providers.mapped_networks import MappedNetwork, mapped_network, plain_nics
 from one_provider_mad.safe_xml import Element, element_at, elements_at, text_of
 
 NIC_TAG = f"{TAG_PREFIX}NIC_ID"
@@ -37,6 +46,8 @@ class Interface(Value, frozen=True, kw_only=True):
         ends_with_instance: it is deleted with its instance.
         nic_id: NIC_ID of its NIC, "" for none.
         is_tagged: it has the tags of one NIC, and not only that of its launch.
+        vpc: its VPC.
+        groups: ids of its security groups.
     """
 
     interface_id: str
@@ -46,6 +57,8 @@ class Interface(Value, frozen=True, kw_only=True):
     ends_with_instance: bool = False
     nic_id: str = ""
     is_tagged: bool = False
+    vpc: str = ""
+    groups: frozenset[str] = frozenset()
 
     @property
     def is_first(self) -> bool:
@@ -72,6 +85,8 @@ def _interface(item: Element) -> Interface:
         ends_with_instance=text_of(element_at(item, "attachment/deleteOnTermination")) == "true",
         nic_id=tags.get(NIC_TAG) or (launched_nic(tags, index) if attachment_id else ""),
         is_tagged=NIC_TAG in tags,
+        vpc=text_of(item.find("vpcId")),
+        groups=frozenset(text_of(each) for each in elements_at(item, "groupSet/item/groupId")),
     )
 
 
@@ -81,16 +96,71 @@ class Interfaces:
     Args:
         client: the connection to the cloud.
         disks: looks up an instance.
+        groups: OpenNebula's security groups in EC2.
         context: the cloud's tables.
         settings: the table `[ec2]`.
     """
 
-    def __init__(self, client: Client, disks: Disks, context: ProviderContext, settings: Ec2Settings) -> None:
+    def __init__(
+        self, client: Client, disks: Disks, groups: Groups, context: ProviderContext, settings: Ec2Settings
+    ) -> None:
         self._client = client
         self._disks = disks
+        self._groups = groups
         self._context = context
         self._pause = min(settings.watch_interval, _PAUSE)
         self._tags = settings.tags
+
+    async def prepare(self, deploy_id: DeployId, request: VmRequest) -> None:
+        """Make the security groups of the NIC that is about to be attached, as the VM's document has them."""
+        nic = request.operand
+        network = mapped_network(nic, self._context) or MappedNetwork()
+        numbers = self._numbers(nic, network)
+        if numbers:
+            subnet = await self._subnet_for(await self._disks.details(deploy_id), nic, network)
+            await self._groups.put(mirrored_groups(request, numbers), await self._groups.vpc_of(subnet))
+
+    def _numbers(self, nic: Mapping[str, str], network: MappedNetwork) -> tuple[str, ...] | None:
+        return None if nic.get("SECURITYGROUPIDS") else mirrored_numbers(nic, network, self._context)
+
+    async def set_groups(self, deploy_id: DeployId, request: VmRequest, launched: Sequence[LaunchInterface]) -> bool:
+        """Bring OpenNebula's security groups, and which interface has which, to what the VM's document says.
+
+        Args:
+            deploy_id: the instance.
+            request: the VM.
+            launched: the interfaces of its launch, as its document has them now.
+
+        Returns:
+            False when no interface has OpenNebula's groups, since others are named for it.
+
+        Raises:
+            BadParameter: EC2 refuses a group or its rules.
+        """
+        planned = {each.nic.get("NIC_ID", ""): each for each in launched}
+        nics = {nic.get("NIC_ID", ""): nic for nic in plain_nics(request)}
+        is_any = False
+        for interface in await self._list({"attachment.instance-id": [deploy_id]}):
+            # A cloud may keep no tags of a launch's interfaces; the first one's NIC is known all the same.
+            nic_id = interface.nic_id or (launched[0].nic.get("NIC_ID", "") if launched and interface.is_first else "")
+            nic = nics.get(nic_id)
+            if nic is None:
+                continue
+            plan = planned.get(nic_id)
+            network = mapped_network(nic, self._context) or MappedNetwork()
+            numbers = plan.groups if plan else self._numbers(nic, network)
+            if numbers is not None:
+                is_any = True
+                ids = await self._groups.put(mirrored_groups(request, numbers), interface.vpc)
+                others = plan.network.security_groups if plan else ()
+                wanted = list(ids.values()) or others or [await self._groups.default(interface.vpc)]
+                await self._set_groups(interface, wanted)
+        return is_any
+
+    async def _set_groups(self, interface: Interface, wanted: Sequence[str]) -> None:
+        if interface.groups != frozenset(wanted):
+            call = {"NetworkInterfaceId": interface.interface_id, **numbered("SecurityGroupId", wanted)}
+            await self._client.call("ModifyNetworkInterfaceAttribute", call, read=lambda _: None)
 
     async def attach(self, deploy_id: DeployId, nic: Mapping[str, str]) -> None:
         """Make an interface, unless there is one, and attach it, unless it is attached.
@@ -206,10 +276,11 @@ class Interfaces:
             WrongState: the address is in use.
         """
         instance, network = details.instance, mapped_network(nic, self._context) or MappedNetwork()
-        subnet = nic.get("SUBNETID") or await self._subnet(details, network)
-        groups = (
+        subnet = await self._subnet_for(details, nic, network)
+        groups: Sequence[str] = (
             words(nic.get("SECURITYGROUPIDS", ""))
             or network.security_groups
+            or await self._mirrored(nic, network, subnet)
             or words(instance.attributes.get("AWS_SECURITY_GROUPS", ""))
         )
         address = "" if nic.get("SUBNETID") else asked_address(nic, network)
@@ -232,6 +303,13 @@ class Interfaces:
                 raise type(error)(sentence) from error
             raise
         return Interface(interface_id=made)
+
+    async def _mirrored(self, nic: Mapping[str, str], network: MappedNetwork, subnet: str) -> list[str]:
+        numbers = self._numbers(nic, network)
+        return await self._groups.known(numbers, await self._groups.vpc_of(subnet)) if numbers else []
+
+    async def _subnet_for(self, details: Details, nic: Mapping[str, str], network: MappedNetwork) -> str:
+        return nic.get("SUBNETID") or await self._subnet(details, network)
 
     async def _subnet(self, details: Details, network: MappedNetwork) -> str:
         """Return the network's subnet in the zone of the instance; the instance's own for a network without any."""

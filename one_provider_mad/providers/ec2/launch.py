@@ -8,6 +8,7 @@ import msgspec
 
 from one_provider_mad.domain import Identity
 from one_provider_mad.errors import BadParameter
+from one_provider_mad.providers.ec2.group_rules import MirroredGroup
 from one_provider_mad.providers.ec2.launch_disks import NO_DISKS, DiskVolume, ImageDisks, block_devices
 from one_provider_mad.providers.ec2.launch_interfaces import NICS_TAG
 from one_provider_mad.providers.ec2.query import tagged
@@ -31,6 +32,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         least_root: GiB of the root volume if the image's is smaller; 0 for the image's, or that in `root_volume`.
         volumes: for the disks after the first.
         nics: NIC_IDs of the interfaces in `parameters`, in the order of their device indexes.
+        groups: OpenNebula's security groups that EC2 is to have.
+        nic_groups: their numbers for each of `nics`, none for an interface with other groups.
     """
 
     parameters: dict[str, str]
@@ -40,6 +43,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     least_root: int = 0
     volumes: tuple[DiskVolume, ...] = ()
     nics: tuple[str, ...] = ()
+    groups: tuple[MirroredGroup, ...] = ()
+    nic_groups: tuple[tuple[str, ...], ...] = ()
 
     @property
     def needs_image(self) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from one_provider_mad.domain import TAG_PREFIX, Value, VmRequest
 from one_provider_mad.errors import BadParameter
 from one_provider_mad.providers.ec2.attributes import words
+from one_provider_mad.providers.ec2.group_rules import group_numbers
 from one_provider_mad.providers.ec2.query import numbered
 from one_provider_mad.providers.interface import ProviderContext
 from one_provider_mad.providers.mapped_networks import (
@@ -35,11 +36,14 @@ class LaunchInterface(Value, frozen=True, kw_only=True):
         nic: the VM's NIC.
         network: what the cloud has for its network; the first one's as the PUBLIC_CLOUD section changes it.
         address: private address to ask for, "" for any.
+        groups: numbers of OpenNebula's security groups for it, instead of those of `network`, where there are any; None
+            where OpenNebula's do not count.
     """
 
     nic: Mapping[str, str]
     network: MappedNetwork
     address: str = ""
+    groups: tuple[str, ...] | None = None
 
 
 def mapped_section(
@@ -86,27 +90,45 @@ def launch_interfaces(
         BadParameter: a network's addresses or subnets contradict each other.
     """
     made = _included(request, own, defaults, context)
+    if not made:
+        return ()
+    nic, network = made[0]
+    has_own_groups = bool(own.get("SECURITYGROUPIDS") or own.get("SECURITYGROUPS"))
+    groups = None if has_own_groups else mirrored_numbers(nic, network, context)
     first = MappedNetwork(
         subnets=words(section.text("SUBNETID")),
-        security_groups=words(section.text("SECURITYGROUPIDS")),
-        public_address=made[0][1].public_address if made else None,
+        security_groups=() if groups else words(section.text("SECURITYGROUPIDS")),
+        public_address=network.public_address,
     )
-    return tuple(
-        LaunchInterface(nic=nic, network=first, address=section.text("PRIVATEIP"))
-        if at == 0
-        else _further(nic, network, defaults)
-        for at, (nic, network) in enumerate(made)
+    return (
+        LaunchInterface(nic=nic, network=first, address=section.text("PRIVATEIP"), groups=groups),
+        *(_further(nic, network, defaults, context) for nic, network in made[1:]),
     )
 
 
-def _further(nic: Mapping[str, str], network: MappedNetwork, defaults: Mapping[str, str]) -> LaunchInterface:
+def _further(
+    nic: Mapping[str, str], network: MappedNetwork, defaults: Mapping[str, str], context: ProviderContext
+) -> LaunchInterface:
+    groups = mirrored_numbers(nic, network, context)
     network = MappedNetwork(
         subnets=network.subnets or words(defaults.get("SUBNETID", "")),
-        security_groups=network.security_groups or words(defaults.get("SECURITYGROUPIDS", "")),
+        security_groups=() if groups else network.security_groups or words(defaults.get("SECURITYGROUPIDS", "")),
         public_address=network.public_address,
         addresses=network.addresses,
     )
-    return LaunchInterface(nic=nic, network=network, address=asked_address(nic, network))
+    return LaunchInterface(nic=nic, network=network, address=asked_address(nic, network), groups=groups)
+
+
+def mirrored_numbers(
+    nic: Mapping[str, str], network: MappedNetwork, context: ProviderContext
+) -> tuple[str, ...] | None:
+    """Return the numbers of a NIC's security groups that EC2 is to have; None where they do not count.
+
+    They count with `mirror = true` in [security_groups], unless its network names groups of EC2.
+    """
+    if not context.mappings.security_groups.mirror or network.security_groups:
+        return None
+    return group_numbers(nic)
 
 
 def _included(
@@ -183,6 +205,16 @@ def nic_warnings(request: VmRequest, interfaces: Sequence[LaunchInterface]) -> I
     yield from unused_leases([(each.nic, each.address) for each in interfaces], chooser="EC2")
     if len(interfaces) > 1 and any(each.network.public_address for each in interfaces):
         yield "the instance gets no public address: EC2 gives one only to an instance with one interface, use ELASTICIP"
+
+
+def other_groups(interfaces: Sequence[LaunchInterface]) -> Iterator[str]:
+    """Yield a sentence for each interface whose groups of OpenNebula's do not count, since others are named."""
+    for each in interfaces:
+        if each.groups is None and (numbers := group_numbers(each.nic)):
+            yield (
+                f"security group {', '.join(numbers)} of interface {each.nic.get('NIC_ID', '')} is not in EC2:"
+                " PUBLIC_CLOUD or the network names other groups"
+            )
 
 
 def refused_address(call: Mapping[str, str], sentence: str) -> str:

@@ -36,6 +36,8 @@ from one_provider_mad.providers.ec2.client import MOST_VALUES, Client, read_acco
 from one_provider_mad.providers.ec2.cloudwatch import DISK_NAMES, CloudWatch
 from one_provider_mad.providers.ec2.context import depends_on_tag
 from one_provider_mad.providers.ec2.disks import Disks
+from one_provider_mad.providers.ec2.group_rules import group_numbers, rule_warnings
+from one_provider_mad.providers.ec2.groups import Groups
 from one_provider_mad.providers.ec2.image_disks import ImageLookup
 from one_provider_mad.providers.ec2.instances import (
     LISTED_NAMES,
@@ -46,10 +48,10 @@ from one_provider_mad.providers.ec2.instances import (
     read_launched,
 )
 from one_provider_mad.providers.ec2.interfaces import Interfaces
-from one_provider_mad.providers.ec2.launch import SPOT, read_launch, run_instances
+from one_provider_mad.providers.ec2.launch import SPOT, Launch, read_launch, run_instances
 from one_provider_mad.providers.ec2.launch_interfaces import refused_address
 from one_provider_mad.providers.ec2.notices import NOTICE_NAMES, Notices
-from one_provider_mad.providers.ec2.query import filtered, pairs
+from one_provider_mad.providers.ec2.query import filtered, numbered, pairs
 from one_provider_mad.providers.ec2.refusals import is_shortage
 from one_provider_mad.providers.ec2.settings import Ec2Settings
 from one_provider_mad.providers.ec2.shortages import Shortages
@@ -72,6 +74,7 @@ from one_provider_mad.providers.interface import (
     Size,
     UnusedResource,
 )
+from one_provider_mad.providers.mapped_networks import plain_nics
 
 _MOST_UNKNOWN_STATES = 1000
 """Most undocumented states remembered as warned of; then all are forgotten, and warned of again."""
@@ -99,7 +102,8 @@ class Ec2Provider:
         self._client = Client(settings, warn=context.warn)
         self._images = ImageLookup(self._client, clock=time.monotonic)
         self._disks = Disks(self._client, self._images, context, settings)
-        self._interfaces = Interfaces(self._client, self._disks, context, settings)
+        self._groups = Groups(self._client, context, settings)
+        self._interfaces = Interfaces(self._client, self._disks, self._groups, context, settings)
         self._shortages = Shortages(memory=settings.shortage_memory, clock=time.monotonic)
         self._sizes = sizes.sizes(settings)
         self._changes = Changes(self._client, self._disks, self._images, settings, context=context, known=self._sizes)
@@ -170,7 +174,7 @@ class Ec2Provider:
             raise NotReached(f"nothing was created: {error}") from error
         requested = run_instances(launch, identity=call.identity, token=call.token, image=image, snapshots=snapshots)
         try:
-            made = await self._client.call("RunInstances", requested, read=read_launched)
+            made = await self._run(launch, requested)
         except (NoCapacity, QuotaExceeded) as error:
             # Spot instances have a quota of their own, so an on-demand alternative may have room.
             if isinstance(error, QuotaExceeded) and launch.place.market != SPOT:
@@ -189,6 +193,27 @@ class Ec2Provider:
             # EC2 until January 2025, and compatible clouds, return the token's instance in any state.
             raise TokenSpent(f"the token belongs to instance {made[0].deploy_id}, which is {made[0].raw_state}")
         return made[0].deploy_id
+
+    async def _run(self, launch: Launch, requested: Mapping[str, str]) -> list[Instance]:
+        if not launch.groups:
+            return await self._client.call("RunInstances", requested, read=read_launched)
+
+        async def run() -> list[Instance]:
+            # A group has the same id again: none that an instance has can be deleted.
+            groups = await self._put_groups(launch)
+            return await self._client.call("RunInstances", {**requested, **groups}, read=read_launched)
+
+        return await self._groups.retried(run)
+
+    async def _put_groups(self, launch: Launch) -> dict[str, str]:
+        """Make OpenNebula's security groups of a launch in the VPCs of its interfaces, and return their parameters."""
+        call: dict[str, str] = {}
+        for number, wanted in enumerate(launch.nic_groups, 1):
+            prefix = f"NetworkInterface.{number}"
+            vpc = await self._groups.vpc_of(launch.parameters.get(f"{prefix}.SubnetId", ""))
+            ids = await self._groups.put([each for each in launch.groups if each.number in wanted], vpc)
+            call |= numbered(f"{prefix}.SecurityGroupId", list(ids.values()))
+        return call
 
     def lacked_capacity(self, instance: Instance, parameters: Parameters) -> bool:
         """Return True when EC2 accepted the instance and ended it for lack of capacity; remember the shortage then."""
@@ -369,6 +394,46 @@ class Ec2Provider:
         """Detach the NIC's network interface and delete it."""
         await self._interfaces.detach(deploy_id, nic)
 
+    async def prepare_nic(self, deploy_id: DeployId, request: VmRequest) -> None:
+        """Make the security groups of the NIC that is about to be attached."""
+        await self._interfaces.prepare(deploy_id, request)
+
+    async def prepare_start(self, deploy_id: DeployId, request: VmRequest) -> None:
+        """Apply the present rules of all groups of a stopped instance's NICs."""
+        if self._context.mappings.security_groups.mirror:
+            await self._set_groups(deploy_id, request)
+
+    async def update_security_group(self, deploy_id: DeployId, request: VmRequest) -> None:
+        """Apply the present rules of all groups of the VM's NICs, and which NIC has which.
+
+        Raises:
+            BadParameter: OpenNebula's groups are not those of this VM's interfaces.
+        """
+        await self._disks.details(deploy_id)
+        number = request.security_group_id
+        if not self._context.mappings.security_groups.mirror:
+            raise BadParameter(f"security group {number} is not in EC2: [security_groups] has no mirror = true")
+        if not await self._set_groups(deploy_id, request):
+            raise BadParameter(
+                f"security group {number} is not in EC2: PUBLIC_CLOUD or [networks] names other groups for the VM's"
+                " interfaces, or they were not made from NICs"
+            )
+
+    async def _set_groups(self, deploy_id: DeployId, request: VmRequest) -> bool:
+        planned = template.interfaces_of(request, self._settings, self._context)
+        return await self._interfaces.set_groups(deploy_id, request, planned)
+
+    def group_warnings(self, request: VmRequest) -> Sequence[str]:
+        """Return sentences for the rules of the VM's security groups that EC2 cannot have."""
+        if not self._context.mappings.security_groups.mirror:
+            return ()
+        return tuple(rule_warnings(request, {number for nic in plain_nics(request) for number in group_numbers(nic)}))
+
+    async def remove_unused(self, *, owner: str) -> None:  # noqa: ARG002 - that of the context
+        """Delete the security groups of ours that no interface has; they are made again when they are needed."""
+        if self._context.mappings.security_groups.mirror:
+            await self._groups.remove_unused()
+
     async def resize(self, deploy_id: DeployId, request: VmRequest) -> None:
         """Give a stopped instance the smallest type of its family with at least the VM's CPU and MEMORY."""
         await self._changes.resize(deploy_id, request)
@@ -378,8 +443,9 @@ class Ec2Provider:
         await self._changes.set_user_data(deploy_id, request)
 
     async def unused_resources(self, *, owner: str) -> Sequence[UnusedResource]:
-        """Return every volume, snapshot and address with this owner's tags that no instance uses."""
-        return await unused_resources(self._client, owner=owner)
+        """Return every volume, snapshot and address with this owner's tags, and group of ours, without an instance."""
+        groups = await self._groups.unused() if self._context.mappings.security_groups.mirror else []
+        return [*await unused_resources(self._client, owner=owner), *groups]
 
     def section_of(self, request: VmRequest) -> Mapping[str, str]:
         """Return the attributes of the VM's own section."""

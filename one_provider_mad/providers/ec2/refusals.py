@@ -98,8 +98,11 @@ retry is right. Unavailable comes from a server that "can't handle the request",
 failed, perhaps after it had begun to carry the call out."""
 
 FAMILIES: tuple[tuple[re.Pattern[str], Kind], ...] = (
-    # `TagLimitExceeded` is about one call, other limits about the account.
-    (re.compile(r"(Tag|Filter|SecurityGroupsPerInstance|SecurityGroupsPerInterface)LimitExceeded"), BadParameter),
+    # `TagLimitExceeded` is about one call or resource, other limits about the account.
+    (
+        re.compile(r"(Tag|Filter|SecurityGroupsPer(Instance|Interface)|RulesPerSecurityGroup)LimitExceeded"),
+        BadParameter,
+    ),
     (re.compile(r".*(LimitExceeded|LimitReached|QuotaExceeded|CountExceeded)"), QuotaExceeded),
     (re.compile(r"Insufficient\w*Capacity.*"), NoCapacity),
     (re.compile(r".*Throttl.*"), Throttled),

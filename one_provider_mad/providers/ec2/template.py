@@ -27,6 +27,7 @@ from one_provider_mad.providers.ec2.attributes import (
 )
 from one_provider_mad.providers.ec2.combinations import check_combinations
 from one_provider_mad.providers.ec2.context import Told, told_guest
+from one_provider_mad.providers.ec2.group_rules import mirrored_groups, rule_warnings
 from one_provider_mad.providers.ec2.launch import Launch
 from one_provider_mad.providers.ec2.launch_disks import disk_warnings, further_volumes, root_size
 from one_provider_mad.providers.ec2.launch_interfaces import (
@@ -36,6 +37,7 @@ from one_provider_mad.providers.ec2.launch_interfaces import (
     launch_interfaces,
     mapped_section,
     nic_warnings,
+    other_groups,
 )
 from one_provider_mad.providers.ec2.query import numbered
 from one_provider_mad.providers.ec2.settings import Ec2Settings
@@ -131,8 +133,8 @@ def plan(
     """
     section = read_checked_section(request, settings, context)
     check_combinations(section.attributes, defaults=settings.defaults)
-    own = read_section(_modern(request), hypervisor=context.hypervisor).attributes
-    interfaces = launch_interfaces(request, section, own, settings.defaults, context)
+    interfaces = interfaces_of(request, settings, context)
+    groups = [number for each in interfaces for number in each.groups or ()]
     told = told_guest(request, section, context, by_tag=guest_of(section.text("AMI")))
     fixed = {
         **_named(request, section),
@@ -151,6 +153,8 @@ def plan(
         least_root=root_size(request, context) if settings.template_disks and "VolumeSize" not in root else 0,
         volumes=further_volumes(request, context) if settings.template_disks else (),
         nics=tuple(each.nic.get("NIC_ID", "") for each in interfaces),
+        groups=mirrored_groups(request, groups),
+        nic_groups=tuple(each.groups or () for each in interfaces) if groups else (),
     )
     return CreatePlan(
         alternatives=tuple(
@@ -164,8 +168,17 @@ def plan(
             *_nic_warnings(request, interfaces),
             *told.warnings,
             *_of_metadata(told, settings),
+            *rule_warnings(request, groups),
+            *(other_groups(interfaces) if context.mappings.security_groups.mirror else ()),
         ),
     )
+
+
+def interfaces_of(request: VmRequest, settings: Ec2Settings, context: ProviderContext) -> tuple[LaunchInterface, ...]:
+    """Return the interfaces that the VM's NICs are in EC2; none where no network is mapped. Raises BadParameter."""
+    section = read_checked_section(request, settings, context)
+    own = read_section(_modern(request), hypervisor=context.hypervisor).attributes
+    return launch_interfaces(request, section, own, settings.defaults, context)
 
 
 def _encoded(launch: Launch) -> Parameters:
@@ -187,7 +200,7 @@ def _named(request: VmRequest, section: Section) -> dict[str, str]:
 def _network(section: Section, interfaces: tuple[LaunchInterface, ...]) -> dict[str, str]:
     """Return security groups and private address, of the instance or of each of its interfaces."""
     if interfaces:
-        if section.text("SECURITYGROUPS"):
+        if section.text("SECURITYGROUPS") and not interfaces[0].groups:
             raise BadParameter("SECURITYGROUPS and [networks] exclude each other: name ids in SECURITYGROUPIDS")
         return interface_parameters(interfaces)
     address = section.text("PRIVATEIP")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from one_provider_mad.lab.ec2.topology import GROUP, SUBNET
-from one_provider_mad.mappings import ImageMapping, Mappings, NetworkMapping
+from one_provider_mad.mappings import ImageMapping, Mappings, NetworkMapping, SecurityGroupSettings
 from one_provider_mad.providers.ec2.checks import NO_INSTANCE
 from one_provider_mad.providers.ec2.provider import Ec2Provider
 from one_provider_mad.providers.interface import CheckResult, SelfChecking
@@ -216,3 +216,31 @@ async def test_a_right_that_the_check_of_a_table_lacks_is_named(ec2: FaultyEc2, 
     ec2.order("DescribeSubnets", code="UnauthorizedOperation", message="No.", status=403)
     (point,) = (await checked(await connect(mappings=MAPPINGS)))["[networks]"]
     assert (point.is_well, point.remedy) == (None, "allow ec2:DescribeSubnets")
+
+
+# Security groups
+
+MIRROR = Mappings(security_groups=SecurityGroupSettings(mirror=True))
+
+
+async def test_rights_to_security_groups_are_tried_without_a_change_where_they_are_mirrored(
+    ec2: FaultyEc2, connect: Open
+) -> None:
+    (point,) = (await checked(await connect(mappings=MIRROR)))["rights to security groups"]
+    assert point.is_well
+    assert point.found == (
+        "DescribeSecurityGroups, DescribeSubnets, DescribeNetworkInterfaces, CreateSecurityGroup,"
+        " AuthorizeSecurityGroupIngress, AuthorizeSecurityGroupEgress, RevokeSecurityGroupIngress,"
+        " RevokeSecurityGroupEgress, DeleteSecurityGroup, ModifyNetworkInterfaceAttribute: held"
+    )
+    assert {form.get("DryRun") for name, form in ec2.account.calls if "Security" in name} == {"true"}
+    assert "rights to security groups" not in await checked(await connect())
+
+
+async def test_a_missing_right_to_security_groups_is_named(ec2: FaultyEc2, connect: Open) -> None:
+    for action in ("CreateSecurityGroup", "DeleteSecurityGroup"):
+        ec2.order(action, code="UnauthorizedOperation", message="You are not authorized", status=403)
+    _, create, delete = (await checked(await connect(mappings=MIRROR)))["rights to security groups"]
+    assert (create.is_well, create.found) == (False, "CreateSecurityGroup is not held")
+    assert delete.is_well is None
+    assert delete.found == "not known: DeleteSecurityGroup refused for a group or interface that does not exist"

@@ -11,12 +11,13 @@ from functools import partial
 import pytest
 
 from one_provider_mad.domain import DeployId, InstanceState, Template, VmId, VmRequest
-from one_provider_mad.errors import WrongState
+from one_provider_mad.errors import BadParameter, WrongState
 from one_provider_mad.mappings import ContextSettings, Mappings
 from one_provider_mad.providers.interface import (
     ContextUpdate,
     DiskSnapshots,
     NetworkRules,
+    NicUpdates,
     Provider,
     Resizable,
     Snapshots,
@@ -45,7 +46,7 @@ LACKS: dict[type, str] = {
     Suspendable: "EC2 hibernates only instances that were made for it: SAVE stops them",
     Snapshots: "EC2 cannot put all volumes of an instance back",
     DiskSnapshots: "EC2 cannot put a volume back",
-    NetworkRules: "EC2's security groups are not OpenNebula's",
+    NicUpdates: "EC2 limits no interface's bandwidth",
 }
 
 
@@ -89,3 +90,12 @@ class TestEc2Conforms(OwnedCloudConformance):
         await self.stopped(provider, running)
         for _ in range(2):
             await updating.update_context(running, request)
+
+    async def test_security_groups_can_be_updated_repeatedly(
+        self, cloud: CloudUnderTest, provider: Provider, running: DeployId
+    ) -> None:
+        """Without `mirror = true` they are refused with the reason; test_groups.py has them with it."""
+        rules = self.capable(cloud, provider, NetworkRules)
+        request = VmRequest(vm_id=VmId(1), security_group_id="7")
+        with pytest.raises(BadParameter, match=r"group 7 is not in EC2: \[security_groups\] has no mirror = true"):
+            await rules.update_security_group(running, request)

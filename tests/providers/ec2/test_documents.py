@@ -46,7 +46,7 @@ def policy() -> list[dict[str, object]]:
 
 def called() -> set[str]:
     """The actions that the sources call."""
-    verbs = "Run|Describe|Start|Stop|Reboot|Terminate|Create|Delete|Attach|Detach|Modify|Associate|Get"
+    verbs = "Run|Describe|Start|Stop|Reboot|Terminate|Create|Delete|Attach|Detach|Modify|Associate|Get|Authorize|Revoke"
     quoted = {word for source in SOURCES for word in re.findall(rf'"((?:{verbs})[A-Z]\w+)"', source)}
     return quoted - {"DeleteOnTermination", "StartTime"}
 

@@ -208,6 +208,47 @@ def assert_refusals_are_sentences(driver: Driver) -> None:
     assert driver.ask(oned_requests.terminate(9, deploy_id)) == "SUCCESS -"
 
 
+def test_security_groups_in_moto_are_opennebulas_and_follow_them(url: str, place: Place) -> None:
+    console = Console(url)
+    subnet = min(each["SubnetId"] for each in console.ec2.describe_subnets()["Subnets"])
+    tables = f'[networks.private]\nsubnet = "{subnet}"\n[security_groups]\nmirror = true\n'
+    place.configure(CONFIGURATION.format(url=url, key=KEY, secret=SECRET, region=REGION) + tables, name=NAME)
+    image = console.ec2.register_image(Name="web", RootDeviceName="/dev/xvda")["ImageId"]
+
+    def grouped(*rules: dict[str, str]) -> Template:
+        nic = {"NETWORK": "private", "NETWORK_ID": "3", "SECURITY_GROUPS": "100"}
+        vectors = tuple({"SECURITY_GROUP_ID": "100", "SECURITY_GROUP_NAME": "web", **rule} for rule in rules)
+        return Template(values={**template(AMI=image).values, "NIC": (nic,), "SECURITY_GROUP_RULE": vectors})
+
+    def group() -> dict[str, Any]:
+        asked = [{"Name": "tag:ONE_PROVIDER_SECURITY_GROUP", "Values": ["100"]}]
+        (found,) = console.ec2.describe_security_groups(Filters=asked)["SecurityGroups"]
+        return dict(found)
+
+    inbound = {"RULE_TYPE": "INBOUND", "PROTOCOL": "TCP", "RANGE": "22", "IP": "192.0.2.0", "SIZE": "256"}
+    ping = {"RULE_TYPE": "INBOUND", "PROTOCOL": "ICMP", "ICMP_TYPE": "8"}
+    ipsec = {"RULE_TYPE": "OUTBOUND", "PROTOCOL": "IPSEC"}
+    with Driver(place, f"-t 15 -r 0 {NAME}") as driver:
+        deploy_id = driver.created(oned_requests.deploy(7, template=grouped(inbound, ping)))
+        asked = [{"Name": "attachment.instance-id", "Values": [deploy_id]}]
+        (interface,) = console.ec2.describe_network_interfaces(Filters=asked)["NetworkInterfaces"]
+        assert [each["GroupId"] for each in interface["Groups"]] == [group()["GroupId"]]
+        assert {(each["IpProtocol"], each["FromPort"]) for each in group()["IpPermissions"]} == {
+            ("tcp", 22),
+            ("icmp", 8),
+        }
+        assert group()["IpPermissionsEgress"] == []
+        for _ in range(2):
+            update = oned_requests.line(
+                "UPDATESG", 7, deploy_id=deploy_id, template=grouped(ipsec), operand={"SECURITY_GROUP_ID": "100"}
+            )
+            assert driver.ask(update) == "SUCCESS 100"
+        assert group()["IpPermissions"] == []
+        (egress,) = group()["IpPermissionsEgress"]
+        assert egress["IpProtocol"] == "50"
+        assert driver.ask(oned_requests.terminate(7, deploy_id)) == "SUCCESS -"
+
+
 def test_the_operators_commands_read_the_answers_of_moto(url: str, place: Place) -> None:
     place.configure(CONFIGURATION.format(url=url, key=KEY, secret=SECRET, region=REGION), name=NAME)
     ec2 = Console(url).ec2

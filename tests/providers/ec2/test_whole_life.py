@@ -387,3 +387,71 @@ def test_a_driver_killed_after_the_create_knows_its_volumes_and_makes_no_second_
         assert volumes(ec2, deploy_id) == {"/dev/xvda": 10}
         assert driver.ask(oned_requests.terminate(7, deploy_id)) == "SUCCESS -"
     assert ec2.account.act("DescribeVolumes", {})["volumeSet"] == []
+
+
+MIRRORED = """
+[networks.private]
+subnet = "subnet-default"
+
+[security_groups]
+mirror = true
+"""
+
+SSH = {
+    "SECURITY_GROUP_ID": "100",
+    "SECURITY_GROUP_NAME": "web",
+    "RULE_TYPE": "INBOUND",
+    "PROTOCOL": "TCP",
+    "RANGE": "22",
+}
+
+
+def grouped(*rules: dict[str, str], nics: tuple[dict[str, str], ...] = ()) -> Template:
+    """The template of a VM with security groups, as the core completes it."""
+    nic = {**PRIVATE, "SECURITY_GROUPS": "100"}
+    return Template(values={**template().values, "NIC": (nic, *nics), "SECURITY_GROUP_RULE": rules})
+
+
+def mirrored(ec2: FaultyEc2) -> dict[str, list[tuple[int, int]]]:
+    """Ports that each group of ours lets in, by the number of OpenNebula's."""
+    found = ec2.account.act("DescribeSecurityGroups", {})["securityGroupInfo"]
+    return {
+        each["groupName"].rpartition(" ")[2]: [(rule["fromPort"], rule["toPort"]) for rule in each["ipPermissions"]]
+        for each in found
+        if each["groupName"] != "default"
+    }
+
+
+def test_opennebulas_security_groups_are_those_of_the_instance_and_follow_onesecgroup(
+    ec2: FaultyEc2, place: Place
+) -> None:
+    place.configure(configuration(ec2, more=MIRRORED), name=NAME)
+    with started(place) as driver:
+        deploy_id = driver.created(oned_requests.deploy(7, template=grouped(SSH)))
+        second = driver.created(oned_requests.deploy(8, template=grouped(SSH)))
+        assert mirrored(ec2) == {"100": [(22, 22)]}
+        found = ec2.account.act("DescribeNetworkInterfaces", {})["networkInterfaceSet"]
+        assert len({each["groupSet"][0]["groupId"] for each in found}) == 1
+
+        web = grouped({**SSH, "RANGE": "80,443"}, {**SSH, "SIZE": "1"})
+        update = oned_requests.line(
+            "UPDATESG", 7, deploy_id=deploy_id, template=web, operand={"SECURITY_GROUP_ID": "100"}
+        )
+        assert driver.ask(update) == "SUCCESS 100"
+        assert mirrored(ec2) == {"100": [(80, 80), (443, 443)]}
+        assert [line for line in driver.lines if "EC2 cannot have this rule of security group 100" in line]
+
+        nic = {"NIC_ID": "1", "NETWORK": "private", "NETWORK_ID": "3", "SECURITY_GROUPS": "101"}
+        attach = grouped({**SSH, "SECURITY_GROUP_ID": "101"}, SSH)
+        assert (
+            driver.ask(oned_requests.line("ATTACHNIC", 7, deploy_id=deploy_id, template=attach, operand=nic))
+            == "SUCCESS -"
+        )
+        assert mirrored(ec2) == {"100": [(80, 80), (443, 443)], "101": [(22, 22)]}
+
+        # The rules that changed while the VM was off are there when it runs again.
+        assert driver.ask(oned_requests.power_off(8, second, template=grouped(SSH))) == "SUCCESS -"
+        assert driver.ask(oned_requests.resume(8, second, template=grouped())) == f"SUCCESS {second}"
+        assert mirrored(ec2) == {"100": [], "101": [(22, 22)]}
+        assert driver.ask(oned_requests.terminate(7, deploy_id)) == "SUCCESS -"
+        assert driver.ask(oned_requests.terminate(8, second)) == "SUCCESS -"

@@ -16,6 +16,7 @@ from one_provider_mad.providers.interface import (
     DiskHotplug,
     DiskSnapshots,
     NetworkRules,
+    NicUpdates,
     Provider,
     Resizable,
 )
@@ -55,7 +56,10 @@ class PartnerConformance(OwnedCloudConformance):
             section={"TYPE": "opennebula", "TEMPLATE_ID": "0"},
             other_section={"TYPE": "opennebula", "TEMPLATE_ID": "0", "MEMORY": "512"},
             unknown_deploy_id=DeployId("opennebula-hybrid-99999"),
-            lacks={NetworkRules: "security groups and networks of the partner are the partner's"},
+            lacks={
+                NetworkRules: "security groups of the partner are the partner's",
+                NicUpdates: "networks of the partner are the partner's",
+            },
         )
 
     async def test_disk_snapshot_can_be_created_and_reverted(
