@@ -385,6 +385,15 @@ def test_check_fails_if_an_instance_type_has_no_capacity_left(ready: Place) -> N
     assert found["instances of large_4gb"]["found"] == "3 of 3 left"
 
 
+def test_check_warns_that_a_cloud_without_opennebulas_groups_cannot_mirror_them(ready: Place) -> None:
+    ready.configure(f'provider = "simulated"\nowner = "{OWNER}"\n[security_groups]\nmirror = true\n')
+    found = points(ready)
+    assert found["security groups"]["is_well"] is None
+    assert found["security groups"]["found"] == (
+        "mirror = true has no effect: simulated has no groups of OpenNebula's, rules do not arrive there"
+    )
+
+
 def test_check_fails_if_debts_are_old_or_the_journal_is_unreadable(ready: Place) -> None:
     who = Identity(owner=OWNER, vm_id=VmId(7), stime=1, seq=0, host_id=0)
     journaled(

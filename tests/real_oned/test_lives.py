@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from one_provider_mad.lab.demo_ec2 import ec2_stage
+from one_provider_mad.lab.ec2.topology import SUBNET
 from tests.real_oned.world import (
     CLOUDS,
     MAPPED,
@@ -24,6 +25,7 @@ from tests.real_oned.world import (
     World,
     deploy_on_ordinary_host,
     partner_zone,
+    rule_for,
     running,
 )
 from tests.real_oned.zone import Zone
@@ -98,7 +100,7 @@ def test_a_template_with_image_and_network_runs_at_home_and_in_the_cloud(world: 
 
     Up to 6.10 the core places a VM in a cloud only by a PUBLIC_CLOUD section.
     """
-    world.add_image_and_network()
+    group = world.add_image_and_network()
     section = "" if world.zone.release >= (7, 0) else 'PUBLIC_CLOUD = [ TYPE = "ec2" ]\n'
     disks = 'DISK = [ IMAGE = "debian-12" ]\nDISK = [ TYPE = "fs", FORMAT = "raw", SIZE = "2048" ]\n'
     text = f'NAME = "web"\nCPU = 0.1\nMEMORY = 64\n{disks}NIC = [ NETWORK = "private" ]\n{section}'
@@ -115,11 +117,26 @@ def test_a_template_with_image_and_network_runs_at_home_and_in_the_cloud(world: 
     assert leased
     until(lambda: burst.monitored("AWS_PRIVATE_IP_ADDRESS") == leased, seconds=60)
     assert burst.monitored("AWS_IMAGE_ID") == "ami-0deb"
-    assert burst.monitored("AWS_SUBNET_ID") == "subnet-1-a"
+    assert burst.monitored("AWS_SUBNET_ID") == SUBNET
     assert [each.partition(":")[0] for each in burst.monitored("AWS_VOLUMES").split(",")] == ["/dev/xvda", "/dev/sdf"]
-    for vm in (at_home, burst):
-        vm.ask("terminate-hard")
-        vm.reach("DONE")
+    at_home.ask("terminate-hard")
+    at_home.reach("DONE")
+    everything, changed = {"0": [-1]}, {str(group): [80]}  # the core gives every network its group 0, too
+    assert world.groups() == {**everything, str(group): [22]}
+    world.zone.call("one.secgroup.update", group, rule_for(80), 0)
+    until(lambda: world.groups() == {**everything, **changed}, seconds=60)
+    if world.zone.release >= (7, 0):
+        world.zone.call("one.vm.detachsg", burst.number, 0, 0)
+        until(lambda: world.groups() == changed, seconds=60)
+        world.zone.call("one.vm.attachsg", burst.number, 0, 0)
+        until(lambda: world.groups() == {**everything, **changed}, seconds=60)
+    database = world.zone.call("one.secgroup.allocate", f'NAME = "database"\n{rule_for(5432)}')
+    nic = f'NIC = [ NETWORK = "private", SECURITY_GROUPS = "{database}" ]'
+    world.zone.call("one.vm.attachnic", burst.number, nic)
+    until(lambda: world.groups() == {**everything, **changed, str(database): [5432]}, seconds=60)
+    burst.reach("RUNNING")
+    burst.ask("terminate-hard")
+    burst.reach("DONE")
     assert world.instances("ec2") == {}
 
 

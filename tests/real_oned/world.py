@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
+from one_provider_mad.lab.ec2.topology import SUBNET
 from tests.real_oned.zone import Zone, tail
 from tests.waiting import until
 
@@ -41,6 +44,8 @@ INSTANCETYPE = "t3.small"
 [images.debian-12]
 image = "ami-0deb"
 datastore = "burst"
+[security_groups]
+mirror = true
 """
 
 STATES = {
@@ -129,19 +134,41 @@ class World:
         deploy_on_ordinary_host(zone, self.ordinary.number)
         self.ordinary.reach("RUNNING")
 
-    def add_image_and_network(self) -> None:
-        """An image in the datastore `burst` and a network, both with upstream's dummy drivers."""
+    def add_image_and_network(self) -> int:
+        """An image in the datastore `burst` and a network, both with upstream's dummy drivers.
+
+        Returns:
+            The number of the network's security group.
+        """
         zone = self.zone
+        group = int(zone.call("one.secgroup.allocate", f'NAME = "web"\n{rule_for(22)}'))
         unmeasured = 'DS_MAD = "dummy"\nTM_MAD = "dummy"\nDATASTORE_CAPACITY_CHECK = "NO"\n'
         store = zone.call("one.datastore.allocate", f'NAME = "burst"\n{unmeasured}', -1)
         image = zone.call("one.image.allocate", 'NAME = "debian-12"\nTYPE = "OS"\nPATH = "/etc/hostname"\n', store)
         until(lambda: zone.document("one.image.info", image).findtext("STATE") == "1", seconds=60)
         leases = 'AR = [ TYPE = "IP4", IP = "10.0.0.50", SIZE = "20" ]\n'
-        own = 'PROVIDER_SUBNET = "ec2=subnet-1-a"\nPROVIDER_ADDRESSES = "opennebula"\n'
+        own = f'PROVIDER_SUBNET = "ec2={SUBNET}"\nPROVIDER_ADDRESSES = "opennebula"\nSECURITY_GROUPS = "{group}"\n'
         text = f'NAME = "private"\nVN_MAD = "dummy"\nBRIDGE = "none"\n{leases}{own}'
         network = zone.call("one.vn.allocate", text, -1)
         # Networks have states from 6.4 on; before READY there is no lease.
         until(lambda: zone.document("one.vn.info", network).findtext("STATE") in (None, "1"), seconds=60)
+        host = zone.document("one.host.info", zone.number_of("host", "ec2"))
+        if zone.release >= (7, 0):  # the recipe has a cluster for the cloud; a NIC is attached from the VM's own only
+            zone.call("one.cluster.addvnet", int(host.findtext("CLUSTER_ID") or 0), network)
+        return group
+
+    def groups(self) -> dict[str, list[int]]:
+        """The ports that each security group of an interface in EC2 lets in, by its number at home; -1 for all."""
+        query = (
+            "SELECT DISTINCT name, rules FROM ec2_group JOIN ec2_interface"
+            " ON instr(ec2_interface.groups, ec2_group.id) WHERE instance_id <> ''"
+        )
+        with closing(sqlite3.connect(self.zone.folder.parent / "ec2-cloud.db")) as db:
+            lines = db.execute(query).fetchall()
+        return {
+            name.rpartition(" ")[2]: sorted({first for is_egress, _, first, *_ in json.loads(rules) if not is_egress})
+            for name, rules in lines
+        }
 
     def create(self, cloud: str) -> Vm:
         """A VM of the template that `oned-conf` created, on hold, since there is no scheduler."""
@@ -164,6 +191,11 @@ class World:
     def instances(self, cloud: str) -> dict[str, str]:
         """The instances of this zone in a cloud: id and state."""
         return {each["deploy_id"]: each["state"] for each in self.zone.place.instances(name=cloud)}
+
+
+def rule_for(port: int) -> str:
+    """A rule of a security group, in template text."""
+    return f'RULE = [ PROTOCOL = "TCP", RULE_TYPE = "inbound", RANGE = "{port}" ]\n'
 
 
 def add_ordinary_host(zone: Zone) -> int:
