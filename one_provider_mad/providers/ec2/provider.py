@@ -462,8 +462,11 @@ class Ec2Provider:
         return await catalogue.images(self._client, match)
 
     async def networks(self) -> Sequence[CloudNetwork]:
-        """Return the region's subnets."""
-        return await catalogue.networks(self._client)
+        """Return the region's subnets; without groups where mirrored ones take their place."""
+        found = await catalogue.networks(self._client)
+        if not self._context.mappings.security_groups.mirror:
+            return found
+        return [msgspec.structs.replace(each, security_groups=()) for each in found]
 
     async def obstacles(self, deploy_id: DeployId, *, has_key: bool | None) -> Sequence[CheckResult]:
         """Check state, addresses, routes, rules and keys of an instance."""

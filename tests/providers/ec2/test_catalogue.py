@@ -7,6 +7,7 @@ from ipaddress import IPv4Network
 import pytest
 
 from one_provider_mad.errors import PermissionDenied
+from one_provider_mad.mappings import Mappings, SecurityGroupSettings
 from one_provider_mad.providers.ec2.catalogue import RANGE_SIZE, family, usable_ranges
 from tests.providers.ec2.conftest import Open
 from tests.providers.ec2.faulty_endpoint import FaultyEc2
@@ -71,3 +72,10 @@ async def test_names_with_the_signs_of_patterns_are_looked_for_as_they_are(ec2: 
     forms = [form for action, form in ec2.account.calls if action == "DescribeImages"]
     patterns = {value for form in forms for name, value in form.items() if name.startswith("Filter.") and "50" in value}
     assert patterns == {"*50\\*\\?\\\\*"}
+
+
+async def test_networks_have_no_groups_where_those_of_opennebula_are_mirrored(connect: Open) -> None:
+    """Groups that a network names would turn off the mirrored ones."""
+    mirrored = Mappings(security_groups=SecurityGroupSettings(mirror=True))
+    assert any(each.security_groups for each in await (await connect()).networks())
+    assert not any(each.security_groups for each in await (await connect(mappings=mirrored)).networks())
