@@ -75,7 +75,7 @@ def cloud_init_data(context: Context, *, purpose: str) -> tuple[bytes, tuple[str
 
 def _own_parts(context: Context, *, purpose: str) -> Iterator[Message]:
     is_ready_reported = context.reports_ready and bool(context.variables.get("ONEGATE_TOKEN"))
-    has_variables = context.has_own and bool(context.start_script or is_ready_reported or context.has_own)
+    has_variables = context.has_own
     config = dict(_config(context, purpose=purpose))
     files = []
     if has_variables:

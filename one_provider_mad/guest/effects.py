@@ -31,6 +31,7 @@ class Effect(Value, frozen=True, kw_only=True):
 
 
 _NOT_ON_WINDOWS = NO + "cloudbase-init has nothing like it"
+_NO_VARIABLES = NO + "Windows has no script that reads CONTEXT"
 _STAYS = NO + "files of the context disk stay on OpenNebula's front-end, put a script into START_SCRIPT"
 _CLOUDS_NETWORK = NO + "the cloud configures the instance's interfaces"
 
@@ -81,10 +82,10 @@ EFFECTS = (
     Effect(
         names=("DNS", "SEARCH_DOMAIN"),
         cloud_init="for systemd-resolved, and /etc/resolv.conf where cloud-init manages it",
-        one_context=NO + "one-context sets them with the interfaces, which the cloud configures",
+        one_context=NO + "one-context sets name servers with the interfaces, which the cloud configures",
         cloudbase_init=_NOT_ON_WINDOWS,
     ),
-    Effect(names=("TIMEZONE",), cloud_init="time zone", cloudbase_init="time zone, by Windows's or the IANA's name"),
+    Effect(names=("TIMEZONE",), cloud_init="time zone", cloudbase_init="time zone, by its IANA name"),
     Effect(
         names=("GROW_ROOTFS",),
         cloud_init="NO keeps partition and file system as they are",
@@ -110,12 +111,12 @@ EFFECTS = (
     Effect(
         names=("ONEGATE_TOKEN", "ONEGATE_ENDPOINT", "VMID"),
         cloud_init="in /var/lib/one-context/context.sh, and in the environment of START_SCRIPT",
-        cloudbase_init=NO + "no script on Windows reads them",
+        cloudbase_init=_NO_VARIABLES,
     ),
     Effect(
         names=("REPORT_READY", "READY_SCRIPT", "READY_SCRIPT_PATH"),
         cloud_init="READY=YES goes to OneGate after START_SCRIPT",
-        cloudbase_init=NO + "no script on Windows reports to OneGate",
+        cloudbase_init=NO + "Windows has no script that reports to OneGate",
     ),
     Effect(
         names=("NETCFG_TYPE", "NETCFG_NETPLAN_RENDERER"),
@@ -132,7 +133,7 @@ EFFECTS = (
     Effect(
         names=("further ones",),
         cloud_init="in /var/lib/one-context/context.sh, and in the environment of START_SCRIPT",
-        cloudbase_init=NO + "no script on Windows reads them",
+        cloudbase_init=_NO_VARIABLES,
     ),
 )
 """All rows. DISK_ID, TARGET and NETWORK are the core's own, about the context disk, and have none."""
@@ -165,13 +166,15 @@ def _named(context: Context, effect: Effect) -> list[str]:
         return [f"{interface}_*" for interface in context.interfaces]
     if effect.names == ("further ones",):
         return sorted(
-            name for name in context.names - _KNOWN if not _OF_CORE.fullmatch(name) and not OF_NETWORK.fullmatch(name)
+            name
+            for name in context.names - context.left_out - _KNOWN
+            if not _OF_CORE.fullmatch(name) and not OF_NETWORK.fullmatch(name)
         )
     # Of several attributes for a password, one counts; of a name, SET_HOSTNAME.
     unused = {"DNS_HOSTNAME"} if not context.asks_dns else set()
     secret = next((name for name in SECRET if name in context.names), "")
     unused |= set(SECRET) - {secret}
-    return [name for name in effect.names if name in context.names and name not in unused]
+    return [name for name in effect.names if name in context.names - context.left_out and name not in unused]
 
 
 def _some(names: list[str]) -> str:

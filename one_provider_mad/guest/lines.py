@@ -31,7 +31,7 @@ def one_context_data(attributes: Mapping[str, str], context: Context, *, purpose
     sent = {
         name: value
         for name, value in attributes.items()
-        if value.strip() and name not in {*SECRET, *KEYS, *FILES} and _is_sent(name)
+        if value.strip() and name not in {*SECRET, *KEYS, *FILES, *context.left_out} and _is_sent(name)
     }
     if context.keys:
         sent["SSH_PUBLIC_KEY"] = "\n".join(context.keys)

@@ -81,6 +81,7 @@ class Context(Value, frozen=True, kw_only=True):
         has_own: whether one of the variables is known to no context script, or is OneGate's.
         interfaces: ETH0, PCI1..., which are described in the CONTEXT.
         faults: sentences about attributes that cannot be taken.
+        left_out: those of them that no guest gets.
         names: all attributes with a value.
     """
 
@@ -103,6 +104,7 @@ class Context(Value, frozen=True, kw_only=True):
     has_own: bool = False
     interfaces: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
+    left_out: frozenset[str] = frozenset()
     names: frozenset[str] = frozenset()
 
 
@@ -121,6 +123,7 @@ class _Reader:
     def __init__(self, attributes: Mapping[str, str]) -> None:
         self.attributes = {name: value for name, value in attributes.items() if value.strip()}
         self.faults: list[str] = []
+        self.left_out: set[str] = set()
 
     def text(self, name: str) -> str:
         return self.attributes.get(name, "").strip()
@@ -134,23 +137,29 @@ class _Reader:
     def matching(self, name: str, form: re.Pattern[str], remedy: str) -> str:
         text = self.text(name)
         if text and not form.fullmatch(text):
-            self.faults.append(f"CONTEXT attribute {name} is left out: {text[:40]!r} is {remedy}")
+            self.leave_out(name, f"{text[:40]!r} is {remedy}")
             return ""
         return text
+
+    def leave_out(self, name: str, reason: str) -> None:
+        """Note that no guest gets this attribute, and why."""
+        shown = name if _NAME.fullmatch(name) and len(name) <= 40 else repr(name[:40])
+        self.faults.append(f"CONTEXT attribute {shown} is left out: {reason}")
+        self.left_out.add(name)
 
     def decoded(self, name: str) -> bytes:
         """Decode base64; b"" with a fault for other text."""
         try:
             return base64.b64decode("".join(self.text(name).split()), validate=True)
         except (binascii.Error, ValueError):
-            self.faults.append(f"CONTEXT attribute {name} is left out: it is not base64, encode it")
+            self.leave_out(name, "it is not base64, encode it")
             return b""
 
     def decoded_text(self, name: str) -> str:
         try:
             return self.decoded(name).decode()
         except UnicodeDecodeError:
-            self.faults.append(f"CONTEXT attribute {name} is left out: what it encodes is not UTF-8 text")
+            self.leave_out(name, "it encodes bytes that are not UTF-8 text")
             return ""
 
     def password(self) -> Password:
@@ -159,24 +168,40 @@ class _Reader:
         is_encoded = name.endswith("_BASE64")
         text = self.decoded_text(name).rstrip("\n") if is_encoded else self.attributes.get(name, "")
         if "\n" in text or "\0" in text:
-            self.faults.append(f"CONTEXT attribute {name} is left out: a password has one line")
+            self.leave_out(name, "a password has one line, without a line end")
             return Password()
         if not name.startswith("CRYPTED"):
             if len(text.encode(errors="replace")) > LONGEST_PASSWORD:
-                self.faults.append(
-                    f"CONTEXT attribute {name} is left out: a password has at most {LONGEST_PASSWORD} bytes"
-                )
+                self.leave_out(name, f"a password has at most {LONGEST_PASSWORD} bytes")
                 return Password()
             return Password(plain=text)
         if ":" in text:
-            self.faults.append(f"CONTEXT attribute {name} is left out: a hash has no colon")
+            self.leave_out(name, "a hash has no colon")
             return Password()
         return Password(hashed=text)
 
     def start_script(self) -> bytes:
-        if self.text("START_SCRIPT_BASE64"):
-            return self.decoded("START_SCRIPT_BASE64")
-        return self.attributes.get("START_SCRIPT", "").encode()
+        name = next((each for each in SCRIPTS if self.text(each)), "")
+        is_encoded = name.endswith("_BASE64")
+        script = self.decoded(name) if is_encoded else self.attributes.get(name, "").encode()
+        self.note_line_ends(name, script)
+        return script
+
+    def note_line_ends(self, name: str, script: bytes) -> None:
+        """Note a script for Linux whose first line names an interpreter with a carriage return, which no guest has."""
+        first, _, _ = script.partition(b"\n")
+        if first.startswith(b"#!") and first.endswith(b"\r"):
+            self.faults.append(
+                f"CONTEXT attribute {name} has Windows line ends, with which Linux finds no interpreter: save it with"
+                " Unix line ends"
+            )
+
+    def reports_ready(self) -> bool:
+        # one-context compares it with YES as it is.
+        word = self.text("REPORT_READY")
+        if word != "YES" and word.upper() == "YES":
+            self.leave_out("REPORT_READY", f"write YES in capitals instead of {word}")
+        return word == "YES"
 
     def given(self) -> bytes:
         name = next((each for each in GIVEN if self.text(each)), "")
@@ -208,9 +233,7 @@ class _Reader:
             if name in left_out or OF_DISK.fullmatch(name) or OF_NETWORK.fullmatch(name):
                 continue
             if not _NAME.fullmatch(name):
-                self.faults.append(
-                    f"CONTEXT attribute {name[:40]!r} is left out: no shell has variables of such a name"
-                )
+                self.leave_out(name, "no shell has variables of such a name")
             elif "\0" not in value:
                 found[name] = value
         return found
@@ -245,7 +268,7 @@ def read_context(attributes: Mapping[str, str]) -> Context:
         grows_root=reader.is_yes("GROW_ROOTFS", default=True),
         start_script=reader.start_script(),
         given=reader.given(),
-        reports_ready=reader.text("REPORT_READY") == "YES",
+        reports_ready=reader.reports_ready(),
         ready_script=_plain(reader.text("READY_SCRIPT")),
         variables=variables,
         has_own=any(name not in KNOWN for name in variables),
@@ -253,6 +276,7 @@ def read_context(attributes: Mapping[str, str]) -> Context:
             dict.fromkeys(match[1] for name in reader.attributes if (match := OF_NETWORK.fullmatch(name)))
         ),
         faults=tuple(reader.faults),
+        left_out=frozenset(reader.left_out),
         names=frozenset(reader.attributes),
     )
 

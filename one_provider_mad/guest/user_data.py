@@ -11,7 +11,7 @@ from one_provider_mad.guest.cloud_init import cloud_init_data
 from one_provider_mad.guest.cloudbase_init import cloudbase_init_data
 from one_provider_mad.guest.lines import old_lines, one_context_data
 from one_provider_mad.guest.parts import packed
-from one_provider_mad.guest.reading import MOST_SENTENCES, read_context
+from one_provider_mad.guest.reading import KEYS, MOST_SENTENCES, Context, read_context
 
 _BEST_RATIO = 32
 """Ratio to which gzip may pack a text. A larger CONTEXT is not even tried, since megabytes would hold up the driver."""
@@ -62,7 +62,9 @@ def user_data_for(request: VmRequest, program: Program, *, limit: int) -> UserDa
         )
         if len(data) > limit:
             data = packed(data)
-    return UserData(data=data, warnings=(*warnings[:MOST_SENTENCES], *_onegate(attributes)))
+    return UserData(
+        data=data, warnings=(*_keyless(attributes, context), *warnings[:MOST_SENTENCES], *_onegate(attributes))
+    )
 
 
 _UNSET = (
@@ -79,8 +81,20 @@ def _not_sent(attributes: Mapping[str, str]) -> tuple[str, ...]:
     return () if is_empty else ("CONTEXT is not sent: the configuration, the image or the template says guest none",)
 
 
+def _keyless(attributes: Mapping[str, str], context: Context) -> tuple[str, ...]:
+    """Return a sentence for a CONTEXT that asks for a user's SSH key where the user has none, and lets nobody in."""
+    asked = next((name for name in KEYS if name in attributes), "")
+    if not asked or context.keys or context.password or context.given:
+        return ()
+    sentence = (
+        f"CONTEXT attribute {asked} is empty, so the guest gets no key from it: add a key to the user's settings"
+        " (oneuser update) or to the template, and make a new VM"
+    )
+    return (sentence,)
+
+
 def _onegate(attributes: Mapping[str, str]) -> tuple[str, ...]:
     """Return a sentence for a guest that is to report and has no token: TOKEN=YES makes one before this is called."""
-    if attributes.get("REPORT_READY", "").strip().upper() == "YES" and not attributes.get("ONEGATE_TOKEN"):
+    if attributes.get("REPORT_READY", "").strip() == "YES" and not attributes.get("ONEGATE_TOKEN"):
         return ("CONTEXT has REPORT_READY=YES without TOKEN=YES, so the guest cannot report: add TOKEN=YES",)
     return ()

@@ -187,7 +187,17 @@ def test_a_context_that_fits_in_no_case_is_refused_before_it_is_written(program:
 
 
 def test_nothing_empty_is_sent() -> None:
-    assert told(SSH_PUBLIC_KEY="", USERNAME=" ", PASSWORD="", START_SCRIPT="\n", NETWORK="YES") == UserData()
+    assert told(USERNAME=" ", PASSWORD="", START_SCRIPT="\n", NETWORK="YES") == UserData()
+    assert told(SSH_PUBLIC_KEY="").data == b""
+
+
+def test_an_empty_key_is_told_unless_something_else_may_let_the_user_in() -> None:
+    (sentence,) = told(SSH_PUBLIC_KEY="").warnings
+    assert sentence.startswith("CONTEXT attribute SSH_PUBLIC_KEY is empty, so the guest gets no key from it: add a key")
+    assert told(SSH_PUBLIC_KEY=" \n").warnings == (sentence,)
+    others = {"PASSWORD": "word", "EC2_PUBLIC_KEY": "ssh-rsa A me", "USER_DATA": "#cloud-config\n{}"}
+    for name, value in others.items():
+        assert told(**{"SSH_PUBLIC_KEY": "", name: value}).warnings == ()
 
 
 def test_attributes_without_effect_are_named_once_with_their_reason() -> None:
@@ -209,13 +219,14 @@ def test_attributes_without_effect_are_named_once_with_their_reason() -> None:
         ({"USERNAME": "no name"}, "USERNAME is left out: 'no name' is no user name"),
         ({"TIMEZONE": "../etc/passwd"}, "TIMEZONE is left out"),
         ({"START_SCRIPT_BASE64": "no base64!"}, "START_SCRIPT_BASE64 is left out: it is not base64"),
-        ({"PASSWORD_BASE64": "/////w=="}, "PASSWORD_BASE64 is left out: what it encodes is not UTF-8"),
+        ({"PASSWORD_BASE64": "/////w=="}, "PASSWORD_BASE64 is left out: it encodes bytes that are not UTF-8"),
         ({"PASSWORD": "two\nlines"}, "PASSWORD is left out: a password has one line"),
         ({"PASSWORD": "x" * 5000}, "PASSWORD is left out: a password has at most 511 bytes"),
         ({"CRYPTED_PASSWORD": "a:b"}, "CRYPTED_PASSWORD is left out: a hash has no colon"),
         ({"DNS": "9.9.9.9 $(id)"}, "DNS: '$(id)' is left out, it is no address"),
         ({"SEARCH_DOMAIN": "a;b"}, "SEARCH_DOMAIN: 'a;b' is left out, it is no domain"),
         ({"A-B": "c"}, "'A-B' is left out"),
+        ({"REPORT_READY": "yes"}, "REPORT_READY is left out: write YES in capitals instead of yes"),
     ],
 )
 def test_unusable_values_are_left_out_with_a_sentence(context: dict[str, str], sentence: str) -> None:
@@ -223,3 +234,11 @@ def test_unusable_values_are_left_out_with_a_sentence(context: dict[str, str], s
     assert any(sentence in warning for warning in made.warnings)
     assert b"no name" not in made.data
     assert b"$(id)" not in made.data
+
+
+@pytest.mark.parametrize("name", ["START_SCRIPT", "START_SCRIPT_BASE64"])
+def test_windows_line_ends_in_a_script_for_linux_are_told(name: str) -> None:
+    script = "#!/bin/bash\r\necho hi\r\n"
+    text = base64.b64encode(script.encode()).decode() if name.endswith("64") else script
+    (sentence,) = told(**{name: text}).warnings
+    assert sentence.startswith(f"CONTEXT attribute {name} has Windows line ends, with which Linux finds no interpreter")

@@ -82,3 +82,14 @@ def test_what_windows_cannot_have_is_told() -> None:
     assert any("DNS has no effect" in sentence for sentence in sentences)
     assert any("REPORT_READY has no effect" in sentence for sentence in sentences)
     assert any("USERNAME" in sentence for sentence in told(PASSWORD="x").warnings)
+
+
+def test_a_time_zone_has_its_iana_name() -> None:
+    # cloudbaseinit/osutils/windows.py, set_timezone, looks it up among these names only
+    assert any("TIMEZONE is left out" in each for each in told(TIMEZONE="W. Europe Standard Time").warnings)
+
+
+def test_one_attribute_is_told_once() -> None:
+    assert [each for each in told(**{"foo-bar": "x"}).warnings if "foo-bar" in each] == [
+        "CONTEXT attribute 'foo-bar' is left out: no shell has variables of such a name"
+    ]
