@@ -56,7 +56,7 @@ def told_guest(request: VmRequest, section: Section, context: ProviderContext, *
         settings=context.mappings.context,
     )
     if given := section.text("USERDATA"):
-        return Told(encoded=user_data(given), warnings=_replaced(request))
+        return Told(encoded=user_data(given), program=program, warnings=_replaced(request))
     made = user_data_for(request, program, limit=LONGEST_USER_DATA)
     encoded = encoded_user_data(made.data, source="CONTEXT") if made.data else ""
     return Told(encoded=encoded, program=program, warnings=made.warnings)

@@ -418,6 +418,11 @@ class TestContext:
         assert read_launch(made.alternatives[0]).parameters["MetadataOptions.HttpTokens"] == tokens
         assert sum('set imdsv2 = "one-context"' in warning for warning in made.warnings) == warnings
 
+    def test_one_context_may_read_userdata_of_the_section_as_it_may_read_the_context(self) -> None:
+        settings = convert({"region": "eu-west-1", "imdsv2": "one-context"}, Ec2Settings, path=None)
+        made = plan(a_vm({**SECTION, "GUEST": "one-context", "USERDATA": "eA=="}), settings, a_context())
+        assert read_launch(made.alternatives[0]).parameters["MetadataOptions.HttpTokens"] == "optional"
+
     def test_userdata_of_the_section_is_sent_instead_of_the_context(self) -> None:
         assert call({"USERDATA": "eA=="}, context={"A": "b"}) == {"UserData": "eA=="}
 
