@@ -27,7 +27,9 @@ _OPENSSL_SECONDS = 60.0
 
 @click.command("console", short_help="Show an instance's console, or its Windows password.")
 @click.argument("name", shell_complete=complete_name)
-@click.option("--vm", "vm_id", type=int, required=True, shell_complete=complete_vm_id, help="The VM's number.")
+@click.option(
+    "--vm", "vm_id", type=click.IntRange(min=0), required=True, shell_complete=complete_vm_id, help="The VM's number."
+)
 @click.option("--lines", type=click.IntRange(min=1), metavar="N", help="Only the last N lines.")
 @click.option(
     "--screenshot",
@@ -61,6 +63,8 @@ def command(
         raise click.UsageError("--password and --key belong together: the cloud has the password encrypted")
     if is_password and screenshot is not None:
         raise click.UsageError("give either --password or --screenshot")
+    if screenshot is not None and not screenshot.parent.is_dir():
+        raise click.UsageError(f"--screenshot: folder {screenshot.parent} does not exist: make it, or name another")
     if screenshot is not None:
         picture = ask(name, os.environ, lambda cloud: _screenshot(cloud, vm_id), calls=_CALLS, is_quiet=is_json)
         replace_file(screenshot, picture, beside=f".{screenshot.name}.new")

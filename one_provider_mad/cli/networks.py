@@ -44,11 +44,11 @@ def command(name: str, only: str, is_json: bool) -> None:
         return await cloud.provider.networks()
 
     found = ask(name, os.environ, list_them, calls=MOST_CALLS, is_quiet=is_json or bool(only))
+    titles = titles_of(found, name=name)
     if only:
         found = [network for network in found if network.network_id == only]
         if not found:
             raise click.ClickException(f"the cloud of {name} has no network {only}")
-    titles = titles_of(found, name=name)
     if is_json:
         entries = [{**msgspec.to_builtins(each), "template": text_of(each, titles)} for each in found]
         click.echo(json.dumps(entries, indent=2))
@@ -60,7 +60,7 @@ def command(name: str, only: str, is_json: bool) -> None:
         click.echo(f"# {printable(_described(network))}")
         click.echo(text_of(network, titles) or "# no IPv4 addresses, so OpenNebula can lease none\n")
     if not only:
-        click.echo(f"# for {name}.toml, for networks without these attributes of PROVIDER_")
+        click.echo(f"# for {name}.toml, for networks without the attributes PROVIDER_… above")
         for line in sections(found, titles):
             click.echo(line)
 

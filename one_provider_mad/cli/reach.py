@@ -17,6 +17,7 @@ from one_provider_mad.cli.console_lines import console_lines
 from one_provider_mad.cli.names import complete_name, complete_vm_id
 from one_provider_mad.cli.progress import progress
 from one_provider_mad.errors import MadError, ProviderError
+from one_provider_mad.guest.reading import GIVEN, KEYS, SECRET
 from one_provider_mad.providers.interface import CheckResult, ConsoleSource, LoginPlace, Reachability
 from one_provider_mad.safe_xml import element_at, text_of
 from one_provider_mad.xmlrpc.local import LocalCore
@@ -34,12 +35,6 @@ _RDP = 3389
 
 _LONGEST_BANNER = 255
 """Bytes of SSH's first line (RFC 4253, section 4.2)."""
-
-_KEYS = (
-    *("SSH_PUBLIC_KEY", "EC2_PUBLIC_KEY"),
-    *("PASSWORD", "PASSWORD_BASE64", "CRYPTED_PASSWORD", "CRYPTED_PASSWORD_BASE64"),
-)
-"""Attributes of CONTEXT with which one-context lets a user in."""
 
 _BROKEN = re.compile(r"Kernel panic|[Ee]mergency (mode|shell)|Give root password for|grub rescue|\(initramfs\)")
 """Finds the texts of Linux guests that do not start."""
@@ -63,7 +58,9 @@ class Found(NamedTuple):
 
 @click.command("reach", short_help="Say why one cannot log in to a VM, and what to do.")
 @click.argument("name", shell_complete=complete_name)
-@click.option("--vm", "vm_id", type=int, required=True, shell_complete=complete_vm_id, help="The VM's number.")
+@click.option(
+    "--vm", "vm_id", type=click.IntRange(min=0), required=True, shell_complete=complete_vm_id, help="The VM's number."
+)
 @click.option("--try", "is_tried", is_flag=True, help="Also connect to the login's port from this machine.")
 @click.option("--json", "is_json", is_flag=True, help="One JSON object.")
 def command(name: str, vm_id: int, is_tried: bool, is_json: bool) -> None:
@@ -112,11 +109,12 @@ async def _look(cloud: Cloud, vm_id: int, *, has_key: bool | None) -> Found:
             remedy = "allow that call to see the console here"
             results.append(CheckResult(what="console", is_well=None, found=str(error), remedy=remedy))
         else:
-            results.append(_console(console))
+            is_stopped = any(each.what == "instance" and each.is_well is False for each in results)
+            results.append(_console(console, is_stopped=is_stopped))
     return Found(deploy_id, results, place, console)
 
 
-def _console(lines: Sequence[str]) -> CheckResult:
+def _console(lines: Sequence[str], *, is_stopped: bool) -> CheckResult:
     """Return what the end of the console says of the guest's start."""
     if not lines:
         found = "no text yet"
@@ -125,19 +123,30 @@ def _console(lines: Sequence[str]) -> CheckResult:
     if broken:
         remedy = "the guest did not start: another image, or repair its volume from another VM"
         return CheckResult(what="console", is_well=False, found=broken.strip(), remedy=remedy)
+    if is_stopped:
+        found, remedy = "its end is below, from before the instance stopped", "look there for why, if nobody stopped it"
+        return CheckResult(what="console", is_well=None, found=found, remedy=remedy)
     if any(line.rstrip().endswith("login:") for line in lines):
         return CheckResult(what="console", is_well=True, found="the guest waits for a login")
-    return CheckResult(what="console", is_well=True, found="its end is below, and shows no fault that is known here")
+    return CheckResult(what="console", is_well=True, found="no known fault in its end, which is below")
 
 
 def key_in_context(vm_id: int, environ: Mapping[str, str]) -> bool | None:
-    """Return whether the VM's CONTEXT has a key or a password; None if the local OpenNebula cannot be asked."""
+    """Return whether the VM's CONTEXT has a key or a password.
+
+    None if that is not known: the local OpenNebula cannot be asked, or USER_DATA may hold a key.
+    """
     try:
         document = LocalCore(environ).document("one.vm.info", vm_id)
     except MadError:
         return None
     context = element_at(document, "TEMPLATE/CONTEXT")
-    return context is not None and any(text_of(context.find(name)).strip() for name in _KEYS)
+    if context is None:
+        return False
+    given = {each.tag for each in context if text_of(each).strip()}
+    if given & {*KEYS, *SECRET}:
+        return True
+    return None if given & set(GIVEN) else False
 
 
 async def _tried(place: LoginPlace) -> CheckResult:
@@ -171,7 +180,8 @@ def _show(found: Found, *, name: str, vm_id: int) -> None:
         click.echo(f"the end of its console (one-provider console {name} --vm {vm_id} has all of it):")
         for line in found.console:
             click.echo(f"    {line}")
-    if found.place.address:
+    is_up = all(each.is_well is not False for each in found.results if each.what == "instance")
+    if found.place.address and is_up:
         click.echo("")
         click.echo(login_line(found.place))
 

@@ -662,7 +662,7 @@ class Reachability(Protocol):
 
         Args:
             deploy_id: the instance.
-            has_key: whether the VM's CONTEXT has a key or a password; None when unknown.
+            has_key: whether the VM's CONTEXT has a key or a password; None when unknown, as where it has USER_DATA.
 
         Raises:
             InstanceNotFound: there is no such instance.

@@ -70,6 +70,10 @@ def test_console_writes_a_picture_into_a_file(here: Here, tmp_path: Path) -> Non
     file = tmp_path / "screen.jpg"
     assert output_of(here.root, "console", NAME, "--vm", "42", "--screenshot", str(file)) == f"written to {file}\n"
     assert file.read_bytes() == PICTURE
+    nowhere = str(tmp_path / "no folder" / "screen.jpg")
+    code, printed, complaint = ran(here.root, "console", NAME, "--vm", "42", "--screenshot", nowhere)
+    assert (code, printed, complaint.count("\n")) == (2, "", 1)
+    assert f"folder {tmp_path / 'no folder'} does not exist: make it" in complaint
     here.stop(deploy_id)
     code, printed, complaint = ran(here.root, "console", NAME, "--vm", "42", "--screenshot", str(file))
     assert (code, printed, complaint.count("\n")) == (1, "", 1)

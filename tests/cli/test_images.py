@@ -54,9 +54,11 @@ def test_images_of_the_account_itself_have_guest_and_user_of_their_tags(here: He
     tags = (("PROVIDER_GUEST", "one-context"), ("PROVIDER_USER", "deploy"))
     own = PublicImage("ami-0fe0000000000000a", "self", "golden-20250101", "2025-01-01T00:00:00.000Z", 20, tags=tags)
     older = own._replace(id="ami-0fe0000000000000b", name="golden-20240101", tags=(("PROVIDER_GUEST", "other"),))
-    here.account.images.known += [own, older]
+    windows = own._replace(id="ami-0fe0000000000000c", tags=(("PROVIDER_GUEST", "Cloudbase-init"),))
+    here.account.images.known += [own, older, windows]
     found = {each["image_id"]: each for each in json_of(here.root, "images", NAME, "--match", "golden")}
-    assert found.keys() == {own.id, older.id}
+    assert found.keys() == {own.id, older.id, windows.id}
+    assert found[windows.id]["guest"] == "cloudbase-init"
     assert (found[own.id]["guest"], found[own.id]["user"], found[own.id]["smallest_disk"]) == (
         "one-context",
         "deploy",
@@ -129,3 +131,5 @@ def test_networks_of_one_name_get_different_names_in_opennebula(here: Here) -> N
     here.account.topology.subnets.append({**subnet, "subnetId": "subnet-b", "cidrBlock": "10.2.0.0/24"})
     names = [read_template(each["template"]).text("NAME") for each in json_of(here.root, "networks", NAME)]
     assert sorted(names) == ["aws-public-subnet-b", "aws-public-subnet-default"]
+    alone = output_of(here.root, "networks", NAME, "--only", "subnet-b")
+    assert read_template(alone).text("NAME") == "aws-public-subnet-b", "as in the lines for [networks]"

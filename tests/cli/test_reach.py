@@ -53,7 +53,9 @@ def test_reach_names_the_obstacles_with_remedies_and_ends_with_3(here: Here) -> 
     printed = output_of(here.root, "reach", NAME, "--vm", "42", code=3)
     assert "✗ rule for port 22: none in sg-default\n    allow TCP 22" in printed
     here.stop(here.launch(43))
-    assert marks(json_of(here.root, "reach", NAME, "--vm", "43", code=3))["instance"] is False
+    stopped = json_of(here.root, "reach", NAME, "--vm", "43", code=3)
+    assert (marks(stopped)["instance"], marks(stopped)["console"]) == (False, None)
+    assert "log in: " not in output_of(here.root, "reach", NAME, "--vm", "43", code=3)
 
 
 def test_reach_of_a_vm_without_an_instance_is_an_obstacle_with_the_next_step(here: Here) -> None:
@@ -73,13 +75,15 @@ def test_reach_reads_the_login_user_of_the_configurations_images(here: Here) -> 
     [
         ({"SSH_PUBLIC_KEY": "ssh-ed25519 AAAA one@here"}, True),
         ({"PASSWORD_BASE64": "c2VjcmV0"}, True),
+        ({"SSH_KEY": "ssh-ed25519 AAAA one@here"}, True),
         ({"SSH_PUBLIC_KEY": " ", "NETWORK": "YES"}, False),
+        ({"USER_DATA": "#cloud-config"}, None),
         ({}, False),
     ],
-    ids=["key", "password", "empty key", "no context"],
+    ids=["key", "password", "key for cloud-init's own source", "empty key", "user data", "no context"],
 )
 def test_reach_looks_for_a_key_in_the_vms_context(
-    here: Here, tmp_path: Path, context: dict[str, str], *, is_well: bool
+    here: Here, tmp_path: Path, context: dict[str, str], *, is_well: bool | None
 ) -> None:
     auth = tmp_path / "one_auth_of_test"
     auth.write_text("oneadmin:secret\n")

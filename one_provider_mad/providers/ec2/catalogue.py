@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from ipaddress import IPv4Network
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from one_provider_mad.errors import PermissionDenied
 from one_provider_mad.mappings import Guest
@@ -148,8 +148,7 @@ def _image(item: Element) -> CloudImage:
 
 
 def _guest(word: str) -> Guest:
-    known: tuple[Guest, ...] = ("cloud-init", "one-context", "none")
-    return next((guest for guest in known if guest == word), "auto")
+    return next((guest for guest in get_args(Guest) if guest == word.strip().lower()), "auto")
 
 
 def _root_size(item: Element) -> int:

@@ -185,7 +185,7 @@ class Obstacles:
             return CheckResult(what=what, is_well=None, found="none while it does not run", remedy="see above")
         return _wrong(
             what,
-            f"none, only {seen.private or 'none at all'}",
+            f"none, only the private one {seen.private}" if seen.private else "none, and no private one",
             "reach the private one by VPN; or set public_address = true in [networks] and recreate it, or ELASTICIP",
         )
 
@@ -199,12 +199,14 @@ class Obstacles:
             held = ["CONTEXT has one"] if has_key else []
             return _well(what, " and ".join([*held, *([f"key pair {seen.key}"] if seen.key else [])]))
         if has_key is None:
-            found = "the instance has no key pair, and the VM's CONTEXT cannot be read here"
-            return CheckResult(what=what, is_well=None, found=found, remedy="run this as OpenNebula's user")
+            found = "the instance has no key pair, and whether CONTEXT gives the guest a key is not known here"
+            remedy = "run this on the front-end as OpenNebula's user; USER_DATA may hold a key, too"
+            return CheckResult(what=what, is_well=None, found=found, remedy=remedy)
         return _wrong(
             what,
             "neither CONTEXT nor the instance has one",
-            'set SSH_PUBLIC_KEY = "$USER[SSH_PUBLIC_KEY]" in CONTEXT of the template, then onevm recover --recreate',
+            'set SSH_PUBLIC_KEY = "$USER[SSH_PUBLIC_KEY]" in CONTEXT of the template and a key in the user\'s settings,'
+            " and make a new VM: onevm recover --recreate keeps CONTEXT as it is",
         )
 
     # The network

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from ipaddress import AddressValueError, IPv4Address
 
 from one_provider_mad.domain import InstanceState, whole_number
+from one_provider_mad.guest.reading import KEYS, SECRET
 from one_provider_mad.providers.interface import CheckResult, CloudImage, CloudNetwork, CloudRange
 from one_provider_mad.providers.opennebula.machine import Machine
 from one_provider_mad.safe_xml import Element, elements_at, text_of
@@ -16,8 +17,6 @@ _ALL = -2
 """Flag of pools for everything that the user may use (src/rm/RequestManagerPoolInfoFilter.h, ALL)."""
 
 _IPV4 = ("IP4", "IP4_6", "IP4_6_STATIC")
-
-_KEYS = ("SSH_PUBLIC_KEY", "PASSWORD", "PASSWORD_BASE64", "CRYPTED_PASSWORD", "CRYPTED_PASSWORD_BASE64")
 
 
 async def images(client: Client, match: str, *, page_size: int) -> list[CloudImage]:
@@ -103,9 +102,12 @@ def obstacles(machine: Machine, *, has_key: bool | None) -> Iterator[CheckResult
 
 
 def _key(contexts: tuple[Mapping[str, str], ...], *, has_key: bool | None) -> CheckResult:
-    if any(context.get(name, "").strip() for context in contexts for name in _KEYS):
+    if any(context.get(name, "").strip() for context in contexts for name in (*KEYS, *SECRET)):
         return CheckResult(what="key", is_well=True, found="the remote VM's CONTEXT has a key or a password")
     at_home = {True: ", though that of the VM at home has", False: "", None: ""}[has_key]
     found = f"the remote VM's CONTEXT has neither a key nor a password{at_home}"
-    remedy = 'set SSH_PUBLIC_KEY = "$USER[SSH_PUBLIC_KEY]" in CONTEXT of the template, then onevm recover --recreate'
+    remedy = (
+        "set SSH_PUBLIC_KEY in CONTEXT of the remote template, then onevm recover --recreate; or in that of the"
+        " template here, and make a new VM"
+    )
     return CheckResult(what="key", is_well=False, found=found, remedy=remedy)

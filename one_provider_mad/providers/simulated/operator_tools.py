@@ -48,7 +48,7 @@ def obstacles(instance: Instance, *, has_key: bool | None) -> Iterator[CheckResu
     else:
         yield CheckResult(what="instance", is_well=False, found=found, remedy="start it: onevm resume")
     if has_key is not None:
-        remedy = "" if has_key else 'set SSH_PUBLIC_KEY = "$USER[SSH_PUBLIC_KEY]" in CONTEXT of the template'
+        remedy = "" if has_key else "set SSH_PUBLIC_KEY in CONTEXT of the template, and make a new VM"
         words = "CONTEXT has a key or a password" if has_key else "CONTEXT has neither a key nor a password"
         yield CheckResult(what="key", is_well=has_key, found=words, remedy=remedy)
     yield CheckResult(what="guest", is_well=None, found="a simulated instance has none", remedy="nothing to log in to")
