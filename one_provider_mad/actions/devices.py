@@ -40,7 +40,7 @@ async def perform_capability(work: Work, action: Action) -> str:
         raise RequestRefused(f"the message marks no {capability.operand} for {action.value}: nothing was done")
     check_change(work.policy, action, request)
     instance = await locate(work.vm)
-    method: Callable[[DeployId, Any], Awaitable[str | None]] = getattr(provider, capability.method)
+    method: Callable[[DeployId, Any], Awaitable[Any]] = getattr(provider, capability.method)
     subject: Any = request.operand if capability.operand else request
     if action is Action.UPDATECONF:
         subject = await work.complete(request)
@@ -48,7 +48,7 @@ async def perform_capability(work: Work, action: Action) -> str:
     for warning in shared.group_warnings(request) if shared else ():
         work.vm.warn_once(warning)
 
-    async def send() -> str | None:
+    async def send() -> Any:
         if shared and action is Action.ATTACHNIC:
             await shared.prepare_nic(instance.deploy_id, request)
         return await method(instance.deploy_id, subject)
@@ -57,4 +57,8 @@ async def perform_capability(work: Work, action: Action) -> str:
     await resumption.note_begun(action, instance.deploy_id)
     result = await work.cloud.call(action.value, send, is_repeatable=action not in _NOT_REPEATABLE)
     await resumption.note_action(action, instance.deploy_id)
+    if action is Action.UPDATECONF:
+        for sentence in result or ():  # entry points of release 0.1 return None
+            work.vm.warn_once(sentence)
+        return "-"
     return result or "-"

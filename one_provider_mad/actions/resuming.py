@@ -262,13 +262,16 @@ class Resumption(Value, frozen=True, kw_only=True):
             ProviderError: the outcome is unknown, or the cloud does not answer now.
         """
         try:
-            await self.cloud.call(operation, send)
+            result = await self.cloud.call(operation, send)
         except ProviderError as error:
             if _may_pass(error):
                 raise
             self._warn_of_refusal(deploy_id, what, error)
             return False
         self.inform(f"{what}: carried out on instance {deploy_id}, as asked for while the VM was off")
+        if operation == Action.UPDATECONF.value:
+            for sentence in result or ():  # entry points of release 0.1 return None
+                self.warn(sentence)
         return True
 
     def _warn_of_refusal(self, deploy_id: DeployId, what: str, error: MadError) -> None:

@@ -276,8 +276,12 @@ class Resizable(Protocol):
 class ContextUpdate(Protocol):
     """Can change the context of an instance."""
 
-    async def update_context(self, deploy_id: DeployId, request: VmRequest) -> None:
-        """Give the instance the request's CONTEXT."""
+    async def update_context(self, deploy_id: DeployId, request: VmRequest) -> Sequence[str]:
+        """Give the instance the request's CONTEXT.
+
+        Returns:
+            Sentences for the VM's log about what the guest will not get.
+        """
 
 
 class Attached(Value, frozen=True, kw_only=True):

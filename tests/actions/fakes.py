@@ -159,6 +159,7 @@ class FakeCloud:
         self.destroy_time = 5.0
         self.lag = 0.0
         self.alternatives: tuple[Parameters, ...] = ({"size": "small"},)
+        self.without_effect: tuple[str, ...] = ()
         self.warnings: tuple[str, ...] = ()
         self.first_state = InstanceState.PENDING
         self.calls: list[tuple[str, Any]] = []
@@ -362,8 +363,9 @@ class AbleCloud(FakeCloud):
     async def resize(self, deploy_id: DeployId, request: VmRequest) -> None:
         await self._travel("resize", (deploy_id, request))
 
-    async def update_context(self, deploy_id: DeployId, request: VmRequest) -> None:
+    async def update_context(self, deploy_id: DeployId, request: VmRequest) -> Sequence[str]:
         await self._travel("update_context", (deploy_id, request))
+        return self.without_effect
 
     async def update_security_group(self, deploy_id: DeployId, request: VmRequest) -> None:
         await self._travel("update_security_group", (deploy_id, request))

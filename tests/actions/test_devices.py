@@ -82,6 +82,13 @@ async def test_each_device_action_calls_its_provider_method_on_the_vms_instance(
     assert answer == ("snap-1" if word == "SNAPSHOTCREATE" else "-")
 
 
+async def test_what_a_changed_context_does_not_give_the_guest_is_told(world: World) -> None:
+    deploy_id = world.provider.add(identity_of())
+    world.provider.without_effect = ("CONTEXT attribute FILES has no effect in the guest",)
+    assert await perform(world, "UPDATECONF", deploy_id=deploy_id) == "-"
+    assert world.warnings == list(world.provider.without_effect)
+
+
 @pytest.mark.parametrize(("word", "what"), [(word, what) for word, _, _, what in EVERY])
 async def test_a_device_action_that_the_cloud_does_not_support_is_refused_without_a_call(
     plain: World, word: str, what: str

@@ -132,6 +132,14 @@ async def test_changes_made_while_the_vm_was_off_are_applied_once_before_the_sta
     assert world.warnings == []
 
 
+async def test_what_a_changed_context_does_not_give_the_guest_is_told(world: World) -> None:
+    deploy_id = await off(world)
+    world.provider.without_effect = ("CONTEXT attribute FILES has no effect in the guest",)
+    edited = a_vm(CONTEXT=({"SSH_PUBLIC_KEY": "ssh-rsa B", "FILES": "/x"},))
+    await perform(world, Intent.START, deploy_id=deploy_id, seq=1, **edited)
+    assert world.warnings == list(world.provider.without_effect)
+
+
 async def test_an_unsupported_change_is_a_warning_at_each_resume_and_the_vm_starts(tmp_path: Path) -> None:
     async with a_world(tmp_path, FakeCloud()) as world:
         deploy_id = await off(world)

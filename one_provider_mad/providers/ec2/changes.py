@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmRequest
 from one_provider_mad.errors import BadParameter, WrongState
@@ -47,7 +47,7 @@ class Changes:
         self._settings = settings
         self._context = context
         self._known = known
-        self._of_attribute: dict[str, Callable[[DeployId, VmRequest], Awaitable[None]]] = {
+        self._of_attribute: dict[str, Callable[[DeployId, VmRequest], Awaitable[object]]] = {
             "INSTANCETYPE": self._set_listed_type,
             "SECURITYGROUPIDS": self._set_groups,
             "EBS_OPTIMIZED": self._set_bandwidth,
@@ -96,8 +96,11 @@ class Changes:
         _check_stopped(instance, "the type", f", to {wanted}")
         await self._modify(instance.deploy_id, {"InstanceType.Value": wanted})
 
-    async def set_user_data(self, deploy_id: DeployId, request: VmRequest) -> None:
+    async def set_user_data(self, deploy_id: DeployId, request: VmRequest) -> Sequence[str]:
         """Set USERDATA, or else CONTEXT; the guest reads it when it boots.
+
+        Returns:
+            Sentences for the VM's log about what the guest will not get.
 
         Raises:
             BadParameter: it is not valid, or too large.
@@ -110,6 +113,7 @@ class Changes:
             await self._images.read_guest(image)
         told = told_guest(request, section, self._context, by_tag=self._images.guest_of(image))
         await self._modify(deploy_id, {"UserData.Value": told.encoded})
+        return told.warnings
 
     async def _set_groups(self, deploy_id: DeployId, request: VmRequest) -> None:
         groups = words(self._section(request).text("SECURITYGROUPIDS"))

@@ -438,9 +438,9 @@ class Ec2Provider:
         """Give a stopped instance the smallest type of its family with at least the VM's CPU and MEMORY."""
         await self._changes.resize(deploy_id, request)
 
-    async def update_context(self, deploy_id: DeployId, request: VmRequest) -> None:
+    async def update_context(self, deploy_id: DeployId, request: VmRequest) -> Sequence[str]:
         """Replace the user data of a stopped instance."""
-        await self._changes.set_user_data(deploy_id, request)
+        return await self._changes.set_user_data(deploy_id, request)
 
     async def unused_resources(self, *, owner: str) -> Sequence[UnusedResource]:
         """Return every volume, snapshot and address with this owner's tags, and group of ours, without an instance."""

@@ -7,7 +7,7 @@ refuse a second time is sent once: after an uncertain answer the method is calle
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from one_provider_mad.domain import DeployId, InstanceState, SnapshotId, VmRequest, whole_number
 from one_provider_mad.errors import BadParameter, NoCapacity, PermissionDenied
@@ -224,10 +224,13 @@ class Devices:
         if not _has(machine, wanted):
             raise _undone(machine, "the size was not changed")
 
-    async def update_context(self, deploy_id: DeployId, request: VmRequest) -> None:
-        """Add the request's CONTEXT to the remote VM's, unless `context` is none; up to 5.12 the VM must be off."""
+    async def update_context(self, deploy_id: DeployId, request: VmRequest) -> Sequence[str]:
+        """Add the request's CONTEXT to the remote VM's, unless `context` is none; up to 5.12 the VM must be off.
+
+        An attribute that cannot go to a partner is an error.
+        """
         if self._remote.settings.context == "none":
-            return
+            return ()
         number = known_number(deploy_id)
         machine = await self._remote.machine(number)
         given = {name: value for section in request.template.vectors("CONTEXT") for name, value in section.items()}
@@ -243,6 +246,7 @@ class Devices:
         merge = (1,) if await self._remote.version() >= _MERGED_CONFIGURATION else ()
         await self._remote.order(number, "one.vm.updateconf", number, text, *merge)
         await self._remote.outcome(number)
+        return ()
 
 
 def _written(name: str, values: Mapping[str, str]) -> str:

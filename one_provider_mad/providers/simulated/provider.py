@@ -245,10 +245,11 @@ class SimulatedProvider:
         kind = self._types(request, read_section(request, hypervisor=self._hypervisor))[0]
         await self._traffic.call("resize", partial(self.cloud.change_type, deploy_id, kind))
 
-    async def update_context(self, deploy_id: DeployId, request: VmRequest) -> None:
+    async def update_context(self, deploy_id: DeployId, request: VmRequest) -> Sequence[str]:
         """Replace the context."""
-        context, _ = self._told(request, read_section(request, hypervisor=self._hypervisor))
+        context, warnings = self._told(request, read_section(request, hypervisor=self._hypervisor))
         await self._rework("update_context", deploy_id, lambda hardware: hardware.update_context(context))
+        return warnings
 
     async def update_security_group(self, deploy_id: DeployId, request: VmRequest) -> None:
         """Apply the group's present rules."""

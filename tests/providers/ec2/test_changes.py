@@ -51,6 +51,9 @@ class TestSection:
         assert user_data(ec2, deploy_id) == 'KEY="second"\n'
         await provider.update_context(deploy_id, a_vm())
         assert user_data(ec2, deploy_id) == ""
+        unusable = with_context(a_vm(GUEST="cloud-init"), USERNAME="no name", SET_HOSTNAME="web")
+        (sentence,) = await provider.update_context(deploy_id, unusable)
+        assert "USERNAME is left out" in sentence
 
     async def test_user_data_of_the_section_has_precedence_over_the_context(
         self, ec2: FaultyEc2, connect: Open
