@@ -17,7 +17,7 @@ from one_provider_mad.cli.names import complete_name
 from one_provider_mad.cli.tables import show_table
 from one_provider_mad.providers.interface import CloudImage, ImageCatalogue
 
-_COLUMNS = ("IMAGE", "NAME", "BY", "DATE", "ARCHITECTURE", "USER", "GIB", "GUEST")
+_COLUMNS = ("IMAGE", "NAME", "BY", "DATE", "ARCH")
 
 MOST_CALLS = 3
 """Slow calls for which the command waits; most pages take a second or two."""
@@ -62,17 +62,7 @@ def entry(image: CloudImage) -> Mapping[str, Any]:
 
 def _row(image: CloudImage) -> tuple[str, ...]:
     date = time.strftime("%Y-%m-%d", time.gmtime(image.created_at)) if image.created_at else "-"
-    size = str(image.smallest_disk) if image.smallest_disk else "-"
-    return (
-        image.image_id,
-        image.name,
-        image.publisher,
-        date,
-        image.architecture or "-",
-        image.user or "-",
-        size,
-        image.guest,
-    )
+    return (image.image_id, image.name, image.publisher, date, image.architecture or "-")
 
 
 def sections(found: Sequence[CloudImage], *, name: str) -> Iterator[str]:
