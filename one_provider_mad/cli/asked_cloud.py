@@ -38,7 +38,7 @@ class Cloud(NamedTuple):
     places: Places
 
     def lacks(self, what: str) -> NotSupported:
-        """Return the error for a provider without a capability: what its users miss."""
+        """Return the error for a provider that lacks a capability, such as "a console"."""
         return NotSupported(self.provider.name, what)
 
     async def instance_of(self, vm_id: int) -> Instance:
@@ -95,7 +95,7 @@ def ask(
         except TimeoutError as error:
             raise click.ClickException(f"the {provider.name} cloud did not answer within {patience:g} s") from error
         except PermissionDenied as error:
-            where = "; docs/ec2.md has the optional statements" if provider.name == "ec2" else ""
+            where = "; docs/ec2.md has the statements" if provider.name == "ec2" else ""
             raise click.ClickException(f"{error}{where}") from error
 
 

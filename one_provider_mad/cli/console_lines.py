@@ -1,4 +1,4 @@
-"""Cleans the text of a console for a terminal: no control sequences, no characters that are never written."""
+"""Cleans the text of a console for a terminal: removes control sequences and invisible characters."""
 
 from __future__ import annotations
 

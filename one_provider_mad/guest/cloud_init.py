@@ -166,7 +166,7 @@ def _file(path: str, content: bytes, permissions: str) -> dict[str, str]:
 
 
 def _executable(script: bytes) -> bytes:
-    """Return START_SCRIPT with a first line: one-context's bash runs one without it by itself, cloud-init does not."""
+    """Return START_SCRIPT with an interpreter in its first line, which cloud-init needs and one-context does not."""
     if not script.strip() or script.startswith((b"#!", b"\x7fELF")):
         return script.strip() and script
     return b"#!/bin/bash\n" + script

@@ -9,13 +9,13 @@ from one_provider_mad.domain import Value
 from one_provider_mad.guest.reading import FILES, GIVEN, KEYS, OF_NETWORK, SCRIPTS, SECRET, Context
 
 NO = "no: "
-"""How an effect begins where there is none; the reason follows."""
+"""Begins the entry of attributes without effect; the reason follows it."""
 
 _HOME = "as at home"
 
 
 class Effect(Value, frozen=True, kw_only=True):
-    """One row: attributes, and what becomes of them.
+    """What a group of CONTEXT attributes does in each kind of guest: one row of the table.
 
     Attributes:
         names: attributes, or the pattern of their names.

@@ -23,7 +23,7 @@ _BEGINNINGS = {
     "#include": "text/x-include-url",
     "#!": SHELL_SCRIPT,
 }
-"""First line of user data to its kind, longer ones first (cloud-init's cloudinit/handlers/__init__.py)."""
+"""MIME type of user data by its first line, longer lines first (cloud-init's cloudinit/handlers/__init__.py)."""
 
 _GZIP = b"\x1f\x8b"
 _LONGEST_UNPACKED = 1024 * 1024

@@ -68,7 +68,7 @@ class Context(Value, frozen=True, kw_only=True):
         has_sudo: whether the user may become root.
         password: the user's.
         hostname: name, with or without a domain; "" for the cloud's own.
-        asks_dns: the name is that of the address in the DNS.
+        asks_dns: whether DNS_HOSTNAME asks for the name that the address has in the DNS.
         timezone: as in /usr/share/zoneinfo, "" for the image's.
         name_servers: addresses.
         search_domains: names.

@@ -18,7 +18,7 @@ _BEST_RATIO = 32
 
 
 class UserData(Value, frozen=True, kw_only=True):
-    """What an instance is told.
+    """User data of an instance, and what it leaves out.
 
     Attributes:
         data: b"" for nothing.
@@ -78,7 +78,7 @@ def _not_sent(attributes: Mapping[str, str]) -> tuple[str, ...]:
     is_empty = not (context.names - {"DISK_ID", "TARGET", "NETWORK"} - {
         name for name in context.names for interface in context.interfaces if name.startswith(f"{interface}_")
     })  # fmt: skip
-    return () if is_empty else ("CONTEXT is not sent: the configuration, the image or the template says guest none",)
+    return () if is_empty else ("CONTEXT is not sent: the configuration, the image or the template says guest = none",)
 
 
 def _keyless(attributes: Mapping[str, str], context: Context) -> tuple[str, ...]:

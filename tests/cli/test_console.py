@@ -110,7 +110,7 @@ def test_console_names_the_right_that_is_missing(here: Here) -> None:
     here.refuse("GetConsoleOutput")
     code, printed, complaint = ran(here.root, "console", NAME, "--vm", "42")
     assert (code, printed, complaint.count("\n")) == (1, "", 1)
-    assert complaint.endswith("(GetConsoleOutput, UnauthorizedOperation); docs/ec2.md has the optional statements\n")
+    assert complaint.endswith("(GetConsoleOutput, UnauthorizedOperation); docs/ec2.md has the statements\n")
 
 
 def test_console_wants_password_and_key_together(here: Here) -> None:

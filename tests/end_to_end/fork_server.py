@@ -1,6 +1,6 @@
-"""Run as a program: forks drivers from a process that has imported their modules, as tests ask for them.
+"""Forks a driver for each request of a test, from a process that has imported the drivers' modules.
 
-It is started with one end of a socket, and ends when the other end is closed. Each packet asks for one driver; the
+It starts with one end of a socket, and ends when the other end is closed. Each packet asks for one driver; the
 answer is the driver's process id, sent once the driver is a child of the process that asked, which must be a subreaper
 (prctl(2), PR_SET_CHILD_SUBREAPER) until then.
 """
@@ -36,7 +36,7 @@ def _import_all() -> None:
 
 
 def _next_driver(requests: socket.socket) -> dict[str, Any] | None:
-    """Fork a driver for each request; return what was asked for in the driver, and None in the server at the end."""
+    """Fork a driver for each request. Returns the request in the driver, and None in the server after the last one."""
     while True:
         packet, descriptors, _, _ = socket.recv_fds(requests, _PACKET, 3)
         if not packet:
@@ -51,15 +51,15 @@ def _next_driver(requests: socket.socket) -> dict[str, Any] | None:
             requests.send(str(os.getpid()).encode())
             requests.close()
             asked: dict[str, Any] = json.loads(packet)
-            _become_oneds(descriptors, asked)
+            _set_up_as_oned(descriptors, asked)
             return asked
         os.waitpid(middle, 0)
         for descriptor in (ready, release, *descriptors):
             os.close(descriptor)
 
 
-def _become_oneds(descriptors: list[int], asked: dict[str, Any]) -> None:
-    """Make this process what oned makes of one between fork and exec, and Python at its start."""
+def _set_up_as_oned(descriptors: list[int], asked: dict[str, Any]) -> None:
+    """Set up this process as oned does between fork and exec, and as Python does at its start."""
     stdin, stdout, leak = descriptors
     for descriptor, standard in ((stdin, 0), (stdout, 1)):
         os.dup2(descriptor, standard)

@@ -1,4 +1,4 @@
-"""A forked driver is a process like one that is really started, in all that the driver can see of itself."""
+"""A forked driver sees the same signals, parent, directory and descriptors as one that was started."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an instance is told in its user data: USERDATA of the section, or else the VM's CONTEXT; no I/O."""
+"""Makes an instance's user data from USERDATA of its section, or else from the VM's CONTEXT; no I/O."""
 
 from __future__ import annotations
 
