@@ -10,6 +10,7 @@ import pytest
 
 from tests.real_guest.conftest import Send, Start
 from tests.real_guest.guest import Guest, disk, started
+from tests.waiting import until
 
 pytestmark = pytest.mark.guest
 
@@ -52,6 +53,7 @@ def shell(guest: Guest, key: Path, user: str, command: str, *, check: bool = Tru
     if not guest.read("/run/sshd.pid"):
         guest.run("mkdir", "-p", "/run/sshd")
         guest.run("/usr/sbin/sshd")
+        until(lambda: guest.read("/run/sshd.pid"))  # it goes to the background first, then listens, then writes this
         guest.write("/root/client/id", key.read_text())
     options = ["-o", "StrictHostKeyChecking=no", "-o", "BatchMode=yes", "-o", "LogLevel=ERROR", "-i", "/root/client/id"]
     return guest.run("ssh", *options, f"{user}@10.0.0.9", command, check=check)
