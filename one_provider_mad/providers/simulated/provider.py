@@ -306,7 +306,7 @@ class SimulatedProvider:
         ]
 
     def _told(self, request: VmRequest, section: Section) -> tuple[str, tuple[str, ...]]:
-        """Return what the guest is told, and sentences about what it is not; there is no guest to read either."""
+        """Return the context that the instance shows, and sentences about attributes without effect in a real guest."""
         program = choose(
             request,
             in_section=section.text("GUEST"),
