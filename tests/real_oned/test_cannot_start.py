@@ -29,6 +29,7 @@ def test_drivers_without_environment_fail_a_deploy_with_the_cause_and_start_once
     checkout = tmp_path / "checkout"
     for name in ("bin", "one_provider_mad"):
         shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "Makefile", checkout)  # without it, it is an environment of pip's
     zone = Zone(installed, tmp_path / "one", clouds={"simulated": "simulated"}, checkout=checkout)
     zone.place.configure(SIMULATED)
     cause = f"the driver cannot start: {checkout}/.venv does not exist"
