@@ -10,7 +10,7 @@ from one_provider_mad.errors import BadParameter, WrongState
 from one_provider_mad.providers.ec2 import sizes, template
 from one_provider_mad.providers.ec2.attributes import flag, words
 from one_provider_mad.providers.ec2.client import Client
-from one_provider_mad.providers.ec2.context import depends_on_tag, told_guest
+from one_provider_mad.providers.ec2.context import depends_on_tag, user_data_of
 from one_provider_mad.providers.ec2.disks import Disks
 from one_provider_mad.providers.ec2.image_disks import ImageLookup
 from one_provider_mad.providers.ec2.query import numbered, pairs
@@ -111,9 +111,9 @@ class Changes:
         image = instance.attributes.get("AWS_IMAGE_ID", "")
         if depends_on_tag(request, section, self._context):
             await self._images.read_guest(image)
-        told = told_guest(request, section, self._context, by_tag=self._images.guest_of(image))
-        await self._modify(deploy_id, {"UserData.Value": told.encoded})
-        return told.warnings
+        data = user_data_of(request, section, self._context, by_tag=self._images.guest_of(image))
+        await self._modify(deploy_id, {"UserData.Value": data.encoded})
+        return data.warnings
 
     async def _set_groups(self, deploy_id: DeployId, request: VmRequest) -> None:
         groups = words(self._section(request).text("SECURITYGROUPIDS"))

@@ -12,7 +12,7 @@ from one_provider_mad.providers.mapped_images import mapped_image, root_disk
 from one_provider_mad.providers.public_cloud import SECTION, Section
 
 
-class Told(Value, frozen=True, kw_only=True):
+class InstanceUserData(Value, frozen=True, kw_only=True):
     """User data for one instance.
 
     Attributes:
@@ -35,7 +35,9 @@ def depends_on_tag(request: VmRequest, section: Section, context: ProviderContex
     return not is_named and mapped_image(root_disk(request), context).guest == "auto"
 
 
-def told_guest(request: VmRequest, section: Section, context: ProviderContext, *, by_tag: Guest = "auto") -> Told:
+def user_data_of(
+    request: VmRequest, section: Section, context: ProviderContext, *, by_tag: Guest = "auto"
+) -> InstanceUserData:
     """Return the user data of the VM's instance.
 
     Args:
@@ -56,10 +58,10 @@ def told_guest(request: VmRequest, section: Section, context: ProviderContext, *
         settings=context.mappings.context,
     )
     if given := section.text("USERDATA"):
-        return Told(encoded=user_data(given), program=program, warnings=_replaced(request))
+        return InstanceUserData(encoded=user_data(given), program=program, warnings=_replaced(request))
     made = user_data_for(request, program, limit=LONGEST_USER_DATA)
     encoded = encoded_user_data(made.data, source="CONTEXT") if made.data else ""
-    return Told(encoded=encoded, program=program, warnings=made.warnings)
+    return InstanceUserData(encoded=encoded, program=program, warnings=made.warnings)
 
 
 def _replaced(request: VmRequest) -> tuple[str, ...]:

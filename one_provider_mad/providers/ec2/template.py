@@ -26,7 +26,7 @@ from one_provider_mad.providers.ec2.attributes import (
     words,
 )
 from one_provider_mad.providers.ec2.combinations import check_combinations
-from one_provider_mad.providers.ec2.context import Told, told_guest
+from one_provider_mad.providers.ec2.context import InstanceUserData, user_data_of
 from one_provider_mad.providers.ec2.group_rules import mirrored_groups, rule_warnings
 from one_provider_mad.providers.ec2.launch import Launch
 from one_provider_mad.providers.ec2.launch_disks import disk_warnings, further_volumes, root_size
@@ -135,13 +135,13 @@ def plan(
     check_combinations(section.attributes, defaults=settings.defaults)
     interfaces = interfaces_of(request, settings, context)
     groups = [number for each in interfaces for number in each.groups or ()]
-    told = told_guest(request, section, context, by_tag=guest_of(section.text("AMI")))
+    data = user_data_of(request, section, context, by_tag=guest_of(section.text("AMI")))
     fixed = {
         **_named(request, section),
         **_network(section, interfaces),
         **device_mappings(section.text("BLOCKDEVICEMAPPING")),
-        **({"UserData": told.encoded} if told.encoded else {}),
-        **_from_configuration(settings, has_one_context=told.program == "one-context"),
+        **({"UserData": data.encoded} if data.encoded else {}),
+        **_from_configuration(settings, has_one_context=data.program == "one-context"),
     }
     root = root_volume(section)
     tags = tags_of(request, section, settings)
@@ -166,8 +166,8 @@ def plan(
             *_warnings(section),
             *_disk_warnings(request, settings, context),
             *_nic_warnings(request, interfaces),
-            *told.warnings,
-            *_of_metadata(told, settings),
+            *data.warnings,
+            *_of_metadata(data, settings),
             *rule_warnings(request, groups),
             *(other_groups(interfaces) if context.mappings.security_groups.mirror else ()),
         ),
@@ -335,7 +335,7 @@ _REFUSED_METADATA = (
 )
 
 
-def _of_metadata(told: Told, settings: Ec2Settings) -> tuple[str, ...]:
-    if told.program == "one-context" and told.encoded and settings.imdsv2 == "required":
+def _of_metadata(data: InstanceUserData, settings: Ec2Settings) -> tuple[str, ...]:
+    if data.program == "one-context" and data.encoded and settings.imdsv2 == "required":
         return (_REFUSED_METADATA,)
     return ()

@@ -16,7 +16,7 @@ from one_provider_mad.domain import Template, VmId, VmRequest
 from one_provider_mad.errors import BadParameter, SettingsError
 from one_provider_mad.mappings import ContextSettings, Guest, ImageMapping, Mappings
 from one_provider_mad.providers.ec2.attributes import KNOWN_ATTRIBUTES, LONGEST_USER_DATA
-from one_provider_mad.providers.ec2.context import told_guest
+from one_provider_mad.providers.ec2.context import user_data_of
 from one_provider_mad.providers.ec2.launch import read_launch, run_instances
 from one_provider_mad.providers.ec2.launch_disks import ImageDisks
 from one_provider_mad.providers.ec2.settings import Ec2Settings
@@ -388,12 +388,12 @@ class TestContext:
             values = {**vm.template.values, "DISK": (disk,)}
             context = a_context(images)
             mappings = msgspec.structs.replace(context.mappings, context=ContextSettings(guest=guest))
-            told = told_guest(
+            data = user_data_of(
                 msgspec.structs.replace(vm, template=Template(values=values)),
                 Section(),
                 msgspec.structs.replace(context, mappings=mappings),
             )
-            return told.program
+            return data.program
 
         assert program("auto", IMAGE="old") == "one-context"
         assert program(None, IMAGE="old") == "one-context"
