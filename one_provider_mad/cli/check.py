@@ -8,7 +8,7 @@ import os
 import stat
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import msgspec
 
 from one_provider_mad.cli.core_user import CoreUser
 from one_provider_mad.cli.decode import printable
+from one_provider_mad.cli.image_datastores import check_image_datastores
 from one_provider_mad.cli.names import complete_name
 from one_provider_mad.cli.progress import progress
 from one_provider_mad.cli.quiet import no_logs
@@ -127,7 +128,9 @@ async def run_checks(name: str, environ: Mapping[str, str]) -> AsyncIterator[Che
     opennebula = await _opennebula(environ)
     yield opennebula
     if opennebula.is_well and not isinstance(provider, VerbatimDriver):
-        for result in (*await _datastores(name, environ), await _decryption(environ)):
+        used = {each.datastore for each in configuration.settings.images.values() if each.datastore}
+        datastores = await _datastores(name, environ, used=used, remotes=places.var / "remotes")
+        for result in (*datastores, await _decryption(environ)):
             yield result
 
 
@@ -372,10 +375,16 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-async def _datastores(name: str, environ: Mapping[str, str]) -> list[CheckResult]:
-    """Check whether OpenNebula has the system datastore that it needs to end the cloud's VMs."""
+async def _datastores(
+    name: str, environ: Mapping[str, str], *, used: Collection[str], remotes: Path
+) -> list[CheckResult]:
+    """Check whether OpenNebula has the datastores that it needs to deploy and end the cloud's VMs."""
+    core = LocalCore(environ)
     try:
-        return await asyncio.to_thread(check_system_datastores, LocalCore(environ), name)
+        return [
+            *await asyncio.to_thread(check_system_datastores, core, name),
+            *await asyncio.to_thread(check_image_datastores, core, name, used=used, remotes=remotes),
+        ]
     except MadError as error:
         remedy = "run this as oneadmin: from 7.0 on the cloud's cluster needs one with TM_MAD=dummy"
         return [CheckResult(what="system datastore", is_well=None, found=str(error), remedy=remedy)]

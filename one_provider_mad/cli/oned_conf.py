@@ -129,6 +129,7 @@ def blocks_of(name: str, *, kind: str, hypervisor: str, release: str, resizes_li
     yield Block(what="OpenNebula reads its configuration when it starts", text="systemctl restart opennebula")
     if is_7:
         yield from _place_of_7(name)
+        yield from _images_of_7(name)
         yield Block(
             what="The cloud as a host, created in its own cluster: in the default one any VM could be placed on it",
             text=f"onehost create {name} -i {name} -v {name} -c {name}",
@@ -142,7 +143,7 @@ def blocks_of(name: str, *, kind: str, hypervisor: str, release: str, resizes_li
         )
     yield _kept_back(name, number)
     yield Block(
-        what="A VM in the cloud",
+        what="A VM in the cloud. Its user needs SSH_PUBLIC_KEY (oneuser update USER, or Sunstone's settings) to log in",
         where=f"{name}.tmpl, then: onetemplate create {name}.tmpl",
         text=_vm_template(name, kind if kind in _ASKED_FOR else "simulated", hypervisor, is_7=is_7),
     )
@@ -240,9 +241,8 @@ def _place_of_7(name: str) -> Iterator[Block]:
     )
     yield Block(
         what="A cluster of its own; it needs neither images nor networks, since the cloud has its own. For templates"
-        " with images and networks that [images] and [networks] map, add their datastores and networks to it"
-        f" (onecluster adddatastore {name} DATASTORE, onecluster addvnet {name} NETWORK). Its system datastore is"
-        " in no other cluster, so the core refuses to move a VM out of it by onevm migrate or resched: it would ask"
+        f" with networks that [networks] maps, add these to it: onecluster addvnet {name} NETWORK. Its system datastore"
+        " is in no other cluster, so the core refuses to move a VM out of it by onevm migrate or resched: it would ask"
         " only the driver at home, and the instance would go on running",
         text=f"onecluster create {name}",
     )
@@ -259,6 +259,29 @@ def _place_of_7(name: str) -> Iterator[Block]:
         " decides whether an instance is created for them",
         text=f"onegroup create {name}\nonevdc create {name}\n"
         f"onevdc addcluster {name} 0 {name}\nonevdc addgroup {name} {name}",
+    )
+
+
+def _images_of_7(name: str) -> Iterator[Block]:
+    """Yield the steps for 7.x with which VMs with an image of a datastore at home can be placed in the cloud.
+
+    The core then asks the datastore's own transfer driver for `clone.dummy` and the like, after the driver of the
+    system datastore (OpenNebula VirtualMachineDisks::check_tm_mad, src/tm_mad/one_tm.rb).
+    """
+    yield Block(
+        what="Only for templates with images that [images] maps: the core refuses the cloud's system datastore to a VM"
+        " with an image of another transfer driver than dummy, unless the image's datastore has these attributes."
+        f" Then add the datastore to the cluster as well: onecluster adddatastore {name} DATASTORE",
+        where=f"{name}.images, then for each datastore of such images: onedatastore update DATASTORE {name}.images"
+        " --append",
+        text='CLONE_TARGET_DUMMY = "SYSTEM"\nLN_TARGET_DUMMY = "SYSTEM"\nDISK_TYPE_DUMMY = "FILE"',
+    )
+    yield Block(
+        what="With the attributes above, on each front-end, as oneadmin, for the transfer driver of each of these"
+        " datastores (here local): it copies no image of the cloud's VMs. disk-saveas and snapshots stay without such"
+        " a link, so they fail instead of making empty images",
+        text="for action in clone delete ln mv mvds resize; do\n"
+        "    ln -s ../dummy/$action /var/lib/one/remotes/tm/local/$action.dummy\ndone",
     )
 
 
@@ -291,6 +314,7 @@ def _vm_template(name: str, kind: str, hypervisor: str, *, is_7: bool) -> str:
         PUBLIC_CLOUD = [
             TYPE = "{hypervisor}",
         {asked} ]
+        CONTEXT = [ SSH_PUBLIC_KEY = "$USER[SSH_PUBLIC_KEY]" ]
         SCHED_REQUIREMENTS = "HYPERVISOR = \\"{hypervisor}\\""
         """
     ).format(name=name, hypervisor=hypervisor, asked=asked)
