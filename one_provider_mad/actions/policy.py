@@ -93,9 +93,11 @@ def check_section(required_type: str, request: VmRequest, *, cloud: str, mapping
     if not required_type or (disks and mappings.asks_for_cloud(disks[0])):
         return
     if not _asks_for(request, required_type.casefold(), cloud):
+        image = disks[0].get("IMAGE") if disks else ""
+        instead = f". VMs with image {image[:80]} need none where [images] has it with its datastore" if image else ""
         raise RequestRefused(
             f'the template has no PUBLIC_CLOUD section with TYPE="{required_type}": add one, or place the VM on another'
-            " host (policy.without_section)"
+            f" host (policy.without_section){instead}"
         )
 
 

@@ -67,7 +67,8 @@ def _row(image: CloudImage) -> tuple[str, ...]:
 
 def sections(found: Sequence[CloudImage], *, name: str) -> Iterator[str]:
     """Yield the lines of the configuration, as TOML, for the first images."""
-    yield f"# for {name}.toml: replace NAME OF YOURS by the image's name or number in OpenNebula"
+    yield f"# for {name}.toml: replace NAME OF YOURS by the image's name or number in OpenNebula, DATASTORE by its"
+    yield "# datastore's. Without datastore only VMs with a PUBLIC_CLOUD section are deployed"
     for image in found[:MOST_SECTIONS]:
         yield ""
         yield f"# {printable(image.name)}"
@@ -75,6 +76,7 @@ def sections(found: Sequence[CloudImage], *, name: str) -> Iterator[str]:
             yield f"# {image.note}"
         yield '[images."NAME OF YOURS"]'
         yield f"image = {json.dumps(image.image_id)}"
+        yield '# datastore = "DATASTORE"'
         yield f"guest = {json.dumps(image.guest)}"
         if image.user:
             yield f"user = {json.dumps(image.user)}"

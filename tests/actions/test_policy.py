@@ -47,6 +47,14 @@ def test_a_section_of_the_clouds_type_is_accepted(fields: dict[str, Any]) -> Non
     check_section("aws", request_of(**fields), cloud="ec2", mappings=NO_MAPPINGS)
 
 
+def test_the_refusal_of_a_vm_with_an_image_says_how_it_needs_no_section() -> None:
+    disk = {"DISK_ID": "0", "IMAGE": "debian-12", "IMAGE_ID": "3", "DATASTORE": "default"}
+    with pytest.raises(RequestRefused) as caught:
+        check_section("aws", request_of(template=a_template("DISK", disk)), cloud="ec2", mappings=NO_MAPPINGS)
+    instead = ". VMs with image debian-12 need none where [images] has it with its datastore"
+    assert str(caught.value) == REFUSED + instead
+
+
 @pytest.mark.parametrize(
     "fields",
     [

@@ -31,6 +31,7 @@ def test_images_lists_the_newest_of_each_family_with_lines_that_the_configuratio
     assert "ami-0de0000000000012a" not in table, "an older one of the same family"
     dates = [each["created_at"] for each in json_of(here.root, "images", NAME)]
     assert dates == sorted(dates, reverse=True)
+    assert lines.count('# datastore = "DATASTORE"\n') == len(rows)
     mappings = msgspec.convert(sections(lines)["images"], dict[str, ImageMapping])
     by_image = {each.image: each for each in mappings.values()}
     assert by_image[DEBIAN_13] == ImageMapping(image=DEBIAN_13, guest="cloud-init", user="admin", smallest_disk=8)

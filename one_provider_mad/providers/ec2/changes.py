@@ -88,7 +88,7 @@ class Changes:
         instance = await self._instance(deploy_id)
         kinds = words(self._section(request).text("INSTANCETYPE"))
         if not kinds:
-            raise BadParameter("the PUBLIC_CLOUD section names no INSTANCETYPE, and [ec2.defaults] has none either")
+            raise BadParameter(template.NO_TYPE)
         if instance.attributes.get("AWS_INSTANCE_TYPE", "") not in kinds:
             await self._set_type(instance, kinds[0])
 

@@ -70,6 +70,10 @@ _PLAIN = {
 """Attributes with the same value as their parameter."""
 
 
+NO_TYPE = f"the VM names no INSTANCETYPE: set one in its {SECTION} section, or in [ec2.defaults] for all VMs"
+"""The error for a VM without an instance type."""
+
+
 def read_checked_section(request: VmRequest, settings: Ec2Settings, context: ProviderContext) -> Section:
     """Return the section that counts, completed by what stands for the VM's image and network, then by the defaults.
 
@@ -230,7 +234,7 @@ def _choices(section: Section, settings: Ec2Settings, interfaces: tuple[LaunchIn
     """Return every combination in its order of trial: a type is tried in each subnet or zone before the next type."""
     kinds = words(section.text("INSTANCETYPE"))
     if not kinds:
-        raise BadParameter(f"the {SECTION} section names no INSTANCETYPE, and [ec2.defaults] has none either")
+        raise BadParameter(NO_TYPE)
     choices = [
         {**market, "InstanceType": kind, **place}
         for market, kind, place in product(_markets(section, settings), kinds, _places(section, interfaces))
@@ -325,7 +329,10 @@ def _disk_warnings(request: VmRequest, settings: Ec2Settings, context: ProviderC
 def _nic_warnings(request: VmRequest, interfaces: tuple[LaunchInterface, ...]) -> Iterator[str]:
     if interfaces:
         return nic_warnings(request, interfaces)
-    instead = "it has one in its SUBNETID, and further ones are attached later with onevm nic-attach"
+    instead = (
+        "it has one in its SUBNETID, or else in EC2's default subnet; map their networks in [networks] of the"
+        " configuration to have them made"
+    )
     return nics_not_made(request, made="the instance", instead=instead)
 
 
