@@ -80,7 +80,7 @@ test-oldest:
 
 # Under ten minutes. Nothing in $(ONE) is changed: a copy of it runs on loopback, and ends with the tests.
 test-oned: dev
-	ONE='$(ONE)' $(BIN)/pytest -m oned -rs -o session_timeout=570 tests/real_oned
+	ONE='$(ONE)' ROOTS='$(ROOTS)' $(BIN)/pytest -m oned -rs -o session_timeout=570 tests/real_oned
 
 .PHONY: packages test-packages test-guest
 

@@ -34,8 +34,24 @@ BLOCK = re.compile(r"^(?P<indent> *)```(?P<kind>\w*)\n(?P<text>.*?)^(?P=indent)`
 INLINE = re.compile(r"`([^`]+)`")
 
 OURS = ("one-provider", "one_vmm_provider", "one_im_provider")
-OTHERS = ("/opt/one-provider/bin/pip", "apt", "aws", "dnf", "export", "git", "install", "ln", "make", "pipx", "python3")
-"""Programs of others, and programs that cannot run in a test."""
+OTHERS = (
+    *(
+        "/opt/one-provider/bin/pip",
+        "apt",
+        "aws",
+        "dnf",
+        "export",
+        "git",
+        "install",
+        "ln",
+        "make",
+        "pipx",
+        "python3",
+        "ssh",
+    ),
+    *("onecluster", "onedatastore", "onetemplate", "oneuser", "onevm", "onevnet"),
+)
+"""Programs of others, and programs that cannot run in a test; OpenNebula's run in tests/real_oned."""
 
 WHERE = "/opt/one-provider-mad/"
 """The path of the checkout in documents."""

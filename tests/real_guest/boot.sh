@@ -1,10 +1,10 @@
 #!/bin/sh
 # Boots nothing: gives a guest's root its own namespaces, files and metadata service, and stays until it is killed. Runs
 # in new namespaces (network, UTS, mount, PID), with the root (a folder, which stays as it is, or the file of a disk whose
-# first partition it is), an empty folder, the folder with user-data and instance-id, and whether the metadata service
-# requires a session token.
+# first partition it is), an empty folder, the folder with user-data and instance-id, whether the metadata service
+# requires a session token, and the address.
 set -e
-root=$1 place=$2 told=$3 tokens=$4
+root=$1 place=$2 told=$3 tokens=$4 address=$5
 
 mount -t tmpfs guest "$place"
 mkdir "$place/upper" "$place/work" "$place/root"
@@ -34,7 +34,7 @@ ip link set lo up
 ip link add eth0 type veth peer name outside
 ip link set eth0 up
 ip link set outside up
-ip address add 10.0.0.9/24 dev eth0
+ip address add "$address/24" dev eth0
 ip route add default via 10.0.0.1
 ip address add 169.254.169.254/32 dev lo
 hostname image
@@ -52,5 +52,5 @@ chmod +x usr/sbin/dmidecode
 
 cp -r "$told" srv/told
 cp "$(dirname "$0")/metadata_service.py" srv/
-chroot . python3 /srv/metadata_service.py /srv/told "$tokens" &
+chroot . python3 /srv/metadata_service.py /srv/told "$tokens" "$address" &
 exec chroot . sleep infinity

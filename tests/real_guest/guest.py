@@ -76,9 +76,12 @@ class Guest:
     Args:
         first: its first process, by which its namespaces are entered.
         root: its root, within its mount namespace.
+        address: its interface's.
     """
 
-    def __init__(self, first: str, root: Path) -> None:
+    def __init__(self, first: str, root: Path, address: str) -> None:
+        self.first = first
+        self.address = address
         spaces = ("--net", "--uts", "--mount", "--pid", "--ipc")
         self._enter = ["nsenter", f"--target={first}", *spaces, "chroot", str(root)]
 
@@ -113,7 +116,9 @@ class Guest:
 
 
 @contextmanager
-def started(root: Path, folder: Path, user_data: bytes, *, tokens: str, instance_id: str = "i-0abc") -> Iterator[Guest]:
+def started(
+    root: Path, folder: Path, user_data: bytes, *, tokens: str, instance_id: str = "i-0abc", address: str = "10.0.0.9"
+) -> Iterator[Guest]:
     """Yield a guest of this root, a folder or a disk, with its metadata service; nothing in it has run yet."""
     told, place = folder / "told", folder / "place"
     told.mkdir(parents=True)
@@ -122,12 +127,12 @@ def started(root: Path, folder: Path, user_data: bytes, *, tokens: str, instance
     if user_data:
         (told / "user-data").write_bytes(user_data)
     spaces = ["unshare", "--net", "--uts", "--mount", "--pid", "--ipc", "--fork", "--kill-child"]
-    with subprocess.Popen([*spaces, "sh", str(BOOT), str(root), str(place), str(told), tokens]) as process:
+    with subprocess.Popen([*spaces, "sh", str(BOOT), str(root), str(place), str(told), tokens, address]) as process:
         try:
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
             first = until(lambda: children.read_text().strip())
             until(lambda: "sleep" in Path(f"/proc/{first}/cmdline").read_text())
-            guest = Guest(first, place / "root")
+            guest = Guest(first, place / "root", address)
             until(lambda: "000" not in guest.run("curl", "-so/dev/null", "-w%{http_code}", IMDS, check=False))
             yield guest
         finally:

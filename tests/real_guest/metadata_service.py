@@ -22,6 +22,7 @@ class Service(BaseHTTPRequestHandler):
 
     folder: Path
     is_token_required: bool
+    address: str
 
     def do_PUT(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
@@ -57,14 +58,15 @@ class Service(BaseHTTPRequestHandler):
 
     def pages(self) -> dict[str, bytes]:
         told = self.folder / "user-data"
+        name = f"ip-{self.address.replace('.', '-')}.eu-west-1.compute.internal".encode()
         return {
             **({"user-data": told.read_bytes()} if told.exists() else {}),
             "meta-data/ami-id": b"ami-0abc",
             "meta-data/instance-id": (self.folder / "instance-id").read_bytes(),
             "meta-data/instance-type": b"t3.small",
-            "meta-data/local-hostname": b"ip-10-0-0-9.eu-west-1.compute.internal",
-            "meta-data/hostname": b"ip-10-0-0-9.eu-west-1.compute.internal",
-            "meta-data/local-ipv4": b"10.0.0.9",
+            "meta-data/local-hostname": name,
+            "meta-data/hostname": name,
+            "meta-data/local-ipv4": self.address.encode(),
             "meta-data/placement/availability-zone": b"eu-west-1a",
             "meta-data/security-groups": b"default",
             "dynamic/instance-identity/document": json.dumps(IDENTITY).encode(),
@@ -84,4 +86,5 @@ class Service(BaseHTTPRequestHandler):
 if __name__ == "__main__":
     Service.folder = Path(sys.argv[1])
     Service.is_token_required = sys.argv[2] == "required"
+    Service.address = sys.argv[3]
     ThreadingHTTPServer(("169.254.169.254", 80), Service).serve_forever()

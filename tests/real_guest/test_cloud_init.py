@@ -8,22 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.real_guest.cloud_init import boot, shell
 from tests.real_guest.conftest import Send, Start
-from tests.real_guest.guest import Guest, disk, started
-from tests.waiting import until
+from tests.real_guest.guest import disk, started
 
 pytestmark = pytest.mark.guest
 
 READY = "data=READY%3DYES&type=1"
 """As OneGate reads it (OpenNebula src/onegate/onegate-server.rb, update)."""
-
-SETTINGS = """\
-datasource_list: [Ec2]
-datasource: {Ec2: {timeout: 5, max_wait: 20}}
-network: {config: disabled}
-locale: C.UTF-8
-"""
-"""Of the image: it is for EC2, its interfaces are configured, and it has this locale."""
 
 
 @pytest.fixture
@@ -36,27 +28,6 @@ def key(tmp_path: Path) -> Path:
 
 def public(key: Path) -> str:
     return key.with_suffix(".pub").read_text()
-
-
-def boot(guest: Guest, *, fails: str = "") -> None:
-    """Run cloud-init's stages in their order, without init-local's DHCP; no module but `fails` may fail."""
-    guest.write("/etc/cloud/cloud.cfg.d/99-image.cfg", SETTINGS)
-    for stage in (("init",), ("modules", "--mode", "config"), ("modules", "--mode", "final")):
-        guest.run("cloud-init", *stage, check=False)
-    result = json.loads(guest.read("/run/cloud-init/result.json"))
-    assert [error for error in result["v1"]["errors"] if not (fails and fails in error)] == []
-    assert result["v1"]["datasource"] == "DataSourceEc2"
-
-
-def shell(guest: Guest, key: Path, user: str, command: str, *, check: bool = True) -> str:
-    """Log in with SSH, to a server that has nothing but what cloud-init gave it."""
-    if not guest.read("/run/sshd.pid"):
-        guest.run("mkdir", "-p", "/run/sshd")
-        guest.run("/usr/sbin/sshd")
-        until(lambda: guest.read("/run/sshd.pid"))  # it goes to the background first, then listens, then writes this
-        guest.write("/root/client/id", key.read_text())
-    options = ["-o", "StrictHostKeyChecking=no", "-o", "BatchMode=yes", "-o", "LogLevel=ERROR", "-i", "/root/client/id"]
-    return guest.run("ssh", *options, f"{user}@10.0.0.9", command, check=check)
 
 
 def test_one_logs_in_as_the_user_of_the_context_and_finds_what_it_asked_for(

@@ -5,24 +5,18 @@ OneGate needs Debian's packages ruby-sinatra and ruby-ipaddress. `make test-oned
 
 from __future__ import annotations
 
-import base64
 import os
 import re
 import shlex
 import shutil
-import socket
-import sqlite3
-import subprocess
-import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from urllib.error import HTTPError, URLError
 
 import pytest
 
 from one_provider_mad.lab.demo_ec2 import ec2_stage
-from tests.real_oned.world import PARTNER, SIMULATED, Vm, World, partner_zone, running
+from tests.real_oned.onegate import ENCRYPTED, ONEGATE, free_port, onegate, report_ready
+from tests.real_oned.world import PARTNER, SIMULATED, Vm, World, partner_zone, running, user_data
 from tests.real_oned.zone import Zone, tail
 from tests.waiting import until
 
@@ -32,22 +26,8 @@ CLOUDS = {"simulated": "simulated", "ec2": "ec2", "partner": "opennebula"}
 PASSWORD = "correct horse/battery+staple"
 ANOTHER = "wholly other/password+now"
 
-_ONEGATE = """
-ONEGATE_ENDPOINT = "{url}"
-AUTH_MAD = [ EXECUTABLE = "one_auth_mad", AUTHN = "server_cipher" ]
-"""
-"""OneGate logs in to the core as serveradmin, by upstream's driver for servers."""
-
 BOOT_FAILURE, RETRY = 36, 2
 """An LCM_STATE, and the operation of `onevm recover --retry`."""
-
-_ENCRYPTED = 'VM_ENCRYPTED_ATTR = "CONTEXT/PASSWORD"\n'
-"""Shipped from 5.12 on, and possible from 5.10 on."""
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +55,8 @@ def world(
     installed = Path(os.environ["ONE"])
     with ec2_stage(root) as play:
         zone = Zone(installed, root / "one", clouds=CLOUDS, environ=play.environ)
-        settings = _ONEGATE.format(url=f"http://127.0.0.1:{onegate_port}")
-        zone.settings = settings if zone.release >= (5, 12) else settings + _ENCRYPTED
+        settings = ONEGATE.format(url=f"http://127.0.0.1:{onegate_port}")
+        zone.settings = settings if zone.release >= (5, 12) else settings + ENCRYPTED
         zone.place.configure(SIMULATED)
         zone.place.configure(play.settings, name="ec2")
         auth = partner.folder / ".one" / "one_auth"
@@ -85,17 +65,6 @@ def world(
             yield World(zone)
     if request.session.testsfailed == failed:
         shutil.rmtree(root)
-
-
-def user_data(world: World, vm: Vm) -> str:
-    """The user data that the VM's instance on EC2 got."""
-    query = (
-        "SELECT json_extract(hardware, '$.details.UserData') FROM instance"
-        " WHERE json_extract(tags, '$.ONE_PROVIDER_VM_ID') = ?"
-    )
-    with closing(sqlite3.connect(world.zone.folder.parent / "ec2-cloud.db")) as db:
-        ((encoded,),) = db.execute(query, (str(vm.number),)).fetchall()
-    return base64.b64decode(encoded).decode()
 
 
 def create(world: World, cloud: str, context: Mapping[str, str]) -> Vm:
@@ -147,7 +116,7 @@ def test_instance_gets_the_password_that_opennebula_shows_encrypted(world: World
 
 def test_instance_on_ec2_gets_the_password_in_its_user_data(world: World) -> None:
     vm = run(world, "ec2", {"PASSWORD": PASSWORD})
-    assert PASSWORD in user_data(world, vm)
+    assert PASSWORD in user_data(world.zone, vm).decode()
     assert shown_password(world.zone, vm.number) != PASSWORD
     end(vm)
 
@@ -182,62 +151,6 @@ def test_partner_decrypts_the_same_password(world: World, partner: Zone) -> None
     vm.reach("RUNNING")
     assert shown_password(partner, remote, is_decrypted=True) == ANOTHER
     end(vm)
-
-
-@contextmanager
-def onegate(zone: Zone, port: int) -> Iterator[str]:
-    """Upstream's OneGate of this zone; yields its URL."""
-    needed = subprocess.run(
-        ["ruby", "-e", "require 'sinatra/base'; require 'ipaddress'"], env=zone.environ, check=False
-    )
-    if needed.returncode != 0:
-        pytest.skip("OneGate needs Debian's packages ruby-sinatra and ruby-ipaddress")
-    logins = (zone.folder / "lib" / "ruby" / "opennebula" / "server_cipher_auth.rb").read_text()
-    if ".iv = " not in logins:
-        pytest.skip("this release's OneGate logs in to the core only once on OpenSSL 3, which keeps the cipher's IV")
-    configuration = zone.folder / "etc" / "onegate-server.conf"
-    text = re.sub(r"(?m)^(\s*):port: \d+", rf"\1:port: {port}", configuration.read_text())
-    configuration.write_text(text.replace("http://localhost:2633/RPC2", zone.url))
-    url = f"http://127.0.0.1:{port}"
-    with (zone.folder / "var" / "onegate.out").open("wb") as out:
-        process = subprocess.Popen(
-            ["ruby", str(zone.folder / "lib" / "onegate" / "onegate-server.rb")],
-            env=zone.environ,
-            cwd=zone.folder,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-        )
-
-    def is_up() -> bool:
-        assert process.poll() is None, tail(zone.folder / "var" / "onegate.out")
-        with suppress(URLError):
-            try:
-                urllib.request.urlopen(url, timeout=5).close()
-            except HTTPError:
-                return True
-            return True
-        return False
-
-    try:
-        until(is_up, seconds=30, pause=0.2)
-        yield url
-    finally:
-        process.kill()
-        process.wait()
-
-
-def report_ready(context: Mapping[str, str], *, token: str | None = None) -> int:
-    """Report READY=YES as the contextualization packages do; returns the HTTP status."""
-    headers = {"X-ONEGATE-TOKEN": token or context["ONEGATE_TOKEN"], "X-ONEGATE-VMID": context["VMID"]}
-    asked = urllib.request.Request(
-        f"{context['ONEGATE_ENDPOINT']}/vm", data=b"READY=YES", headers=headers, method="PUT"
-    )
-    try:
-        with urllib.request.urlopen(asked, timeout=30) as answer:
-            return int(answer.status)
-    except HTTPError as error:
-        return error.code
 
 
 def test_upstreams_onegate_accepts_the_token(world: World, onegate_port: int) -> None:

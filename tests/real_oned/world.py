@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import sqlite3
 import threading
@@ -109,9 +110,13 @@ class Vm:
         var = self.zone.folder / "var"
         return tail(var / "vms" / str(self.number) / "vm.log")
 
+    def shown(self, path: str) -> str:
+        """A value of its document, "" for none."""
+        return self.zone.document("one.vm.info", self.number).findtext(path) or ""
+
     def monitored(self, name: str) -> str:
         """An attribute of its monitoring, "" for none."""
-        return self.zone.document("one.vm.info", self.number).findtext(f"MONITORING/{name}") or ""
+        return self.shown(f"MONITORING/{name}")
 
     def monitored_at(self) -> int:
         """The time of its last monitoring, in seconds since the epoch; 0 for never."""
@@ -177,9 +182,7 @@ class World:
 
     def deploy(self, vm: Vm, cloud: str) -> None:
         """Place it as the scheduler would. From 7.0 on that includes the cloud's own system datastore."""
-        name = f"{cloud}-system" if self.zone.release >= (7, 0) else "home-system"
-        datastore = self.zone.number_of("datastore", name)
-        self.zone.call("one.vm.deploy", vm.number, self.zone.number_of("host", cloud), False, datastore)
+        deploy(self.zone, vm, cloud)
 
     def run(self, cloud: str) -> Vm:
         """A VM that runs."""
@@ -204,9 +207,25 @@ def add_ordinary_host(zone: Zone) -> int:
     return int(zone.call("one.host.allocate", "home", "dummy", "dummy", -1))
 
 
+def deploy(zone: Zone, vm: Vm, host: str) -> None:
+    """Place a VM as the scheduler would. From 7.0 on that includes the cloud's own system datastore."""
+    name = f"{host}-system" if zone.release >= (7, 0) else "home-system"
+    zone.call("one.vm.deploy", vm.number, zone.number_of("host", host), False, zone.number_of("datastore", name))
+
+
 def deploy_on_ordinary_host(zone: Zone, number: int) -> None:
-    datastore = zone.number_of("datastore", "home-system")
-    zone.call("one.vm.deploy", number, zone.number_of("host", "home"), False, datastore)
+    deploy(zone, Vm(zone, number), "home")
+
+
+def user_data(zone: Zone, vm: Vm) -> bytes:
+    """The user data that the VM's instance on the EC2 endpoint got; its account is beside the zone's folder."""
+    query = (
+        "SELECT json_extract(hardware, '$.details.UserData') FROM instance"
+        " WHERE json_extract(tags, '$.ONE_PROVIDER_VM_ID') = ?"
+    )
+    with closing(sqlite3.connect(zone.folder.parent / "ec2-cloud.db")) as db:
+        ((encoded,),) = db.execute(query, (str(vm.number),)).fetchall()
+    return base64.b64decode(encoded)
 
 
 class Placement:

@@ -33,7 +33,7 @@ _REPLACED = (
 """Attributes that a test's zone changes or omits: it reaches no other machine, and has no scheduler."""
 
 _HOME = """
-TM_MAD = [ EXECUTABLE = "one_tm", ARGUMENTS = "-t 5 -d dummy" ]
+TM_MAD = [ EXECUTABLE = "one_tm", ARGUMENTS = "-t 5 -d dummy,local,ssh" ]
 DATASTORE_MAD = [ EXECUTABLE = "one_datastore", ARGUMENTS = "-t 5 -d dummy -s dummy" ]
 MARKET_MAD = [ EXECUTABLE = "one_market", ARGUMENTS = "-t 1 -m http" ]
 IPAM_MAD = [ EXECUTABLE = "one_ipam", ARGUMENTS = "-t 1 -i dummy" ]
