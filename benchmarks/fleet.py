@@ -40,7 +40,7 @@ class Fleet:
     def deploy(cls, starter: Starter, count: int) -> Fleet:
         """Let so many VMs run; not measured."""
         configure(starter, latency=0.0)
-        lines = b"".join(_line("DEPLOY", vm_id, "5.10", "") for vm_id in range(count))
+        lines = b"".join(_line("DEPLOY", vm_id, "7.4", "") for vm_id in range(count))
         with starter.ours(f"-t {_THREADS} -r 0 {NAME}") as driver:
             answers = driver.exchange(lines, count=count).answers
         deploy_ids = [""] * count
