@@ -35,7 +35,7 @@ def _import_all() -> None:
     gc.freeze()  # a collection in a driver would copy these objects
 
 
-def _next_driver(requests: socket.socket) -> dict[str, Any] | None:
+def _next_driver(requests: socket.socket, sigint: Any) -> dict[str, Any] | None:
     """Fork a driver for each request. Returns the request in the driver, and None in the server after the last one."""
     while True:
         packet, descriptors, _, _ = socket.recv_fds(requests, _PACKET, 3)
@@ -52,6 +52,7 @@ def _next_driver(requests: socket.socket) -> dict[str, Any] | None:
             requests.close()
             asked: dict[str, Any] = json.loads(packet)
             _set_up_as_oned(descriptors, asked)
+            signal.signal(signal.SIGINT, sigint)
             return asked
         os.waitpid(middle, 0)
         for descriptor in (ready, release, *descriptors):
@@ -69,14 +70,15 @@ def _set_up_as_oned(descriptors: list[int], asked: dict[str, Any]) -> None:
     sys.stderr = None
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     os.chdir(asked["cwd"])
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(asked["environ"])
     sys.argv[:] = asked["argv"]
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with the process that asks
+    # It ends with the process that asks. Drivers have Python's handler, or ignore SIGINT where a shell has started the
+    # tests in the background.
+    sigint = signal.signal(signal.SIGINT, signal.SIG_IGN)
     _import_all()
-    driver = _next_driver(socket.socket(fileno=int(sys.argv[1])))
+    driver = _next_driver(socket.socket(fileno=int(sys.argv[1])), sigint)
     if driver is not None:
         getattr(import_module("one_provider_mad.programs"), Path(driver["argv"][0]).name)()
