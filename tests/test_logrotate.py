@@ -10,6 +10,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -52,14 +53,14 @@ def user() -> pwd.struct_passwd:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, user: pwd.struct_passwd) -> Path:
-    for parent in (tmp_path, *tmp_path.parents[:3]):
-        if parent.owner() == pwd.getpwuid(os.geteuid()).pw_name:
-            parent.chmod(parent.stat().st_mode | 0o011)  # pytest's own are closed to other users
-    path = tmp_path / "log"
-    path.mkdir(mode=0o750)
-    os.chown(path, user.pw_uid, user.pw_gid)
-    return path
+def folder(user: pwd.struct_passwd) -> Iterator[Path]:
+    """A folder of that user's: pytest's own are closed to other users, again whenever another pytest starts."""
+    with tempfile.TemporaryDirectory() as root:
+        Path(root).chmod(0o711)
+        path = Path(root) / "log"
+        path.mkdir(mode=0o750)
+        os.chown(path, user.pw_uid, user.pw_gid)
+        yield path
 
 
 @contextmanager
