@@ -230,8 +230,11 @@ class Interfaces:
         Raises:
             ProviderError: a later call may succeed.
         """
-        made = await self._all_of(deploy_id)
-        return await release_each({each.interface_id: self._release(each) for each in made if each.is_tagged})
+        try:
+            made = await self._tagged(deploy_id)
+        except (PermissionDenied, BadParameter):
+            made = []  # where EC2 refuses the listing, none was made
+        return await release_each({each.interface_id: self._release(each) for each in made})
 
     async def _release(self, interface: Interface) -> None:
         if not interface.attachment_id:
@@ -248,10 +251,14 @@ class Interfaces:
 
     async def _made_for(self, deploy_id: DeployId, nic_id: str = "") -> list[Interface]:
         """Return the interfaces made for NICs of an instance: those with its tag, and those of its launch."""
-        tagged_ones = await self._list({f"tag:{INSTANCE_TAG}": [deploy_id]})
+        tagged_ones = await self._tagged(deploy_id)
         launched = await self._list({"attachment.instance-id": [deploy_id], "tag-key": [NICS_TAG]})
         found = [*tagged_ones, *(each for each in launched if each.nic_id and not each.is_tagged)]
         return [each for each in found if not nic_id or each.nic_id == nic_id]
+
+    async def _tagged(self, deploy_id: DeployId) -> list[Interface]:
+        """Return the interfaces with the tags of a NIC of the instance; those of its launch end with it anyway."""
+        return await self._list({f"tag:{INSTANCE_TAG}": [deploy_id]})
 
     async def _tag(self, deploy_id: DeployId, interface: Interface) -> None:
         """Give an interface of the launch the tags of its NIC, by which it is still known when it is detached.
