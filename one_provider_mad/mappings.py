@@ -7,7 +7,7 @@ write templates and, in most OpenNebulas, images and networks; only the operator
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar, get_args
 
 from msgspec import Meta, Struct
 
@@ -30,6 +30,11 @@ _Mapping = TypeVar("_Mapping")
 def is_volatile(disk: Mapping[str, str]) -> bool:
     """Return True for a DISK without an image."""
     return disk.get("TYPE", "").upper() in _VOLATILE
+
+
+def guest_named(text: str) -> Guest | None:
+    """Return the guest of this name, in upper or lower case; None for another word."""
+    return next((guest for guest in get_args(Guest) if guest == text.strip().lower()), None)
 
 
 class ImageMapping(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from one_provider_mad.domain import VmRequest
 from one_provider_mad.errors import BadParameter
-from one_provider_mad.mappings import ContextSettings, Guest
+from one_provider_mad.mappings import ContextSettings, Guest, guest_named
 
 Program = Literal["cloud-init", "one-context", "cloudbase-init", "none", "unset"]
 """The program; `unset` where nothing says which, and the guest gets lines as of release 0.1."""
@@ -49,10 +49,8 @@ def choose(
 
 
 def _guest(text: str, *, source: str) -> Guest:
-    given = text.strip().lower() or "auto"
-    for guest in get_args(Guest):
-        if given == guest:
-            return guest  # type: ignore[no-any-return] # one of Guest's own words
+    if (guest := guest_named(text.strip() or "auto")) is not None:
+        return guest
     raise BadParameter(
         f"{source}={text.strip()[:40]} of the template is none of {', '.join(get_args(Guest))}: correct it"
     )

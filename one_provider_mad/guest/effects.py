@@ -104,8 +104,8 @@ EFFECTS = (
     ),
     Effect(
         names=(*GIVEN, "USER_DATA_ENCODING", "USERDATA_ENCODING"),
-        cloud_init="whatever cloud-init takes; its own values win over those made of CONTEXT",
-        cloudbase_init="whatever cloudbase-init takes",
+        cloud_init="all forms that cloud-init takes; its own values win over those made of CONTEXT",
+        cloudbase_init="all forms that cloudbase-init takes",
     ),
     Effect(names=FILES, cloud_init=_STAYS, one_context=_STAYS, cloudbase_init=_STAYS),
     Effect(

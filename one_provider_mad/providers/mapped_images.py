@@ -7,7 +7,7 @@ from typing import get_args
 
 from one_provider_mad.domain import Value, VmRequest, whole_number
 from one_provider_mad.errors import BadParameter
-from one_provider_mad.mappings import Guest, is_volatile
+from one_provider_mad.mappings import Guest, guest_named, is_volatile
 from one_provider_mad.providers.inherited import inherited
 from one_provider_mad.providers.interface import ProviderContext
 
@@ -79,10 +79,9 @@ def image_name(disk: Mapping[str, str]) -> str:
 
 
 def _guest(disk: Mapping[str, str], context: ProviderContext) -> Guest:
-    given = inherited(disk, "PROVIDER_GUEST", context).lower() or "auto"
-    for guest in get_args(Guest):
-        if given == guest:
-            return guest  # type: ignore[no-any-return] # one of Guest's own words
+    given = inherited(disk, "PROVIDER_GUEST", context).lower()
+    if (guest := guest_named(given or "auto")) is not None:
+        return guest
     known = ", ".join(get_args(Guest))
     raise BadParameter(f"PROVIDER_GUEST={given[:40]} of image {image_name(disk)} is none of {known}: correct the image")
 

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from ipaddress import IPv4Network
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 from one_provider_mad.errors import PermissionDenied
-from one_provider_mad.mappings import Guest
+from one_provider_mad.mappings import Guest, guest_named
 from one_provider_mad.providers.ec2.client import Client
 from one_provider_mad.providers.ec2.image_disks import GUEST_TAG
 from one_provider_mad.providers.ec2.instances import read_tags
@@ -133,7 +133,7 @@ def _image(item: Element) -> CloudImage:
     publisher = next((each for each in PUBLISHERS if each.account == account), None)
     tag_set = item.find("tagSet")
     tags = read_tags(tag_set) if tag_set is not None else {}
-    guest: Guest = publisher.guest if publisher else _guest(tags.get(GUEST_TAG, ""))
+    guest: Guest = publisher.guest if publisher else guest_named(tags.get(GUEST_TAG, "")) or "auto"
     return CloudImage(
         image_id=text_of(item.find("imageId")),
         name=text_of(item.find("name")),
@@ -145,10 +145,6 @@ def _image(item: Element) -> CloudImage:
         smallest_disk=_root_size(item),
         note=publisher.note if publisher else "",
     )
-
-
-def _guest(word: str) -> Guest:
-    return next((guest for guest in get_args(Guest) if guest == word.strip().lower()), "auto")
 
 
 def _root_size(item: Element) -> int:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import get_args
 
 from one_provider_mad.domain import whole_number
 from one_provider_mad.errors import BadParameter, PermissionDenied
-from one_provider_mad.mappings import Guest
+from one_provider_mad.mappings import Guest, guest_named
 from one_provider_mad.providers.ec2.client import Client
 from one_provider_mad.providers.ec2.instances import read_tags
 from one_provider_mad.providers.ec2.launch import Launch
@@ -88,7 +87,7 @@ class ImageLookup:
 
 def _read_guest(root: Element) -> Guest:
     tags = read_tags(elements_at(root, "imagesSet/item/tagSet/item"))
-    return next((guest for guest in get_args(Guest) if guest == tags.get(GUEST_TAG, "")), "auto")
+    return guest_named(tags.get(GUEST_TAG, "")) or "auto"
 
 
 def _read_sizes(root: Element) -> dict[str, int]:

@@ -81,3 +81,12 @@ async def test_the_image_is_not_read_where_the_tag_would_not_count(
 async def test_an_image_that_may_not_be_read_has_the_guest_of_the_configuration() -> None:
     scripted = Scripted(answers={"DescribeImages": refused})
     assert "#cloud-config" in await user_data(scripted, a_vm(), guest="auto")
+
+
+async def test_the_tag_counts_in_upper_and_lower_case_as_one_provider_images_shows_it() -> None:
+    def capital(form: Form) -> str:
+        return tagged(form).replace("one-context", "One-Context")
+
+    assert 'SET_HOSTNAME="web"\n' in await user_data(
+        Scripted(answers={"DescribeImages": capital}), a_vm(), guest="auto"
+    )
