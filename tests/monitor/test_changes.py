@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from one_provider_mad.domain import DeployId, VmId
@@ -111,6 +111,17 @@ def test_a_clock_set_back_by_an_hour_delays_no_report_of_a_change() -> None:
     assert told(changes, POWEROFF, 0, -3600, -3595, -3565) == {0: "POWEROFF", -3600: "POWEROFF", -3565: "POWEROFF"}
 
 
+def test_an_instance_that_runs_again_in_the_second_of_its_shutdown_is_reported_when_opennebula_listens() -> None:
+    changes, stopped = begun(), answer("SHUTDOWN", at=-1)
+    assert told(changes, RUNNING, *range(0, 60, 5), answered=stopped) == {30: "RUNNING"}
+
+
+def test_an_instance_that_runs_again_before_a_report_of_all_vms_is_reported_once_more() -> None:
+    changes, stopped = begun(), answer("SHUTDOWN", at=-1)
+    changes.note_full_report([seen(RUNNING)], stopped, now=NOW)
+    assert told(changes, RUNNING, *range(5, 60, 5), answered=stopped) == {30: "RUNNING"}
+
+
 @dataclass
 class Core:
     """Pretends to be OpenNebula 7.4 with one VM, whose reports it ignores for 30 s after a start or stop."""
@@ -147,6 +158,7 @@ events = st.lists(
 )
 
 
+@example(events=[(191, "SHUTDOWN"), (191, RUNNING)], sync_at=40)
 @given(events=events, sync_at=st.integers(0, 179))
 def test_opennebula_learns_of_every_change_in_the_end_and_ignores_few_reports(
     events: list[tuple[int, str | VmWord]], sync_at: int
