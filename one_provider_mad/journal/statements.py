@@ -114,10 +114,10 @@ def prune(db: sqlite3.Connection, now: float, *, most: int) -> bool:
 def shrink(db: sqlite3.Connection, *, seconds: float) -> bool:
     """Give free pages back to the file system for at most these seconds; return True when some are left to give.
 
-    A sixteenth of the file stays free, so that the next records need no new pages.
+    A sixteenth of the smaller file stays free, so that the next records need no new pages.
     """
     free, size = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("freelist_count", "page_count"))
-    surplus = free - max(_SPARE_PAGES, size // 16)
+    surplus = free - max(_SPARE_PAGES, (size - free) // 15)
     if surplus <= 0 or not db.execute("PRAGMA auto_vacuum").fetchone()[0]:
         return False
     until = time.monotonic() + seconds
