@@ -235,6 +235,7 @@ NOT_RUN = {
     "one-provider reach NAME --vm 42": "ends with 3 without an instance of that VM; tests/cli/test_reach.py runs it",
     "one-provider console NAME --vm 42": "the same; tests/cli/test_console.py runs it",
     "one-provider purge --check": "ends with 3 for a NAME with instances; tests/cli/test_purge.py runs it",
+    "one-provider install NAME --datastore DATASTORE": "needs an OpenNebula; tests/real_oned/test_transfer.py runs it",
     "one-provider upgrade --check": "ends with 3 for a NAME without its region; tests/cli/test_upgrade.py runs it",
     "one-provider tail NAME --follow": "never ends; tests/cli/test_tail.py follows",
 }
@@ -388,7 +389,7 @@ AMAZONS = "You are not authorized to perform this operation"
 @cache
 def sentences() -> str:
     """All string literals of the package but docstrings, and its shell scripts, with … in place of values."""
-    scripts = [ROOT / "one_provider_mad" / "cannot_start.sh", *sorted((ROOT / "bin").iterdir())]
+    scripts = [*sorted((ROOT / "one_provider_mad").rglob("*.sh")), *sorted((ROOT / "bin").iterdir())]
     found = [re.sub(r"\$\(.*?\)|\$\w+|%s|\{\}", "…", script.read_text()) for script in scripts]
     for path in sorted((ROOT / "one_provider_mad").rglob("*.py")):
         tree = ast.parse(path.read_text())

@@ -16,6 +16,7 @@ import click
 import one_provider_mad
 from one_provider_mad.cli.assignments import Tree, merged, single, tree_of, written
 from one_provider_mad.cli.core_user import CoreUser
+from one_provider_mad.cli.install_transfer import Transfer, carry_out_all, told
 from one_provider_mad.cli.names import check_name, complete_name
 from one_provider_mad.cli.reference import Key, commented, keys_of, tables
 from one_provider_mad.cli.startable import obstacle_in_files, obstacle_to
@@ -25,6 +26,7 @@ from one_provider_mad.file_owner import make_directory, make_link, open_file
 from one_provider_mad.monitor.settings import read_tables
 from one_provider_mad.providers.registry import BUILT_IN, build, settings_type_of
 from one_provider_mad.settings import Configuration, Places, Settings, checked
+from one_provider_mad.xmlrpc.local import LocalCore
 
 PROGRAMS = ("one_vmm_provider", "one_im_provider")
 
@@ -59,9 +61,26 @@ class Step(Value, frozen=True, kw_only=True):
     "--set", "texts", multiple=True, metavar="KEY=VALUE", help="A setting of the new configuration; may be repeated."
 )
 @click.option("--mads", type=click.Path(path_type=Path), help="OpenNebula's drivers folder.")
+@click.option(
+    "--datastore",
+    "datastores",
+    multiple=True,
+    metavar="DATASTORE",
+    help="OpenNebula 7.x: let VMs with images of this datastore start in the cloud; may be repeated.",
+)
+@click.option("--remove", "is_removal", is_flag=True, help="Remove the transfer driver, or only from --datastore.")
 @click.option("--dry-run", "is_dry", is_flag=True, help="Show the steps, and do nothing.")
 @click.option("--json", "is_json", is_flag=True, help="One JSON array.")
-def command(name: str, kind: str, texts: tuple[str, ...], mads: Path | None, is_dry: bool, is_json: bool) -> None:
+def command(
+    name: str,
+    kind: str,
+    texts: tuple[str, ...],
+    mads: Path | None,
+    datastores: tuple[str, ...],
+    is_removal: bool,
+    is_dry: bool,
+    is_json: bool,
+) -> None:
     """Link both drivers into OpenNebula's drivers folder, and write a commented configuration for NAME.
 
     Existing files are not changed, except for links that lead nowhere. Nothing is done if OpenNebula's user cannot
@@ -70,23 +89,37 @@ def command(name: str, kind: str, texts: tuple[str, ...], mads: Path | None, is_
     The configuration gets a unique owner, which every instance carries as a tag. With --set it also gets these
     settings, if the drivers can use the file then: --set ec2.region=eu-west-1 --set orphans.interval=600. VALUE is
     TOML, or else a text.
+
+    Where OpenNebula's transfer drivers are, the transfer driver one_provider is installed beside them, which OpenNebula
+    7.x calls for VMs in a cloud. --datastore lets VMs with images of a datastore start in the cloud of NAME: it writes
+    files beside the datastore's transfer driver, sets its CLONE_TARGET_ONE_PROVIDER, LN_TARGET_ONE_PROVIDER and
+    DISK_TYPE_ONE_PROVIDER, and adds it to NAME's cluster. With several front-ends, run this on each. --remove undoes
+    that, unless VMs in the cloud need it, and changes nothing else.
     """
     places = Places.from_environment(os.environ)
+    transfer = Transfer(places.var, LocalCore(os.environ))
+    if is_removal:
+        check_name(name)
+        carry_out_all(list(transfer.remove(name, datastores)), is_dry=is_dry, is_json=is_json)
+        return
     steps = list(plan(name, kind, mads, os.environ, given=tree_of(texts)))
+    transfers = list(transfer.install(name, datastores))
     is_tried = _refuse_what_cannot_start(os.environ)
     if not is_dry:
         for step in steps:
             carry_out(step, places.var)
+        for each in transfers:
+            each.carry_out()
     if is_json:
-        click.echo(
-            json.dumps(
-                [{"path": str(each.path), "target": each.target or None, "is_there": each.is_there} for each in steps],
-                indent=2,
-            )
-        )
+        entries = [{"path": str(each.path), "target": each.target or None, "is_there": each.is_there} for each in steps]
+        click.echo(json.dumps([*entries, *(each.entry() for each in transfers)], indent=2))
         return
     for step in steps:
         click.echo(("would be " if is_dry and not step.is_there else "") + step.sentence())
+    for sentence in told(transfers, is_dry=is_dry):
+        click.echo(sentence)
+    if datastores:
+        click.echo("with several front-ends, run this on each: the files are on this machine only")
     if not is_tried:
         click.echo("not tested: whether OpenNebula's user can start the drivers; run one-provider check as root")
     click.echo(f"next: one-provider check {name}, then one-provider oned-conf {name} --release ...")

@@ -29,6 +29,7 @@ Result = str | int | bool
 """The result of a method of OpenNebula."""
 
 DOCUMENTS = {
+    "one.clusterpool.info": "CLUSTER_POOL",
     "one.datastorepool.info": "DATASTORE_POOL",
     "one.group.info": "GROUP",
     "one.grouppool.info": "GROUP_POOL",
