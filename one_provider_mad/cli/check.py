@@ -382,11 +382,11 @@ async def _datastores(
     core = LocalCore(environ)
     try:
         return [
-            *await asyncio.to_thread(check_system_datastores, core, name),
+            *await asyncio.to_thread(check_system_datastores, core, name, remotes=remotes),
             *await asyncio.to_thread(check_image_datastores, core, name, used=used, remotes=remotes),
         ]
     except MadError as error:
-        remedy = "run this as oneadmin: from 7.0 on the cloud's cluster needs one with TM_MAD=dummy"
+        remedy = "run this as oneadmin: from 7.0 on the cloud's cluster needs one with TM_MAD=one_provider"
         return [CheckResult(what="system datastore", is_well=None, found=str(error), remedy=remedy)]
 
 
