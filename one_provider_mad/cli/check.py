@@ -18,6 +18,7 @@ import msgspec
 from one_provider_mad.cli.core_user import CoreUser
 from one_provider_mad.cli.decode import printable
 from one_provider_mad.cli.image_datastores import check_image_datastores
+from one_provider_mad.cli.keep_place_hooks import check_hooks
 from one_provider_mad.cli.names import complete_name
 from one_provider_mad.cli.progress import progress
 from one_provider_mad.cli.quiet import no_logs
@@ -384,6 +385,7 @@ async def _datastores(
         return [
             *await asyncio.to_thread(check_system_datastores, core, name, remotes=remotes),
             *await asyncio.to_thread(check_image_datastores, core, name, used=used, remotes=remotes),
+            *await asyncio.to_thread(check_hooks, core),
         ]
     except MadError as error:
         remedy = "run this as oneadmin: from 7.0 on the cloud's cluster needs one with TM_MAD=one_provider"

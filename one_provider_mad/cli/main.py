@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, str] = {
     "install": "one_provider_mad.cli.install",
     "instances": "one_provider_mad.cli.instances",
     "journal": "one_provider_mad.cli.journal",
+    "keep-place": "one_provider_mad.cli.keep_place",
     "networks": "one_provider_mad.cli.networks",
     "oned-conf": "one_provider_mad.cli.oned_conf",
     "orphans": "one_provider_mad.cli.orphans",

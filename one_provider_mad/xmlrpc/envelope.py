@@ -33,6 +33,7 @@ DOCUMENTS = {
     "one.datastorepool.info": "DATASTORE_POOL",
     "one.group.info": "GROUP",
     "one.grouppool.info": "GROUP_POOL",
+    "one.hookpool.info": "HOOK_POOL",
     "one.host.info": "HOST",
     "one.hostpool.info": "HOST_POOL",
     "one.system.config": "OPENNEBULA_CONFIGURATION",

@@ -1,0 +1,138 @@
+"""The hooks of OpenNebula 5.10 and later that keep VMs where their disks are.
+
+A hook is called as soon as a VM leaves its host, before a person can resume it; onehem-server runs the command, as
+OpenNebula's user (OpenNebula src/hm, src/hem).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from one_provider_mad.domain import Value, whole_number
+from one_provider_mad.errors import MadError, NotSupported
+from one_provider_mad.providers.interface import CheckResult
+from one_provider_mad.safe_xml import Element, elements_at, text_of
+from one_provider_mad.template_text.exact_writer import attribute
+from one_provider_mad.xmlrpc.local import LocalCore
+from one_provider_mad.xmlrpc.release import release_of
+
+_PROGRAM = "one-provider"
+HOOKS_SINCE = (5, 10)
+"""First release whose hooks are made through its API; before, they are sections of oned.conf."""
+
+_EVERYTHING = (-2, -1, -1)
+
+
+class Hook(Value, frozen=True, kw_only=True):
+    """A hook on a state of VMs, all of which are ACTIVE.
+
+    Attributes:
+        name: its NAME.
+        lcm_state: the state.
+        options: of `keep-place`.
+    """
+
+    name: str
+    lcm_state: str
+    options: str = "--hook"
+
+
+HOOKS = (
+    Hook(name="one-provider-undeploy", lcm_state="EPILOG_UNDEPLOY"),
+    Hook(name="one-provider-stop", lcm_state="EPILOG_STOP"),
+    Hook(name="one-provider-recreate-place", lcm_state="CLEANUP_RESUBMIT", options="--hook --free"),
+)
+
+
+def template_of(hook: Hook, program: str) -> str:
+    """Return a hook as onehook create takes it.
+
+    Args:
+        hook: the hook.
+        program: path of `one-provider`.
+    """
+    values = {
+        "NAME": hook.name,
+        "TYPE": "state",
+        "RESOURCE": "VM",
+        "ON": "CUSTOM",
+        "STATE": "ACTIVE",
+        "LCM_STATE": hook.lcm_state,
+        "COMMAND": f"{program} keep-place {hook.options}",
+        "ARGUMENTS": "$TEMPLATE",
+        "ARGUMENTS_STDIN": "yes",
+    }
+    return "".join(f"{attribute(name, text)}\n" for name, text in values.items())
+
+
+def program_path() -> str:
+    """Return the path of `one-provider`, for a process of OpenNebula's user."""
+    called = Path(sys.argv[0])
+    return str((called if called.name == _PROGRAM else Path(sys.executable).with_name(_PROGRAM)).absolute())
+
+
+def install_hooks(core: LocalCore) -> Iterator[str]:
+    """Make the hooks that OpenNebula lacks, and yield what was done, as sentences. Blocks.
+
+    Raises:
+        MadError: OpenNebula did not answer, or refused.
+        click.ClickException: OpenNebula is older than 5.10.
+    """
+    if (release := release_of(core.call("one.system.version"))) < HOOKS_SINCE:
+        numbers = ".".join(map(str, release))
+        raise click.ClickException(f"OpenNebula {numbers} has no hooks that can be made: they need 5.10 or later")
+    present = _present(core)
+    for hook in HOOKS:
+        if hook.name in present:
+            yield f"hook {hook.name} is there already ({present[hook.name]})"
+        else:
+            number = core.call("one.hook.allocate", template_of(hook, program_path()))
+            yield f"hook {hook.name} was made ({number}): onehem-server runs it for each VM in {hook.lcm_state}"
+
+
+def remove_hooks(core: LocalCore) -> Iterator[str]:
+    """Remove the hooks, and yield what was done, as sentences. Blocks. Raises MadError."""
+    present = _present(core)
+    for hook in HOOKS:
+        if hook.name in present:
+            core.call("one.hook.delete", present[hook.name])
+            yield f"hook {hook.name} was removed"
+    if not present:
+        yield "there are no such hooks"
+
+
+def missing_hooks(core: LocalCore) -> list[str]:
+    """Return the names of the hooks that OpenNebula lacks. Blocks. Raises MadError when it does not say."""
+    present = _present(core)
+    return [hook.name for hook in HOOKS if hook.name not in present]
+
+
+def check_hooks(core: LocalCore) -> list[CheckResult]:
+    """Return whether OpenNebula has the hooks; [] before 5.10. Blocks."""
+    what = "undeployed VMs"
+    try:
+        missing = missing_hooks(core)
+    except NotSupported:
+        return []
+    except MadError as error:
+        return [CheckResult(what=what, is_well=None, found=str(error), remedy="run this as oneadmin")]
+    if not missing:
+        return [CheckResult(what=what, is_well=True, found="hooks keep them where their disks are")]
+    found = f"they may be resumed where their disks are not: OpenNebula lacks the hooks {', '.join(missing)}"
+    return [CheckResult(what=what, is_well=None, found=found, remedy="one-provider keep-place --install")]
+
+
+def _present(core: LocalCore) -> dict[str, int]:
+    names = {hook.name for hook in HOOKS}
+    found = _numbers(core.document("one.hookpool.info", *_EVERYTHING))
+    return {name: number for name, number in found.items() if name in names}
+
+
+def _numbers(pool: Element) -> dict[str, int]:
+    return {
+        text_of(each.find("NAME")): whole_number(text_of(each.find("ID"))) or 0 for each in elements_at(pool, "HOOK")
+    }
