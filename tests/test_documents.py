@@ -237,6 +237,7 @@ NOT_RUN = {
     "one-provider purge --check": "ends with 3 for a NAME with instances; tests/cli/test_purge.py runs it",
     "one-provider install NAME --datastore DATASTORE": "needs an OpenNebula; tests/real_oned/test_transfer.py runs it",
     "one-provider upgrade --check": "ends with 3 for a NAME without its region; tests/cli/test_upgrade.py runs it",
+    "one-provider template 5 --for NAME --dry-run": "needs OpenNebula's template 5; tests/cli/test_template.py runs it",
     "one-provider keep-place --install": "makes hooks in an OpenNebula; tests/cli/test_keep_place.py runs it",
     "one-provider keep-place 42": "needs OpenNebula's VM 42; tests/cli/test_keep_place.py runs it",
     "one-provider keep-place 42 --free": "the same",

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import click
 
@@ -21,9 +19,9 @@ from one_provider_mad.cli.driver_message import (
 )
 from one_provider_mad.cli.names import complete_name, vm_ids_of
 from one_provider_mad.cli.releases import ReleaseChoice
+from one_provider_mad.cli.template_file import file_source_of
 from one_provider_mad.cli.verbs import CONTROLS, LCM_NUMBERS, RELEASES, VERBS, Release, latest_release, taken_as
 from one_provider_mad.domain import Template
-from one_provider_mad.template_text.strict_reader import TemplateError, read_template
 
 _OPERAND = re.compile(r"(?P<key>[A-Za-z_][A-Za-z0-9_]*)=(?P<value>.*)", re.DOTALL)
 
@@ -149,19 +147,7 @@ def _template(file: str | None, cloud: str | None) -> Template:
         return default_template(cloud or DEFAULT_TYPE)
     if cloud is not None:
         raise click.UsageError("--type belongs to the built-in template: with --template, write TYPE into the file")
-    try:
-        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-        return read_template(content.decode())
-    except OSError as error:
-        raise click.UsageError(f"the template {file} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise click.UsageError(f"{_source(file)} is not UTF-8 text at byte {error.start}") from error
-    except TemplateError as error:
-        raise click.UsageError(f"{_source(file)}, {error}") from error
-
-
-def _source(file: str) -> str:
-    return "the template" if file == "-" else file
+    return file_source_of(file).template
 
 
 def _lcm_state(text: str) -> int:

@@ -45,6 +45,7 @@ COMMANDS: Mapping[str, str] = {
     "purge": "one_provider_mad.cli.purge",
     "reach": "one_provider_mad.cli.reach",
     "tail": "one_provider_mad.cli.tail",
+    "template": "one_provider_mad.cli.template",
     "upgrade": "one_provider_mad.cli.upgrade",
 }
 """For each command, the module that defines it as `command`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
+from typing import Protocol
 
 import msgspec
 
@@ -19,7 +20,7 @@ from one_provider_mad.errors import (
 from one_provider_mad.journal.records import Attempt, AttemptState, Refusal
 from one_provider_mad.ownership.sending import send_new
 from one_provider_mad.ownership.vm import Vm
-from one_provider_mad.providers.interface import ImageReader, Parameters, ShortageSource
+from one_provider_mad.providers.interface import CreatePlan, ImageReader, Parameters, Provider, ShortageSource
 
 _MOST_SPENT = 10
 """Create tokens in a row that the cloud may call spent, by earlier recreates; after so many the deploy fails."""
@@ -27,6 +28,13 @@ _MOST_SPENT = 10
 
 Complete = Callable[[VmRequest], Awaitable[VmRequest]]
 """Returns the request with the values that only the local core can give. Raises RequestRefused without them."""
+
+
+class Call(Protocol):
+    """Sends a call to the cloud, within the limits of the sender."""
+
+    async def __call__(self, what: str, send: Callable[[], Awaitable[None]], /) -> None:
+        """Send the call named `what`."""
 
 
 async def as_sent(request: VmRequest) -> VmRequest:
@@ -50,6 +58,25 @@ class Order(Value, frozen=True, kw_only=True):
     complete: Complete = as_sent
 
 
+async def planned(order: Order, provider: Provider, *, call: Call) -> CreatePlan:
+    """Return how the instance may be created.
+
+    Args:
+        order: the request.
+        provider: the cloud's.
+        call: sends a call to the cloud.
+
+    Raises:
+        RequestRefused: no instance may be created for the VM, or the core does not complete its request.
+        ProviderError: the VM's template does not allow it, or the cloud does not tell what the plan depends on.
+    """
+    order.check()
+    request = await order.complete(order.request)
+    if isinstance(provider, ImageReader):
+        await call("read image", partial(provider.read_image, request))
+    return provider.plan(request)
+
+
 class Creation(Value, frozen=True, kw_only=True):
     """Creates the instance of one VM; tries no alternative (type, zone) again that had no capacity.
 
@@ -70,11 +97,7 @@ class Creation(Value, frozen=True, kw_only=True):
             RequestRefused: no instance may be created for the VM, or the core does not complete its request.
             ProviderError: the cloud refused, or its answer is uncertain; the attempt is in the journal.
         """
-        self.order.check()
-        cloud, request = self.vm.cloud, await self.order.complete(self.order.request)
-        if isinstance(cloud.provider, ImageReader):
-            await cloud.call("read image", partial(cloud.provider.read_image, request))
-        plan = cloud.provider.plan(request)
+        plan = await planned(self.order, self.vm.cloud.provider, call=self.vm.cloud.call)
         for warning in plan.warnings:
             self.vm.warn_once(warning)
         for parameters in plan.alternatives:

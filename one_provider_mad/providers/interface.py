@@ -167,6 +167,14 @@ class ImageReader(Protocol):
 
 
 @runtime_checkable
+class CreateTrial(Protocol):
+    """Can ask the cloud whether it would carry out a create, which then makes nothing."""
+
+    async def try_create(self, call: CreateCall) -> None:
+        """Ask the cloud; return if it would create the instance. Raises what `create` raises of the cloud's refusal."""
+
+
+@runtime_checkable
 class Suspendable(Protocol):
     """Can suspend an instance, so that it does not run and keeps its memory."""
 

@@ -35,11 +35,17 @@ def split_attributes(text: str) -> list[tuple[str, str]] | str:
 
     The unreadable text is cut to 40 characters.
     """
+    found = find_attributes(text)
+    return found if isinstance(found, str) else [(name, text[start:end]) for name, start, end in found]
+
+
+def find_attributes(text: str) -> list[tuple[str, int, int]] | str:
+    """Return each attribute's name in upper case, its begin and its end in the text; else as `split_attributes`."""
     unreadable = [text.index(mark) for mark in _UNREADABLE if mark in text]
     if unreadable:
         at = min(unreadable)
         return text[at : at + _EXCERPT]
-    attributes: list[tuple[str, str]] = []
+    attributes: list[tuple[str, int, int]] = []
     at = 0
     while skipped := _SKIPPED.match(text, at):
         at = skipped.end()
@@ -50,7 +56,7 @@ def split_attributes(text: str) -> list[tuple[str, str]] | str:
         match = _ATTRIBUTE.match(text, at)
         if match is None:
             return text[at : at + _EXCERPT]
-        attributes.append((match["name"].upper(), match[0]))
+        attributes.append((match["name"].upper(), match.start(), match.end()))
         at = match.end()
     raise AssertionError("it matches an empty text, too")
 

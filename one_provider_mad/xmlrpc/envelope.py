@@ -36,6 +36,8 @@ DOCUMENTS = {
     "one.hookpool.info": "HOOK_POOL",
     "one.host.info": "HOST",
     "one.hostpool.info": "HOST_POOL",
+    "one.hostpool.monitoring": "MONITORING_DATA",
+    "one.imagepool.info": "IMAGE_POOL",
     "one.system.config": "OPENNEBULA_CONFIGURATION",
     "one.template.info": "VMTEMPLATE",
     "one.templatepool.info": "VMTEMPLATE_POOL",

@@ -88,6 +88,11 @@ class Zone:
         self.environ = {**self._environ(), **(environ or {})}
         self._oned: subprocess.Popen[bytes] | None = None
 
+    @property
+    def hook_ports(self) -> tuple[int, int]:
+        """The ports on which oned publishes events, and takes the results of hooks."""
+        return self._other_ports[2], self._other_ports[3]
+
     def _environ(self) -> dict[str, str]:
         ruby = self.folder / "lib" / "ruby"
         return {

@@ -100,7 +100,8 @@ async def test_an_answer_with_another_root_element_is_refused(partner: Partner, 
 
 def test_each_method_that_returns_a_document_has_its_root_element_listed() -> None:
     sources = [path.read_text() for path in (Path(__file__).parents[2] / "one_provider_mad").rglob("*.py")]
-    asked = {method for text in sources for method in re.findall(r'"(one\.\w+\.(?:info\w*|raftstatus|config))"', text)}
+    answers = r'"(one\.\w+\.(?:info\w*|raftstatus|config|monitoring))"'
+    asked = {method for text in sources for method in re.findall(answers, text)}
     assert asked == DOCUMENTS.keys()
 
 

@@ -23,6 +23,7 @@ from one_provider_mad.errors import (
     NoCapacity,
     NotReached,
     PermissionDenied,
+    ProviderError,
     ProviderUnavailable,
     QuotaExceeded,
     TokenSpent,
@@ -166,13 +167,7 @@ class Ec2Provider:
         if not (0 < len(call.token) <= LONGEST_TOKEN and call.token.isascii()):
             raise BadParameter(f"an idempotency token has 1 to {LONGEST_TOKEN} ASCII characters, not {call.token!r}")
         launch = read_launch(call.parameters)
-        try:
-            image, snapshots = await self._images.disks_of(launch), await self._images.sizes_of(launch.snapshots)
-        except NotReached:
-            raise
-        except ProviderUnavailable as error:
-            raise NotReached(f"nothing was created: {error}") from error
-        requested = run_instances(launch, identity=call.identity, token=call.token, image=image, snapshots=snapshots)
+        requested = await self._requested(launch, call)
         try:
             made = await self._run(launch, requested)
         except (NoCapacity, QuotaExceeded) as error:
@@ -193,6 +188,25 @@ class Ec2Provider:
             # EC2 until January 2025, and compatible clouds, return the token's instance in any state.
             raise TokenSpent(f"the token belongs to instance {made[0].deploy_id}, which is {made[0].raw_state}")
         return made[0].deploy_id
+
+    async def try_create(self, call: CreateCall) -> None:
+        """Send RunInstances with DryRun=true, without security groups that would have to be made first."""
+        requested = await self._requested(read_launch(call.parameters), call)
+        try:
+            await self._client.call("RunInstances", {**requested, "DryRun": "true"}, read=lambda _: None)
+        except ProviderError as error:
+            if "DryRunOperation" not in str(error):
+                raise
+
+    async def _requested(self, launch: Launch, call: CreateCall) -> dict[str, str]:
+        """Return the parameters of RunInstances. Raises NotReached."""
+        try:
+            image, snapshots = await self._images.disks_of(launch), await self._images.sizes_of(launch.snapshots)
+        except NotReached:
+            raise
+        except ProviderUnavailable as error:
+            raise NotReached(f"nothing was created: {error}") from error
+        return run_instances(launch, identity=call.identity, token=call.token, image=image, snapshots=snapshots)
 
     async def _run(self, launch: Launch, requested: Mapping[str, str]) -> list[Instance]:
         if not launch.groups:
