@@ -107,7 +107,9 @@ class Client:
         )
         self._session: aiohttp.ClientSession | None = None
         self._reached: set[str] = set()
-        self._pace = Pace(share=settings.share_of_budget)
+        self._pace = Pace(
+            share=settings.share_of_budget, budgets=settings.budgets, is_usual=settings.has_amazons_limits
+        )
         self._answers = Answers(limit=settings.max_answer, setting="max_answer")
         self._logged: set[str] = set()
 

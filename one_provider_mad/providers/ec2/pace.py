@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import NamedTuple
 
 from one_provider_mad.errors import Throttled
+from one_provider_mad.providers.ec2.budgets import Budget, Tokens, buckets_of, class_of
 
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 15.0
@@ -23,39 +23,20 @@ LONGEST_WAIT = 5.0
 """Longest wait of a call in seconds; beyond it the call is refused, to be tried again later."""
 
 
-class Budget(NamedTuple):
-    """Allowed rate of one action for an account in a region.
-
-    Attributes:
-        burst: calls at once.
-        rate: calls a second in the long run.
-    """
-
-    burst: float
-    rate: float
-
-
-READS = Budget(burst=100, rate=20)
-WRITES = Budget(burst=50, rate=5)
-SPECIAL: Mapping[str, Budget] = {
-    "RunInstances": Budget(burst=5, rate=2),
-    "StartInstances": Budget(burst=5, rate=2),
-    "GetMetricData": Budget(burst=50, rate=50),
-}
-"""EC2's and CloudWatch's budgets for accounts without an increase."""
+NO_BUDGETS: Mapping[str, Budget] = {}
 
 
 class _Bucket:
-    """Our share of one action's budget; `full_at` is when it will be full again.
+    """Our share of one token bucket; `full_at` is when it will be full again.
 
     Args:
-        budget: the account's.
+        tokens: the account's bucket.
         share: our part of it.
     """
 
-    def __init__(self, budget: Budget, share: float) -> None:
-        self._seconds_a_call = 1 / (share * budget.rate)
-        self._burst = max(1.0, share * budget.burst)
+    def __init__(self, tokens: Tokens, share: float) -> None:
+        self._seconds_a_call = 1 / (share * tokens.per_second)
+        self._burst = max(1.0, share * tokens.burst)
         self._full_at = 0.0
 
     def wait(self, now: float) -> float:
@@ -76,13 +57,19 @@ class Pace:
     """Limits the rate of calls.
 
     Args:
-        share: our part of the account's budgets; 0 for a cloud with unknown budgets.
+        share: our part of the account's token buckets.
+        budgets: buckets by action that are not Amazon's for a new account.
+        is_usual: actions without a budget have Amazon's buckets for a new account; else they have no limit.
     """
 
-    def __init__(self, *, share: float = 0.0) -> None:
+    def __init__(
+        self, *, share: float = 1.0, budgets: Mapping[str, Budget] = NO_BUDGETS, is_usual: bool = False
+    ) -> None:
         self._share = share
+        self._budgets = budgets
+        self._is_usual = is_usual
         self._lanes: dict[str, _Lane] = {}
-        self._buckets: dict[str, _Bucket] = {}
+        self._buckets: dict[str, list[_Bucket]] = {}
 
     @asynccontextmanager
     async def turn(self, action: str) -> AsyncIterator[None]:
@@ -94,7 +81,7 @@ class Pace:
             Throttled: the wait would be too long; the call was not sent.
         """
         loop = asyncio.get_running_loop()
-        lane = self._lanes.setdefault(_class_of(action), _Lane())
+        lane = self._lanes.setdefault(class_of(action), _Lane())
         await self._wait(action, lane)
         try:
             yield
@@ -106,29 +93,23 @@ class Pace:
 
     async def _wait(self, action: str, lane: _Lane) -> None:
         now = asyncio.get_running_loop().time()
-        bucket = self._bucket(action)
-        wait = max(bucket.wait(now) if bucket else 0.0, lane.free_at - now if lane.pause else 0.0)
+        buckets = self._buckets_of(action)
+        waits = [bucket.wait(now) for bucket in buckets]
+        wait = max(0.0, *waits, lane.free_at - now if lane.pause else 0.0)
         if wait > LONGEST_WAIT:
             # The caller has a deadline; a call that was never sent must not count as unanswered.
             raise Throttled(f"EC2: too many calls wait for {action} already", retry_after=wait)
-        if bucket:
+        for bucket in buckets:
             bucket.take(now)
         if lane.pause:
             lane.free_at = now + wait + lane.pause
         if wait > 0 or lane.pause:
             await asyncio.sleep(wait)
 
-    def _bucket(self, action: str) -> _Bucket | None:
-        if not self._share:
-            return None
+    def _buckets_of(self, action: str) -> list[_Bucket]:
+        if not (self._is_usual or action in self._budgets):
+            return []
         if action not in self._buckets:
-            usual = READS if _class_of(action) == "read" else WRITES
-            self._buckets[action] = _Bucket(SPECIAL.get(action, usual), self._share)
+            tokens = buckets_of(action, self._budgets)
+            self._buckets[action] = [_Bucket(each, self._share) for each in tokens]
         return self._buckets[action]
-
-
-def _class_of(action: str) -> str:
-    """Return the class of calls that EC2 slows down together; CloudWatch and STS are separate services."""
-    if action.startswith("Get"):
-        return action
-    return "read" if action.startswith("Describe") else "write"

@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 
 from one_provider_mad.domain import TAG_PREFIX
 from one_provider_mad.providers.ec2.attributes import KNOWN_ATTRIBUTES, MOST_TAGS
+from one_provider_mad.providers.ec2.budgets import Budget, check_budgets
 
 _REGION = re.compile(r"[a-z0-9-]{1,64}")
 _ROLE = re.compile(r"arn:[\w-]+:iam::\d{12}:role/\S+")
@@ -105,7 +106,11 @@ class Ec2Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     call_share: Annotated[float, Meta(gt=0, le=1)] | None = None
     """Part of the calls that Amazon allows an account in a region, 1 for all of them; calls beyond it wait. Not set:
-    0.9 at Amazon's endpoint, and no limit at any other."""
+    0.9 at Amazon's endpoint; at any other no limit, but 0.9 of `budgets`."""
+
+    budgets: dict[str, Budget] = {}
+    """Limits by action where Amazon has raised them for this account, such as `RunInstances`; all other actions have
+    those of a new account."""
 
     shortage_memory: Annotated[float, Meta(ge=0)] = 600.0
     """Seconds for which an instance type in a zone or subnet that lacked capacity is tried after the others."""
@@ -176,6 +181,7 @@ class Ec2Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         if self.max_spot_price and not _PRICE.fullmatch(self.max_spot_price):
             raise ValueError("max_spot_price: expected dollars an hour in quotes, such as 0.05")
         self._check_defaults(self.defaults)
+        check_budgets(self.budgets)
         if len(self.tags) > MOST_TAGS:
             raise ValueError(f"tags: an instance may have {MOST_TAGS} besides the driver's own")
         for name in self.tags:
@@ -184,8 +190,13 @@ class Ec2Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     @property
     def share_of_budget(self) -> float:
-        """Return `call_share`, or the value that holds without it; 0 for no limit."""
-        return self.call_share or (0.0 if self.endpoint_url else 0.9)
+        """Return `call_share`, or the value that holds without it."""
+        return self.call_share or 0.9
+
+    @property
+    def has_amazons_limits(self) -> bool:
+        """True where actions without a budget have Amazon's limits for a new account, and not no limit at all."""
+        return self.call_share is not None or not self.endpoint_url
 
     @staticmethod
     def _check_defaults(defaults: Mapping[str, str]) -> None:
