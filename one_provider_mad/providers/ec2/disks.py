@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Collection, Mapping
 from contextlib import suppress
 from urllib.parse import urlencode
 
@@ -18,6 +18,7 @@ from one_provider_mad.errors import (
     WrongState,
 )
 from one_provider_mad.providers.ec2.client import Client
+from one_provider_mad.providers.ec2.gathered import Gathered, grouped
 from one_provider_mad.providers.ec2.image_disks import ImageLookup
 from one_provider_mad.providers.ec2.instances import Details, read_details, read_tags
 from one_provider_mad.providers.ec2.launch_disks import DISKS_TAG, SNAPSHOT, launched_disk
@@ -62,6 +63,7 @@ class EbsVolume(Value, frozen=True, kw_only=True):
         disk_id: DISK_ID of its disk, "" for none.
         is_root: it is the root volume, made with the instance.
         is_tagged: it has the tags of one disk, and not only that of its launch.
+        made_for: instance in its tags, "" for none.
     """
 
     volume_id: str
@@ -74,6 +76,7 @@ class EbsVolume(Value, frozen=True, kw_only=True):
     disk_id: str = ""
     is_root: bool = False
     is_tagged: bool = False
+    made_for: str = ""
 
 
 def read_volumes(root: Element) -> list[EbsVolume]:
@@ -98,6 +101,7 @@ def _volume(item: Element) -> EbsVolume:
         disk_id=launched.disk_id if launched else tags.get(DISK_TAG, ""),
         is_root=launched is not None and launched.is_root,
         is_tagged=DISK_TAG in tags,
+        made_for=tags.get(INSTANCE_TAG, ""),
     )
 
 
@@ -118,6 +122,7 @@ class Disks:
         self._tags = settings.tags
         self._pause = min(settings.watch_interval, _PAUSE)
         self._generations: dict[tuple[str, str], int] = {}
+        self._tagged = Gathered(self._tagged_volumes, name="volumes of instances")
 
     async def attach(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
         """Make a volume for the disk, unless there is one, and attach it, unless it is attached.
@@ -204,7 +209,8 @@ class Disks:
     async def release_all(self, deploy_id: DeployId) -> list[str]:
         """Make sure that no volume made for an instance outlives it; called just before it is terminated.
 
-        There is work only after an attach or detach that was cut short.
+        There is work only after an attach or detach that was cut short. Instances that end at the same time share the
+        call that looks for their volumes.
 
         Returns:
             A sentence for each volume that could not be released; the instance, which costs more, is terminated all
@@ -213,7 +219,7 @@ class Disks:
         Raises:
             ProviderError: a later call may succeed.
         """
-        volumes = await self._volumes({f"tag:{INSTANCE_TAG}": [deploy_id]})
+        volumes = (await self._tagged.ask(deploy_id)).get(deploy_id, [])
         return await release_each({each.volume_id: self._release(deploy_id, each) for each in volumes})
 
     async def _release(self, deploy_id: DeployId, volume: EbsVolume) -> None:
@@ -251,7 +257,7 @@ class Disks:
 
     async def _all_of(self, deploy_id: DeployId) -> list[EbsVolume]:
         """Return the volumes made for disks of an instance: those with its tag, and those of its launch."""
-        tagged = await self._volumes({f"tag:{INSTANCE_TAG}": [deploy_id]})
+        tagged = (await self._tagged_volumes({deploy_id})).get(deploy_id, [])
         launched = await self._volumes({"attachment.instance-id": [deploy_id], "tag-key": [DISKS_TAG]})
         return [*tagged, *(each for each in launched if each.disk_id and not each.is_tagged)]
 
@@ -261,6 +267,11 @@ class Disks:
         await self._client.call(
             "CreateTags", {"ResourceId.1": volume.volume_id, **pairs("Tag", tags)}, read=lambda _: None
         )
+
+    async def _tagged_volumes(self, deploy_ids: Collection[DeployId]) -> Mapping[str, list[EbsVolume]]:
+        """Return the volumes with the tags of a disk of these instances, by instance."""
+        volumes = await self._volumes({f"tag:{INSTANCE_TAG}": sorted(deploy_ids)})
+        return grouped(volumes, lambda each: each.made_for)
 
     async def _volumes(self, filters: Mapping[str, list[str]]) -> list[EbsVolume]:
         pages = self._client.pages("DescribeVolumes", filtered(filters), read=read_volumes)

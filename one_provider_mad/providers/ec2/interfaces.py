@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 
 from one_provider_mad.domain import TAG_PREFIX, DeployId, Value, VmRequest, whole_number
@@ -11,6 +11,7 @@ from one_provider_mad.errors import BadParameter, PermissionDenied, ProviderErro
 from one_provider_mad.providers.ec2.attributes import words
 from one_provider_mad.providers.ec2.client import Client
 from one_provider_mad.providers.ec2.disks import INSTANCE_TAG, Disks, release_each
+from one_provider_mad.providers.ec2.gathered import Gathered, grouped
 from one_provider_mad.providers.ec2.group_rules import mirrored_groups
 from one_provider_mad.providers.ec2.groups import Groups
 from one_provider_mad.providers.ec2.instances import Details, read_tags
@@ -46,6 +47,7 @@ class Interface(Value, frozen=True, kw_only=True):
         ends_with_instance: it is deleted with its instance.
         nic_id: NIC_ID of its NIC, "" for none.
         is_tagged: it has the tags of one NIC, and not only that of its launch.
+        made_for: instance in its tags, "" for none.
         vpc: its VPC.
         groups: ids of its security groups.
     """
@@ -57,6 +59,7 @@ class Interface(Value, frozen=True, kw_only=True):
     ends_with_instance: bool = False
     nic_id: str = ""
     is_tagged: bool = False
+    made_for: str = ""
     vpc: str = ""
     groups: frozenset[str] = frozenset()
 
@@ -85,6 +88,7 @@ def _interface(item: Element) -> Interface:
         ends_with_instance=text_of(element_at(item, "attachment/deleteOnTermination")) == "true",
         nic_id=tags.get(NIC_TAG) or (launched_nic(tags, index) if attachment_id else ""),
         is_tagged=NIC_TAG in tags,
+        made_for=tags.get(INSTANCE_TAG, ""),
         vpc=text_of(item.find("vpcId")),
         groups=frozenset(text_of(each) for each in elements_at(item, "groupSet/item/groupId")),
     )
@@ -110,6 +114,7 @@ class Interfaces:
         self._context = context
         self._pause = min(settings.watch_interval, _PAUSE)
         self._tags = settings.tags
+        self._tagged = Gathered(self._tagged_interfaces, name="interfaces of instances")
 
     async def prepare(self, deploy_id: DeployId, request: VmRequest) -> None:
         """Make the security groups of the NIC that is about to be attached, as the VM's document has them."""
@@ -222,7 +227,8 @@ class Interfaces:
     async def release_all(self, deploy_id: DeployId) -> list[str]:
         """Make sure that no interface made for an instance outlives it; called just before it is terminated.
 
-        There is work only after an attach or detach that was cut short.
+        There is work only after an attach or detach that was cut short. Instances that end at the same time share the
+        call that looks for their interfaces.
 
         Returns:
             A sentence for each interface that could not be released.
@@ -231,7 +237,7 @@ class Interfaces:
             ProviderError: a later call may succeed.
         """
         try:
-            made = await self._tagged(deploy_id)
+            made = (await self._tagged.ask(deploy_id)).get(deploy_id, [])
         except (PermissionDenied, BadParameter):
             made = []  # where EC2 refuses the listing, none was made
         return await release_each({each.interface_id: self._release(each) for each in made})
@@ -251,14 +257,15 @@ class Interfaces:
 
     async def _made_for(self, deploy_id: DeployId, nic_id: str = "") -> list[Interface]:
         """Return the interfaces made for NICs of an instance: those with its tag, and those of its launch."""
-        tagged_ones = await self._tagged(deploy_id)
+        tagged_ones = (await self._tagged_interfaces({deploy_id})).get(deploy_id, [])
         launched = await self._list({"attachment.instance-id": [deploy_id], "tag-key": [NICS_TAG]})
         found = [*tagged_ones, *(each for each in launched if each.nic_id and not each.is_tagged)]
         return [each for each in found if not nic_id or each.nic_id == nic_id]
 
-    async def _tagged(self, deploy_id: DeployId) -> list[Interface]:
-        """Return the interfaces with the tags of a NIC of the instance; those of its launch end with it anyway."""
-        return await self._list({f"tag:{INSTANCE_TAG}": [deploy_id]})
+    async def _tagged_interfaces(self, deploy_ids: Collection[DeployId]) -> Mapping[str, list[Interface]]:
+        """Return the interfaces with the tags of a NIC of these instances; those of a launch end with it anyway."""
+        interfaces = await self._list({f"tag:{INSTANCE_TAG}": sorted(deploy_ids)})
+        return grouped(interfaces, lambda each: each.made_for)
 
     async def _tag(self, deploy_id: DeployId, interface: Interface) -> None:
         """Give an interface of the launch the tags of its NIC, by which it is still known when it is detached.

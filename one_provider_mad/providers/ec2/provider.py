@@ -37,6 +37,7 @@ from one_provider_mad.providers.ec2.client import MOST_VALUES, Client, read_acco
 from one_provider_mad.providers.ec2.cloudwatch import DISK_NAMES, CloudWatch
 from one_provider_mad.providers.ec2.context import depends_on_tag
 from one_provider_mad.providers.ec2.disks import Disks
+from one_provider_mad.providers.ec2.gathered import Gathered, grouped
 from one_provider_mad.providers.ec2.group_rules import group_numbers, rule_warnings
 from one_provider_mad.providers.ec2.groups import Groups
 from one_provider_mad.providers.ec2.image_disks import ImageLookup
@@ -121,6 +122,7 @@ class Ec2Provider:
             warn=context.warn,
         )
         self.figures_period: float = self._watch.period
+        self._found = Gathered(self._find, name="instances of VMs")
         self._pages = 1
         self._unknown_states: set[str] = set()
         # With figures from CloudWatch a listing has none: its zeros would set OpenNebula's counters back.
@@ -303,8 +305,18 @@ class Ec2Provider:
         return found
 
     async def find(self, *, owner: str, vm_id: VmId) -> Sequence[Instance]:
-        """Return every instance tagged with this owner and VM."""
+        """Return every instance tagged with this owner and VM; VMs that ask at the same time share a call."""
+        if owner == self._context.owner:
+            found = await self._found.ask(vm_id)
+            if None not in found:
+                return found.get(vm_id, [])
+        # The one with damaged tags may be this VM's.
         return await self._list({f"tag:{TAG_PREFIX}OWNER": [owner], f"tag:{TAG_PREFIX}VM_ID": [str(vm_id)]})
+
+    async def _find(self, vm_ids: Collection[VmId]) -> Mapping[VmId | None, list[Instance]]:
+        """Return the instances tagged with these VMs, by VM, and under None those with damaged tags."""
+        tags = {f"tag:{TAG_PREFIX}OWNER": [self._context.owner], f"tag:{TAG_PREFIX}VM_ID": [*map(str, sorted(vm_ids))]}
+        return grouped(await self._list(tags), lambda each: each.identity.vm_id if each.identity else None)
 
     async def list_instances(self) -> Sequence[Instance]:
         """Return every instance of the account in the region."""
