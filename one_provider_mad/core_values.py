@@ -1,4 +1,4 @@
-"""Completes a VM's request with what only the local core knows: decrypted attributes, and the token for OneGate.
+"""Asks the local core what a VM's request lacks: decrypted attributes, the token for OneGate, earlier hosts.
 
 oned encrypts the attributes in VM_ENCRYPTED_ATTR, CONTEXT/PASSWORD as shipped from 5.12 on, and decrypts them only for
 its own context disk: drivers get ciphertext. `one.vm.info` decrypts for the group oneadmin, and silently leaves the
@@ -14,9 +14,10 @@ from functools import partial
 from typing import TypeVar
 
 import msgspec
+import structlog
 
 from one_provider_mad.core_settings import encrypted_vm_attributes
-from one_provider_mad.domain import Template, Value, VmRequest, whole_number
+from one_provider_mad.domain import EarlierHost, Template, Value, VmId, VmRequest, whole_number
 from one_provider_mad.errors import MadError, ProviderUnavailable, RequestRefused
 from one_provider_mad.masking import keep_vm_secret
 from one_provider_mad.onegate import KEY_LENGTH, onegate_token
@@ -24,6 +25,8 @@ from one_provider_mad.protocol.payload import read_template
 from one_provider_mad.safe_xml import Element, elements_at, text_of
 from one_provider_mad.xmlrpc.local import LocalCore
 from one_provider_mad.xmlrpc.local_endpoint import written_settings
+
+log = structlog.get_logger()
 
 _SHIPPED = frozenset({("CONTEXT", "PASSWORD")})
 """VM_ENCRYPTED_ATTR as shipped, for a core whose settings cannot be read."""
@@ -95,6 +98,19 @@ class CoreValues:
             request = await self._with_token(request)
         return request
 
+    # Earlier hosts
+
+    async def earlier_host(self, vm_id: VmId) -> EarlierHost | None:
+        """Return the latest host that the VM was on before, of another driver than the present one's.
+
+        A request has the latest record of the VM's history alone. None for none, and where the core does not tell.
+        """
+        try:
+            return await self._ask(_earlier_host, "one.vm.info", vm_id)
+        except MadError as error:
+            log.info("the core does not tell where a VM was", vm=vm_id, reason=str(error))
+            return None
+
     # Encrypted attributes
 
     async def _decrypted(self, request: VmRequest, places: list[_Place]) -> VmRequest:
@@ -162,6 +178,24 @@ class CoreValues:
                     raise
             await asyncio.sleep(_PAUSE)
         raise AssertionError("the last try returns or raises")
+
+
+def _earlier_host(vm: Element) -> EarlierHost | None:
+    records = [
+        EarlierHost(
+            name=text_of(each.find("HOSTNAME")).strip(),
+            driver=text_of(each.find("VM_MAD")).strip(),
+            datastore_id=_datastore_id(each),
+        )
+        for each in elements_at(vm, "HISTORY_RECORDS/HISTORY")
+    ]
+    others = [each for each in records if each.driver and each.driver != records[-1].driver]
+    return others[-1] if others and records[-1].driver else None
+
+
+def _datastore_id(record: Element) -> int:
+    number = whole_number(text_of(record.find("DS_ID")).strip())
+    return -1 if number is None else number
 
 
 def _encrypted_places(request: VmRequest, encrypted: frozenset[tuple[str, str]]) -> Iterator[_Place]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from one_provider_mad.actions.dispatcher import Dispatcher
     from one_provider_mad.actions.settling import Settling
     from one_provider_mad.core_values import CoreValues
-    from one_provider_mad.domain import Instance, VmRequest
+    from one_provider_mad.domain import EarlierHost, Instance, VmId, VmRequest
     from one_provider_mad.engines import Engines
     from one_provider_mad.journal.records import Debt
     from one_provider_mad.orphans.revalidation import Revalidation
@@ -97,7 +97,12 @@ class _Daemon(Serving[Request | Malformed]):
         problem = self._begin_log(PROGRAM, modules, places)
         self._engines = modules.Engines(self._options, places, warn=self._warn)
         dispatcher = modules.Dispatcher(
-            self._options, engines=self._engines, output=self._writer, clock=time.time, complete=self._complete
+            self._options,
+            engines=self._engines,
+            output=self._writer,
+            clock=time.time,
+            complete=self._complete,
+            earlier_host=self._earlier_host,
         )
         self._writer.dropped = dispatcher.log_lines.dropped
         dispatcher.core_is_up = self._core.is_up
@@ -126,6 +131,10 @@ class _Daemon(Serving[Request | Malformed]):
     async def _complete(self, request: VmRequest) -> VmRequest:
         """Complete a request with what only the local core knows (core_values.py). Raises RequestRefused."""
         return await (self._core_values or await self._open_core_values()).complete(request)
+
+    async def _earlier_host(self, vm_id: VmId) -> EarlierHost | None:
+        """Ask the local core for the latest host of another driver that a VM was on (core_values.py)."""
+        return await (self._core_values or await self._open_core_values()).earlier_host(vm_id)
 
     async def _prepare_core_values(self) -> None:
         """Load what a create needs, so that the first one need not wait for it."""

@@ -165,6 +165,20 @@ class Template(Value, frozen=True, kw_only=True):
         return tuple(value for value in self.values.get(name, ()) if not isinstance(value, str))
 
 
+class EarlierHost(Value, frozen=True, kw_only=True):
+    """A host that a VM was on, of another driver than its present one's.
+
+    Attributes:
+        name: HISTORY/HOSTNAME.
+        driver: HISTORY/VM_MAD, NAME of the driver.
+        datastore_id: HISTORY/DS_ID, the system datastore; -1 for none, as up to 6.10 in a cloud.
+    """
+
+    name: str
+    driver: str
+    datastore_id: int = -1
+
+
 class VmRequest(Value, frozen=True, kw_only=True):
     """The VM, and its host, in one of oned's requests.
 

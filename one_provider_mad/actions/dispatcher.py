@@ -25,6 +25,7 @@ from one_provider_mad.actions.recovered import RecoveredRequests
 from one_provider_mad.actions.replacing import follow_unanswered, replace_older
 from one_provider_mad.actions.replies import Output, Replies, with_first_word
 from one_provider_mad.actions.request_records import RequestRecords
+from one_provider_mad.actions.work import FindEarlierHost, no_earlier_host
 from one_provider_mad.calls.waiting import Waiting
 from one_provider_mad.domain import VmId, VmRequest
 from one_provider_mad.errors import CannotTell, MadError, internal_error
@@ -49,6 +50,7 @@ class Dispatcher:
         output: takes the lines for oned.
         clock: seconds since the epoch.
         complete: completes requests with what only the core knows, for calls that send their attributes to the cloud.
+        earlier_host: asks the core for the latest host of another driver that a VM was on.
 
     Attributes:
         core_is_up: set once the core may be answered (decision 27).
@@ -66,6 +68,7 @@ class Dispatcher:
         output: Output,
         clock: Callable[[], float],
         complete: Complete = as_sent,
+        earlier_host: FindEarlierHost = no_earlier_host,
     ) -> None:
         self._engines = engines
         self._cancelled: set[VmId] = set()
@@ -94,6 +97,7 @@ class Dispatcher:
             log_lines=self.log_lines,
             lead=self._lead,
             complete=complete,
+            earlier_host=earlier_host,
             clock=clock,
         )
 

@@ -27,7 +27,7 @@ from one_provider_mad.actions.table import (
     STOPS_OR_DESTROYS,
 )
 from one_provider_mad.actions.unrequested_poll import unrequested_poll
-from one_provider_mad.actions.work import Work
+from one_provider_mad.actions.work import FindEarlierHost, Work
 from one_provider_mad.calls.waiting import Patience, SettingsReplaced
 from one_provider_mad.domain import VmId, VmRequest
 from one_provider_mad.errors import JournalError, RequestRefused
@@ -51,6 +51,7 @@ class Execution:
         log_lines: the VMs' logs.
         lead: tells whether creates of an earlier leader may still be under way.
         complete: completes requests, for calls that send their attributes to the cloud.
+        earlier_host: asks the core for the latest host of another driver that a VM was on.
         clock: seconds since the epoch.
     """
 
@@ -63,6 +64,7 @@ class Execution:
         log_lines: LogLines,
         lead: Lead,
         complete: Complete,
+        earlier_host: FindEarlierHost,
         clock: Callable[[], float],
     ) -> None:
         self._engines = engines
@@ -71,6 +73,7 @@ class Execution:
         self._log_lines = log_lines
         self._lead = lead
         self._complete = complete
+        self._earlier_host = earlier_host
         self._clock = clock
         self._lookups = SharedLookups()
 
@@ -177,6 +180,7 @@ class Execution:
             lookups=self._lookups,
             leads_since=self._lead.recent_start(),
             complete=partial(self._completed, accepted),
+            earlier_host=self._earlier_host,
         )
 
     async def _completed(self, accepted: Accepted, request: VmRequest) -> VmRequest:

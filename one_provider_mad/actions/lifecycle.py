@@ -8,6 +8,7 @@ from functools import partial
 
 import msgspec
 
+from one_provider_mad.actions.elsewhere import explained, host_with_disk
 from one_provider_mad.actions.intents import LCM_STATES, Intent
 from one_provider_mad.actions.policy import check_attributes, check_section
 from one_provider_mad.actions.recreating import gone_for_good
@@ -15,7 +16,7 @@ from one_provider_mad.actions.resuming import Resumption, wanted_spec
 from one_provider_mad.actions.terminating import destroy
 from one_provider_mad.actions.work import Work
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmRequest
-from one_provider_mad.errors import ProviderError, WrongState
+from one_provider_mad.errors import InstanceNotFound, ProviderError, WrongState
 from one_provider_mad.ownership.creating import Order
 from one_provider_mad.ownership.deploying import instance_for_deploy
 from one_provider_mad.ownership.locating import locate
@@ -106,7 +107,10 @@ async def _finish_boot(work: Work, deploy_id: DeployId) -> None:
 
 async def start(work: Work) -> str:
     """Start the VM's stopped or suspended instance; never create one. Return its id once it runs."""
-    instance = await locate(work.vm)
+    try:
+        instance = await locate(work.vm)
+    except InstanceNotFound as error:
+        raise await explained(work, error) from error
     provider, deploy_id = work.cloud.provider, instance.deploy_id
     if instance.state.is_gone:
         raise WrongState(gone_for_good(instance, lcm_state=work.request.lcm_state))
@@ -146,7 +150,13 @@ async def move_to_host(work: Work, instance: Instance) -> None:
 async def stop(work: Work, *, is_hard: bool = False, is_parked: bool = False) -> str:
     """Stop the VM's instance; `is_parked`: record it as parked, since its VM is on no host afterwards."""
     provider = work.cloud.provider
-    instance = await _alive(work)
+    try:
+        instance = await _alive(work)
+    except InstanceNotFound:
+        if not is_parked or (host := await host_with_disk(work)) is None:
+            raise
+        work.warn(f"VM {work.request.vm_id} has no instance in this cloud, its disk is on host {host.name}")
+        return "-"
     await resumption_of(work).note_baseline(instance.deploy_id)
     if is_parked and instance.state not in STOPPED:
         # Clear the mark of an earlier undeploy: if this one fails, the VM stays on its host. Of a stopped instance it

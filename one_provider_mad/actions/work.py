@@ -9,7 +9,7 @@ import msgspec
 
 from one_provider_mad.actions.shared_lookups import SharedLookups
 from one_provider_mad.calls.cloud import Cloud
-from one_provider_mad.domain import Value, VmRequest
+from one_provider_mad.domain import EarlierHost, Value, VmId, VmRequest
 from one_provider_mad.errors import JournalError
 from one_provider_mad.journal.writer import Journal
 from one_provider_mad.mappings import Mappings
@@ -17,6 +17,14 @@ from one_provider_mad.ownership.creating import Complete, as_sent
 from one_provider_mad.ownership.vm import Vm
 from one_provider_mad.settings import Policy
 from one_provider_mad.timestamps import Timestamp
+
+FindEarlierHost = Callable[[VmId], Awaitable[EarlierHost | None]]
+"""Returns the latest host of another driver that a VM was on before; None for none, or where the core does not say."""
+
+
+async def no_earlier_host(_: VmId) -> EarlierHost | None:
+    """Return None, for a driver that cannot ask the core."""
+    return None
 
 
 class Work(Value, frozen=True, kw_only=True):
@@ -38,6 +46,7 @@ class Work(Value, frozen=True, kw_only=True):
         lookups: the lookups that all REBOOTs and RESETs share.
         leads_since: when this front-end began to lead or to run; None once creates of an earlier leader have ended.
         complete: completes the request, for calls that send its attributes to the cloud.
+        earlier_host: asks the core for the latest host of another driver that the VM was on.
     """
 
     cloud: Cloud
@@ -55,6 +64,7 @@ class Work(Value, frozen=True, kw_only=True):
     lookups: SharedLookups = msgspec.field(default_factory=SharedLookups)
     leads_since: Timestamp | None = None
     complete: Complete = as_sent
+    earlier_host: FindEarlierHost = no_earlier_host
 
     @property
     def vm(self) -> Vm:

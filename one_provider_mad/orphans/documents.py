@@ -119,6 +119,7 @@ def read_document(element: Element) -> VmDocument:
         deploy_id=DeployId(text_of(element.find("DEPLOY_ID")).strip()),
         hosts=tuple(number_at(record, "HID") for record in history),
         drivers=tuple(text_of(record.find("VM_MAD")).strip() for record in history),
+        host_names=tuple(text_of(record.find("HOSTNAME")).strip() for record in history),
     )
 
 

@@ -16,7 +16,7 @@ def created_by_us_at(finding: Finding, attempts: Iterable[Attempt]) -> float | N
     """Return when this driver created the instance, seconds since the epoch; None when no attempt has created it."""
     own = [each for each in attempts if finding.identity.is_same_life(each.identity)]
     called = {"", "-", f"one-{finding.identity.vm_id}", finding.deploy_id, *(each.deploy_id for each in own)}
-    if finding.verdict is Verdict.DONE and finding.named not in called:
+    if finding.verdict is Verdict.DONE and finding.named not in called and not finding.has_left:
         return None  # same ID and STIME, but its instance was not created here: another OpenNebula's VM
     times = [max(each.sent_at, each.answered_at) for each in own if _accounts_for(each, finding)]
     return max(times, default=None)

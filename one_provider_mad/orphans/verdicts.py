@@ -23,6 +23,7 @@ class VmDocument(Value, frozen=True, kw_only=True):
         deploy_id: VM/DEPLOY_ID, "" for none.
         hosts: HID of its history records, the latest last; only the latest where the VM was read from the pool.
         drivers: VM_MAD of the same records; "" where the release does not name it.
+        host_names: HOSTNAME of the same records.
         lcm_state: VM/LCM_STATE.
     """
 
@@ -33,6 +34,7 @@ class VmDocument(Value, frozen=True, kw_only=True):
     deploy_id: DeployId = DeployId("")
     hosts: tuple[int, ...] = ()
     drivers: tuple[str, ...] = ()
+    host_names: tuple[str, ...] = ()
     lcm_state: int = 0
 
     @property
@@ -43,6 +45,19 @@ class VmDocument(Value, frozen=True, kw_only=True):
     def driver_on(self, host_id: int) -> str:
         """Return VM_MAD of the VM's latest history record on this host, "" for none."""
         return dict(zip(self.hosts, self.drivers, strict=False)).get(host_id, "")
+
+    def has_left(self, host_id: int) -> bool:
+        """Return True when the VM was on this host, and on one of another driver after that."""
+        here = self.driver_on(host_id)
+        return bool(here and self.drivers[-1] and here != self.drivers[-1])
+
+    @property
+    def whereabouts(self) -> str:
+        """Return the VM's state and its latest host, for a sentence."""
+        state = _STATE_NAMES.get(self.state, f"in state {self.state}")
+        name = self.host_names[-1] if self.host_names else ""
+        driver = self.drivers[-1] if self.drivers else ""
+        return f"{state} on host {name or self.host_id}" + (f" of driver {driver}" if driver else "")
 
     @property
     def is_on_host(self) -> bool:
@@ -61,6 +76,9 @@ class VmDocument(Value, frozen=True, kw_only=True):
 
 
 _ACTIVE, _POWEROFF = 3, 8
+_NAMES = "INIT PENDING HOLD ACTIVE STOPPED SUSPENDED DONE FAILED POWEROFF UNDEPLOYED"
+_STATE_NAMES = dict(enumerate(_NAMES.split()))
+"""VM/STATE by number (OpenNebula include/VirtualMachine.h, VmState)."""
 _KEPT = frozenset({4, 5, 9})
 _WITHOUT = frozenset({0, 1, 2, 6, 7})
 _COMES_OR_GOES = frozenset({1, 2, 11, 12, 13, 14, 15, 23, 36, 39, 40})
@@ -110,6 +128,7 @@ class Finding(Value, frozen=True, kw_only=True):
         is_busy: an action of its VM is under way, so that no relation was looked for.
         is_alone: no other live instance carries the same identity.
         named: DEPLOY_ID of the VM, "" for none or where OpenNebula was not asked.
+        has_left: its VM was on a host of another driver after it was on the instance's.
         ended_at: when its VM became DONE, seconds since the epoch; 0 for other verdicts.
         created_at: when the cloud created it, seconds since the epoch; 0 when the cloud does not say.
     """
@@ -120,6 +139,7 @@ class Finding(Value, frozen=True, kw_only=True):
     evidence: str
     is_busy: bool = False
     is_alone: bool = True
+    has_left: bool = False
     named: DeployId = DeployId("")
     ended_at: float = 0.0
     created_at: float = 0.0
@@ -181,11 +201,10 @@ def _verdict(
             return Verdict.UNKNOWN, f"VM {vm.vm_id} is DONE, and OpenNebula does not say since when"
         if who.host_id not in vm.hosts:
             return Verdict.UNKNOWN, f"VM {vm.vm_id} of OpenNebula never was on host {who.host_id}, the instance's"
-        return Verdict.DONE, f"VM {vm.vm_id} (STIME {vm.stime}) is DONE since {_shown(vm.etime)}"
+        return Verdict.DONE, f"VM {vm.vm_id} (STIME {vm.stime}) is DONE since {_shown(vm.etime)}{_last_host(who, vm)}"
     if _is_named_by(vm, instance):
-        here, there = vm.driver_on(who.host_id), vm.driver_on(vm.host_id)
-        if here and there and here != there:
-            return Verdict.MOVED, f"VM {vm.vm_id} was migrated to host {vm.host_id} of driver {there}"
+        if vm.has_left(who.host_id):
+            return Verdict.MOVED, f"VM {vm.vm_id} has this DEPLOY_ID and is {vm.whereabouts}"
         return Verdict.CURRENT, f"VM {vm.vm_id} has this DEPLOY_ID"
     return _beside(who, vm, siblings)
 
@@ -198,13 +217,17 @@ def _beside(who: Identity, vm: VmDocument, siblings: list[Instance]) -> tuple[Ve
     its = named.identity if named is not None else None
     if its is None or not who.is_same_life(its):
         if vm.host_id != who.host_id:
-            return Verdict.ELSEWHERE, f"VM {vm.vm_id} is {vm.deploy_id} on host {vm.host_id}"
+            return Verdict.ELSEWHERE, f"VM {vm.vm_id} is {vm.whereabouts}, with DEPLOY_ID {vm.deploy_id}"
         return Verdict.UNKNOWN, f"VM {vm.vm_id} is {vm.deploy_id}, which the cloud does not show as its instance"
     if who.seq < its.seq:
         return Verdict.LEFTOVER, f"VM {vm.vm_id} is {vm.deploy_id} (SEQ {its.seq}), this one is of SEQ {who.seq}"
     if who.seq == its.seq:
         return Verdict.DUPLICATE, f"VM {vm.vm_id} is {vm.deploy_id}, of the same SEQ {who.seq}"
     return Verdict.UNKNOWN, f"VM {vm.vm_id} is {vm.deploy_id} (SEQ {its.seq}), this one is newer: SEQ {who.seq}"
+
+
+def _last_host(who: Identity, vm: VmDocument) -> str:
+    return f", it ended {vm.whereabouts.partition(' ')[2]}" if vm.has_left(who.host_id) else ""
 
 
 def _shown(moment: int) -> str:
@@ -245,6 +268,7 @@ def _found(
         identity=who,
         is_busy=who.vm_id in busy,
         is_alone=len(alike) == 1,
+        has_left=document is not None and document.has_left(who.host_id),
         verdict=verdict,
         evidence=evidence,
         named=document.deploy_id if document is not None else DeployId(""),

@@ -7,12 +7,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from one_provider_mad.actions.debts import pay
 from one_provider_mad.actions.intents import Intent
 from one_provider_mad.actions.lifecycle import perform_intent, reboot
-from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, Template, VmId
+from one_provider_mad.actions.work import Work
+from one_provider_mad.domain import DeployId, EarlierHost, Identity, Instance, InstanceState, Template, VmId
 from one_provider_mad.errors import (
     CannotTell,
     InstanceNotFound,
@@ -318,6 +320,69 @@ async def test_a_repeated_undeploy_that_fails_keeps_the_parked_mark_only_if_the_
     with pytest.raises(ProviderUnavailable):
         await perform_intent(world.work(request_of(deploy_id=deploy_id, lcm_state=29)), Intent.PARK)
     assert await world.journal.parked() == ({deploy_id} if is_stopped else set())
+
+
+AT_HOME = EarlierHost(name="h-0", driver="kvm", datastore_id=100)
+
+
+def work_of_one_from(world: World, host: EarlierHost | None, lcm_state: int) -> Work:
+    """The work of an action of a VM that has no instance, and was on this host before."""
+
+    async def earlier_host(_: VmId) -> EarlierHost | None:
+        return host
+
+    request = request_of(deploy_id="h-0:one-7:kvm", lcm_state=lcm_state, seq=1)
+    return msgspec.structs.replace(world.work(request), earlier_host=earlier_host)
+
+
+@pytest.mark.parametrize(
+    ("lcm_state", "sentence"),
+    [
+        pytest.param(
+            32,
+            "VM 7 was undeployed on host h-0 of driver kvm, where its disk is, and has no instance in this cloud: bring"
+            " it back with onevm recover --success 7, onevm undeploy --hard 7 and onevm deploy 7 h-0 100",
+            id="undeployed",
+        ),
+        pytest.param(
+            22,
+            "VM 7 was stopped on host h-0 of driver kvm, where its disk is, and has no instance in this cloud: bring it"
+            " back with onevm recover --success 7, onevm stop 7 and onevm deploy 7 h-0 100",
+            id="stopped",
+        ),
+    ],
+)
+async def test_a_resume_of_a_vm_from_elsewhere_names_the_host_with_its_disk(
+    world: World, lcm_state: int, sentence: str
+) -> None:
+    with pytest.raises(InstanceNotFound) as caught:
+        await perform_intent(work_of_one_from(world, AT_HOME, lcm_state), Intent.START)
+    assert str(caught.value) == sentence
+    assert asked(world) == []
+
+
+@pytest.mark.parametrize("intent", [Intent.PARK, Intent.PARK_HARD])
+async def test_a_vm_from_elsewhere_can_be_undeployed_again(world: World, intent: Intent) -> None:
+    assert await perform_intent(work_of_one_from(world, AT_HOME, 29), intent) == "-"
+    assert world.warnings == ["VM 7 has no instance in this cloud, its disk is on host h-0"]
+    assert await world.journal.parked() == set()
+
+
+@pytest.mark.parametrize("intent", [Intent.START, Intent.PARK])
+@pytest.mark.parametrize("host", [AT_HOME, None], ids=["lost-instance", "core-does-not-say"])
+async def test_a_vm_whose_instance_is_lost_is_not_taken_for_one_from_elsewhere(
+    world: World, intent: Intent, host: EarlierHost | None
+) -> None:
+    if host is not None:
+        del world.provider.instances[DeployId(await perform(world, Intent.CREATE))]
+        await pass_time(world.provider.visibility_grace + 1)
+    with pytest.raises(InstanceNotFound, match=r"^instance h-0:one-7:kvm of VM 7 does not exist$"):
+        await perform_intent(work_of_one_from(world, host, 32), intent)
+
+
+async def test_a_power_off_of_a_vm_from_elsewhere_fails_since_nothing_is_off_afterwards(world: World) -> None:
+    with pytest.raises(InstanceNotFound):
+        await perform_intent(work_of_one_from(world, AT_HOME, 18), Intent.STOP)
 
 
 async def test_start_clears_the_parked_mark(world: World) -> None:

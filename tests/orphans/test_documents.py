@@ -42,7 +42,13 @@ async def test_documents_are_parsed_and_a_missing_vm_is_none(opennebula: LocalOp
     found = await opennebula.documents([VmId(7), VmId(8), VmId(9)])
     seven, eight = found[VmId(7)], found[VmId(8)]
     assert seven == VmDocument(
-        vm_id=VmId(7), state=3, stime=1_760_000_000, deploy_id=DeployId("i-7"), hosts=(3, 12), drivers=("cloud", "kvm")
+        vm_id=VmId(7),
+        state=3,
+        stime=1_760_000_000,
+        deploy_id=DeployId("i-7"),
+        hosts=(3, 12),
+        drivers=("cloud", "kvm"),
+        host_names=("cloud", "cloud"),
     )
     assert seven.host_id == 12
     assert eight is not None

@@ -87,6 +87,16 @@ async def test_a_leftover_of_an_unanswered_create_is_terminated_if_its_creation_
     assert await front.look(3) == gone
 
 
+@pytest.mark.parametrize(("drivers", "gone"), [(("cloud", "kvm"), {"i-7"}), (("cloud", "cloud"), set())])
+async def test_the_instance_of_a_vm_that_ended_with_another_deploy_id_is_terminated_only_if_it_had_left_the_cloud(
+    front: FrontEnd, drivers: tuple[str, str], gone: set[str]
+) -> None:
+    """It was undeployed here, and resumed at home, where it got another DEPLOY_ID."""
+    front.opennebula.vm(7, "h-0:one-7:kvm", hosts=(3, 12), drivers=drivers)
+    end(front)
+    assert await front.look(2) == gone
+
+
 # Instances that are left alone
 
 

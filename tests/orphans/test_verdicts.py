@@ -127,7 +127,11 @@ def test_seq_decides_the_verdict_on_an_instance_beside_the_one_the_vm_names(seq:
     [
         (vm(""), "VM 7 has no DEPLOY_ID"),
         (vm("one-7"), "VM 7 is one-7, which the cloud does not show as its instance"),
-        (vm("one-7", hosts=(3, 12)), "VM 7 is one-7 on host 12"),
+        (vm("one-7", hosts=(3, 12)), "VM 7 is POWEROFF on host 12, with DEPLOY_ID one-7"),
+        (
+            vm("one-7", hosts=(3, 12), drivers=("ec2", "kvm"), host_names=("aws", "h-0"), state=3),
+            "VM 7 is ACTIVE on host h-0 of driver kvm, with DEPLOY_ID one-7",
+        ),
     ],
 )
 def test_no_instance_is_an_orphan_if_the_vm_names_none_of_its_instances(document: VmDocument, evidence: str) -> None:
@@ -139,7 +143,11 @@ def test_no_instance_is_an_orphan_if_the_vm_names_none_of_its_instances(document
 @pytest.mark.parametrize(
     ("drivers", "verdict", "evidence"),
     [
-        (("ec2", "kvm"), Verdict.MOVED, "VM 7 was migrated to host 12 of driver kvm"),
+        (
+            ("ec2", "kvm"),
+            Verdict.MOVED,
+            "VM 7 has this DEPLOY_ID and is POWEROFF on host 12 of driver kvm",
+        ),
         (("ec2", "ec2"), Verdict.CURRENT, "VM 7 has this DEPLOY_ID"),
         (("", ""), Verdict.CURRENT, "VM 7 has this DEPLOY_ID"),
     ],
@@ -151,6 +159,13 @@ def test_the_verdict_is_moved_if_the_vm_was_migrated_to_another_driver(
     """Seen on 7.4.0: `onevm resched` moves the VM with its DEPLOY_ID, without a request to the old host's driver."""
     (found,) = judge([instance("i-7")], {VmId(7): vm(hosts=(3, 12), drivers=drivers)}, owner=OWNER, busy=())
     assert (found.verdict, found.evidence, found.verdict.is_orphan) == (verdict, evidence, False)
+
+
+def test_the_evidence_on_a_vm_that_ended_at_home_names_its_last_host() -> None:
+    document = msgspec.structs.replace(DONE_VM, hosts=(3, 12), drivers=("ec2", "kvm"), host_names=("aws", "h-0"))
+    (found,) = judge([instance("i-7")], {VmId(7): document}, owner=OWNER, busy=())
+    assert (found.verdict, found.has_left) == (Verdict.DONE, True)
+    assert found.evidence.endswith(" UTC, it ended on host h-0 of driver kvm")
 
 
 # When an orphan may be terminated
