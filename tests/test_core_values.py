@@ -11,7 +11,7 @@ import pytest
 
 from one_provider_mad import core_values
 from one_provider_mad.core_values import CoreValues
-from one_provider_mad.domain import Template, VmId, VmRequest
+from one_provider_mad.domain import EarlierHost, Template, VmId, VmRequest
 from one_provider_mad.errors import RequestRefused
 from one_provider_mad.masking import forget_vm_secrets, masked
 from tests.xmlrpc.local_core import LocalCore, User, decrypted, encrypted, environment, local_core
@@ -236,3 +236,38 @@ async def test_core_is_asked_once_it_is_up(core: LocalCore, environ: dict[str, s
     assert core.calls == []
     is_up.set()
     assert (await completing).template.vectors("CONTEXT")[0]["PASSWORD"] == PASSWORD
+
+
+def record(driver: str, name: str, **more: str) -> dict[str, str]:
+    return {"HOSTNAME": name, "VM_MAD": driver, **more}
+
+
+@pytest.mark.parametrize(
+    ("history", "host"),
+    [
+        pytest.param([record("kvm", "h-0", DS_ID="100"), record("aws", "aws")], ("h-0", "kvm", 100), id="from-home"),
+        pytest.param([record("aws", "a"), record("kvm", "h-0"), record("aws", "a")], ("h-0", "kvm", -1), id="latest"),
+        pytest.param([record("kvm", "h-0"), record("aws", "a"), record("aws", "b")], ("h-0", "kvm", -1), id="moved"),
+        pytest.param([record("aws", "a"), record("aws", "b")], None, id="same-driver"),
+        pytest.param([record("", "h-0"), record("aws", "aws")], None, id="driver-unknown"),
+        pytest.param([record("kvm", "h-0"), record("", "aws")], None, id="own-driver-unknown"),
+        pytest.param([record("aws", "aws")], None, id="first-host"),
+        pytest.param([], None, id="no-history"),
+    ],
+)
+async def test_latest_host_of_another_driver_is_read_from_the_history(
+    core: LocalCore, environ: dict[str, str], history: list[dict[str, str]], host: tuple[str, str, int] | None
+) -> None:
+    a_vm(core, {})
+    core.history = history
+    expected = EarlierHost(name=host[0], driver=host[1], datastore_id=host[2]) if host else None
+    assert await values_of(environ).earlier_host(VmId(7)) == expected
+
+
+async def test_core_that_does_not_tell_a_vms_hosts_is_no_error(
+    core: LocalCore, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core_values, "_PAUSE", 0.0)
+    core.unanswered = 3
+    assert await values_of(environ).earlier_host(VmId(7)) is None
+    assert await values_of({**environ, "ONE_XMLRPC": "http://127.0.0.1:1/RPC2"}).earlier_host(VmId(7)) is None

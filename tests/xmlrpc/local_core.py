@@ -63,6 +63,7 @@ class LocalCore:
         calls: methods and arguments so far.
         unanswered: how many calls will get HTTP 500.
         answers: results of further methods.
+        history: the history records of every VM, the latest last.
     """
 
     url: str = ""
@@ -72,6 +73,7 @@ class LocalCore:
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     unanswered: int = 0
     answers: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, str]] = field(default_factory=list)
 
     def answer(self, method: str, arguments: tuple[Any, ...]) -> list[Any]:
         session, *rest = arguments
@@ -93,7 +95,9 @@ class LocalCore:
         is_shown = any(more) and 0 in self.users[self.session_user].groups
         names = zip(("TEMPLATE", "USER_TEMPLATE"), self.vms[number], strict=True)
         parts = "".join(f"<{name}>{template_xml(values, is_decrypted=is_shown)}</{name}>" for name, values in names)
-        return [True, f"<VM><ID>{number}</ID>{parts}</VM>", 0]
+        history = "".join(f"<HISTORY>{template_xml(record, is_decrypted=True)}</HISTORY>" for record in self.history)
+        records = f"<HISTORY_RECORDS>{history}</HISTORY_RECORDS>"
+        return [True, f"<VM><ID>{number}</ID>{parts}{records}</VM>", 0]
 
     def _user(self, method: str, number: int) -> list[Any]:
         number = self.session_user if number == -1 else number
