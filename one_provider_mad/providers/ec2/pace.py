@@ -98,7 +98,9 @@ class Pace:
         wait = max(0.0, *waits, lane.free_at - now if lane.pause else 0.0)
         if wait > LONGEST_WAIT:
             # The caller has a deadline; a call that was never sent must not count as unanswered.
-            raise Throttled(f"EC2: too many calls wait for {action} already", retry_after=wait)
+            # It is tried again in time for edited settings.
+            pause = min(wait, LONGEST_PAUSE)
+            raise Throttled(f"EC2: too many calls wait for {action} already", retry_after=pause)
         for bucket in buckets:
             bucket.take(now)
         if lane.pause:

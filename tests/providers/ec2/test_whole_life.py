@@ -455,3 +455,17 @@ def test_opennebulas_security_groups_are_those_of_the_instance_and_follow_onesec
         assert mirrored(ec2) == {"100": [], "101": [(22, 22)]}
         assert driver.ask(oned_requests.terminate(7, deploy_id)) == "SUCCESS -"
         assert driver.ask(oned_requests.terminate(8, second)) == "SUCCESS -"
+
+
+def test_edited_budgets_count_without_a_restart(ec2: FaultyEc2, place: Place) -> None:
+    """The first ones let one instance be created, and the next one hours later."""
+
+    def allow(*, per_second: float) -> None:
+        budget = f"[ec2.budgets]\nRunInstances = {{ burst = 1, per_second = {per_second} }}"
+        place.configure(configuration(ec2, more=budget), name=NAME)
+
+    allow(per_second=0.0001)
+    with started(place, f"-t 15 -r 3 {NAME}") as driver:
+        assert driver.created(oned_requests.deploy(7, template=template())) in alive(ec2)
+        allow(per_second=100)
+        assert driver.created(oned_requests.deploy(8, template=template())) in alive(ec2)
