@@ -43,9 +43,19 @@ def zone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zone]:
     with running(zone):
         add_ordinary_host(zone)
         zone.follow_recipe()
-        # The zone's oned.conf has no such transfer driver: every transfer fails, as that of a missing disk does.
-        zone.call("one.datastore.allocate", 'NAME = "without-disk"\nTYPE = "SYSTEM_DS"\nTM_MAD = "shared"\n', -1)
+        transfer_at_home(zone, "dummy")
         yield zone
+
+
+def transfer_at_home(zone: Zone, driver: str) -> int:
+    """Give the default system datastore this transfer driver; returns its number.
+
+    5.10.5 takes that datastore for a VM that comes from a cloud, whatever the deploy names
+    (src/rm/RequestManagerVirtualMachine.cc).
+    """
+    number = zone.number_of("datastore", "system")
+    zone.call("one.datastore.update", number, f'TM_MAD = "{driver}"', 1)
+    return number
 
 
 def runs_on(zone: Zone, host: str) -> Vm:
@@ -131,7 +141,8 @@ def test_a_vm_from_the_cloud_whose_disk_is_missing_at_home_comes_back(
     vm = runs_on(zone, "simulated")
     deploy_id, _ = instance_of(zone, vm, "simulated")
     leave(vm, action)
-    store = zone.number_of("datastore", "without-disk")
+    # The zone's oned.conf has no such transfer driver: every transfer fails, as that of a missing disk does.
+    store = transfer_at_home(zone, "shared")
     zone.call("one.vm.deploy", vm.number, zone.number_of("host", "home"), False, store)
     settle(vm, failure)
     zone.run(f"onevm recover --success {vm.number}")
@@ -140,6 +151,7 @@ def test_a_vm_from_the_cloud_whose_disk_is_missing_at_home_comes_back(
     settle(vm, EPILOG_UNDEPLOY_FAILURE)
     zone.run(f"onevm recover --success {vm.number}")
     settle(vm, STATES["UNDEPLOYED"])
+    transfer_at_home(zone, "dummy")
     deploy(zone, vm, "simulated")
     vm.reach("RUNNING")
     assert instance_of(zone, vm, "simulated") == (deploy_id, "running")
