@@ -125,6 +125,36 @@ def outline_of(beginning: bytes) -> Iterator[tuple[tuple[str, ...], Element]]:
             path.pop()
 
 
+def children_of(document: bytes, *, root: str, name: str) -> Iterator[Element]:
+    """Yield each child of the root with a name, complete, and free it afterwards.
+
+    So a long document never stands in memory as a whole, and it may have more elements than `parse_bounded` allows.
+
+    Raises:
+        UnexpectedRootError: the root has another name.
+        etree.XMLSyntaxError: the document is not well-formed XML.
+    """
+    parser = etree.XMLPullParser(("end",), tag=name, huge_tree=len(document) > ORDINARY_SIZE, **_OPTIONS)
+    for start in range(0, len(document), _COUNTED_AT_ONCE):
+        parser.feed(document[start : start + _COUNTED_AT_ONCE])
+        for _, element in parser.read_events():
+            parent = element.getparent() if isinstance(element, Element) else None
+            if isinstance(element, Element) and parent is not None and _is_root(parent, root):
+                yield element
+                element.clear()
+                del parent[: parent.index(element)]  # libxml2 still adds to the element itself
+    if (found := parser.close()).tag != root:
+        raise UnexpectedRootError(found.tag)
+
+
+def _is_root(element: Element, name: str) -> bool:
+    return element.getparent() is None and element.tag == name
+
+
+class UnexpectedRootError(ValueError):
+    """A document has another root than the expected one."""
+
+
 def text_of(element: Element | None) -> str:
     """Return the text of an element and its children; "" for no element."""
     if element is None:

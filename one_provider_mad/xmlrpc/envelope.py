@@ -8,6 +8,7 @@ A document is one escaped string inside the envelope.
 from __future__ import annotations
 
 import xmlrpc.client
+from collections.abc import Iterator
 
 from lxml import etree
 
@@ -17,6 +18,8 @@ from one_provider_mad.http_answers import TooLargeError
 from one_provider_mad.safe_xml import (
     Element,
     TooManyElementsError,
+    UnexpectedRootError,
+    children_of,
     elements_at,
     parse_bounded,
     text_of,
@@ -130,6 +133,24 @@ def read_document(method: str, result: Result) -> Element:
             f"the answer to {method} is not <{DOCUMENTS[method]}>, it begins with <{str(root.tag)[:_EXCERPT]}>"
         )
     return root
+
+
+def read_entries(method: str, result: Result, *, name: str) -> Iterator[Element]:
+    """Yield the entries of the pool in the answer to a method of `DOCUMENTS`; each is freed afterwards.
+
+    Raises:
+        ProviderUnavailable: the answer holds another document, or none.
+    """
+    if not isinstance(result, str):
+        raise ProviderUnavailable(f"the answer to {method} is not a document")
+    try:
+        yield from children_of(result.encode(), root=DOCUMENTS[method], name=name)
+    except UnexpectedRootError as error:
+        raise ProviderUnavailable(
+            f"the answer to {method} is not <{DOCUMENTS[method]}>, it begins with <{str(error)[:_EXCERPT]}>"
+        ) from error
+    except etree.XMLSyntaxError as error:
+        raise ProviderUnavailable(f"the document in the answer to {method} is no XML") from error
 
 
 def parse_foreign(document: bytes, *, what: str) -> Element:

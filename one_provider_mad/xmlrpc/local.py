@@ -7,13 +7,21 @@ from __future__ import annotations
 
 import http.client
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from urllib.parse import urlsplit
 
 from one_provider_mad.errors import NotSupported, ProviderUnavailable
 from one_provider_mad.safe_xml import Element
-from one_provider_mad.xmlrpc.envelope import Argument, Failure, Result, decode_answer, encode_call, read_document
+from one_provider_mad.xmlrpc.envelope import (
+    Argument,
+    Failure,
+    Result,
+    decode_answer,
+    encode_call,
+    read_document,
+    read_entries,
+)
 from one_provider_mad.xmlrpc.local_endpoint import local_endpoint
 from one_provider_mad.xmlrpc.login_refusals import endpoint_name, login_refused
 from one_provider_mad.xmlrpc.raft import RaftState, read_raft_status
@@ -57,6 +65,19 @@ class LocalCore:
     def document(self, method: str, *arguments: Argument) -> Element:
         """Call a method that answers with a document (envelope.DOCUMENTS), and return its root. Raises as `call`."""
         return read_document(method, self.call(method, *arguments))
+
+    def entries(self, method: str, name: str) -> Iterator[Element]:
+        """Call a method that answers with a pool (envelope.DOCUMENTS), and yield its entries, each freed afterwards.
+
+        Args:
+            method: `one.hostpool.info`.
+            name: name of an entry's element, `HOST`.
+
+        Raises:
+            SettingsError: as `call`.
+            ProviderError: as `call`; or the answer is not that pool.
+        """
+        yield from read_entries(method, self.call(method), name=name)
 
     def raft_state(self) -> RaftState:
         """Return this front-end's state among its peers.

@@ -123,6 +123,14 @@ class Api:
         stores = [("default", "local", 0), *((name, tm_mad, 1) for name, tm_mad in self.system_datastores.items())]
         return f"<DATASTORE_POOL>{''.join(datastore_xml(*store) for store in stores)}</DATASTORE_POOL>"
 
+    def do_clusterpool_info(self, user: User) -> str:
+        inside = "".join(f"<ID>{number}</ID>" for number in sorted(self.hosts))
+        return (
+            f"<CLUSTER_POOL><CLUSTER><ID>0</ID><NAME>default</NAME><HOSTS>{inside}</HOSTS>"
+            "<DATASTORES><ID>0</ID><ID>1</ID></DATASTORES><VNETS></VNETS>"
+            "<TEMPLATE><RESERVED_CPU></RESERVED_CPU><RESERVED_MEM></RESERVED_MEM></TEMPLATE></CLUSTER></CLUSTER_POOL>"
+        )
+
     def do_host_info(self, user: User, number: int, is_decrypted: bool = False) -> str:
         number + 0
         if number not in self.hosts or not self.may_see_hosts:

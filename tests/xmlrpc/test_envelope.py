@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from one_provider_mad.errors import BadParameter, ProviderUnavailable
-from one_provider_mad.safe_xml import Element, parse_document
-from one_provider_mad.xmlrpc.envelope import Failure, Success, decode_answer, encode_call
+from one_provider_mad.safe_xml import Element, parse_document, text_of
+from one_provider_mad.xmlrpc.envelope import Failure, Success, decode_answer, encode_call, read_entries
 
 
 def answer(*values: str) -> bytes:
@@ -112,3 +112,24 @@ def test_markup_and_line_feeds_in_an_argument_are_encoded_without_loss() -> None
     text = 'A="<b> & ]]>"\n\tB="é"'
     (session, sent), method = xmlrpc.client.loads(encode_call("one.vm.update", "user:pass<&", (text,)))
     assert (session, sent, method) == ("user:pass<&", text, "one.vm.update")
+
+
+def test_entries_of_a_pool_are_read_one_by_one() -> None:
+    pool = "<CLUSTER_POOL><CLUSTER><ID>0</ID></CLUSTER><CLUSTER><ID>100</ID></CLUSTER></CLUSTER_POOL>"
+    found = read_entries("one.clusterpool.info", pool, name="CLUSTER")
+    assert [text_of(each) for each in found] == ["0", "100"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (7, "the answer to one.clusterpool.info is not a document"),
+        ("<html><CLUSTER/></html>", "the answer to one.clusterpool.info is not <CLUSTER_POOL>, it begins with <html>"),
+        ("<CLUSTER_POOL><CLUSTER>", "the document in the answer to one.clusterpool.info is no XML"),
+    ],
+    ids=["a-number", "another-root", "cut"],
+)
+def test_entries_of_anything_but_the_pool_are_refused(answer: str | int, reason: str) -> None:
+    with pytest.raises(ProviderUnavailable) as caught:
+        list(read_entries("one.clusterpool.info", answer, name="CLUSTER"))
+    assert str(caught.value) == reason

@@ -77,6 +77,7 @@ def exchanges(release: Release) -> Iterator[Exchange]:
         (),
         f"HOST_POOL({host(release, more=True)} {host(release, more=True)} {host(release, vms='(ID)')})",
     )
+    yield Exchange("one.clusterpool.info", (), CLUSTERS)
     yield Exchange("one.vm.action", ("poweroff", 2), Success(result=2), word="POWEROFF")
     yield Exchange("one.vm.info", (2,), vm(release, is_monitored=True))
     snapshot = "[one.vm.snapshotcreate] Could not create a new snapshot for VM 2, wrong state POWEROFF."
@@ -90,6 +91,7 @@ def exchanges(release: Release) -> Iterator[Exchange]:
     yield Exchange("one.vm.info", (2,), vm(release, is_monitored=True, tags="A ONE_PROVIDER_OWNER ONE_PROVIDER_VM_ID"))
 
 
+CLUSTERS = "CLUSTER_POOL(CLUSTER(ID NAME HOSTS(ID ID ID) DATASTORES(ID ID) VNETS TEMPLATE(RESERVED_CPU RESERVED_MEM)))"
 RAFT = "RAFT(SERVER_ID STATE TERM VOTEDFOR COMMIT LOG_INDEX LOG_TERM FEDLOG_INDEX)"
 USER = (
     "USER(ID GID GROUPS(ID) GNAME NAME PASSWORD AUTH_DRIVER ENABLED TEMPLATE(TOKEN_PASSWORD) DATASTORE_QUOTA"
