@@ -17,6 +17,7 @@ import msgspec
 
 from one_provider_mad.cli.core_user import CoreUser
 from one_provider_mad.cli.decode import printable
+from one_provider_mad.cli.home_checks import home_results
 from one_provider_mad.cli.image_datastores import check_image_datastores
 from one_provider_mad.cli.keep_place_hooks import check_hooks
 from one_provider_mad.cli.names import complete_name
@@ -131,7 +132,7 @@ async def run_checks(name: str, environ: Mapping[str, str]) -> AsyncIterator[Che
     if opennebula.is_well and not isinstance(provider, VerbatimDriver):
         used = {each.datastore for each in configuration.settings.images.values() if each.datastore}
         datastores = await _datastores(name, environ, used=used, remotes=places.var / "remotes")
-        for result in (*datastores, await _decryption(environ)):
+        for result in (*datastores, *await home_results(name, environ, places), await _decryption(environ)):
             yield result
 
 

@@ -124,7 +124,7 @@ def test_check_ticks_every_point_of_a_good_installation(ready: Place, tmp_path: 
     assert list(found) == [
         "configuration", "permissions", "state", "logs", "one_vmm_provider", "one_im_provider", "package",
         "credentials", "listing", "database", "instances", "journal", "OpenNebula", "system datastore",
-        "encrypted attributes",
+        "home", "encrypted attributes",
     ]  # fmt: skip
     assert found["credentials"]["found"].startswith("account simulated/embedded, answered in ")
     assert found["listing"]["found"] == "0 instances, 0 of them ours"
