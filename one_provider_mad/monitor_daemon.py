@@ -18,6 +18,7 @@ from one_provider_mad.protocol.messages import Control, Severity
 from one_provider_mad.serving import CommonModules, Serving
 
 if TYPE_CHECKING:
+    from one_provider_mad.front_end.home import Home
     from one_provider_mad.monitor.capacity import Allocation
     from one_provider_mad.monitor.requests import RequestHandler
     from one_provider_mad.monitor.sender import Stamps
@@ -139,6 +140,7 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
             handler.set_silent(is_silent=held)
             if held:
                 begins_to_lead.clear()
+                self._forget_home()
             else:
                 begins_to_lead.set()
 
@@ -146,8 +148,18 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
         await self._until_settled(begun_at)
         if self._sweeper is not None:
             self._sweeper.set_allocations(_allocations)
+            self._sweeper.home.look = self._look_at_home
+            self._sweeper.home.tell = self._warn
         self._start(partial(Leadership(os.environ, warn=self._warn).watch, lead), "leadership")
         self._start(partial(self._take_up_hosts, handler, keeper, before, begins_to_lead), "take up hosts")
+
+    def _forget_home(self) -> None:
+        if self._sweeper is not None:
+            self._sweeper.home.forget()
+
+    async def _look_at_home(self) -> Home:
+        """Return the state of the hosts that are no cloud's. Raises MadError."""
+        return await asyncio.to_thread(_read_home, self._options.name)
 
     async def _take_up_hosts(
         self, handler: RequestHandler, keeper: _Keeper, before: State | None, begins_to_lead: asyncio.Event
@@ -237,6 +249,17 @@ async def _allocations(host_ids: Collection[int]) -> Mapping[int, Allocation]:
     return {
         host_id: allocation_of(await asyncio.to_thread(core.document, "one.host.info", host_id)) for host_id in host_ids
     }
+
+
+def _read_home(name: str) -> Home:
+    """Ask OpenNebula for the state of the hosts that are no cloud's. Blocks; raises MadError."""
+    from one_provider_mad.front_end.home import home_of
+    from one_provider_mad.front_end.pools import read_front_end
+    from one_provider_mad.settings import Places, known_names
+    from one_provider_mad.xmlrpc.local import LocalCore
+
+    names = known_names(Places.from_environment(os.environ, may_create=False))
+    return home_of(read_front_end(LocalCore(os.environ)), vm_mads={name, *names})
 
 
 class _Keeper:

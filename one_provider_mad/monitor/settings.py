@@ -72,6 +72,10 @@ class MonitorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     report_wilds: bool = True
     """Whether instances without tags of ours are reported, to be imported."""
 
+    watch_home: bool = True
+    """Whether the cloud's host and OpenNebula's log show that home has room for VMs and takes none. For that OpenNebula
+    is asked once a minute for its hosts, datastores and clusters."""
+
     is_before_4_14: bool = False
     """True for OpenNebula before 4.14, whose requests look the same, but which expects other attribute names in
     reports."""

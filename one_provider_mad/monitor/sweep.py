@@ -20,6 +20,7 @@ from one_provider_mad.monitor.activity import Activity, ActivityReader
 from one_provider_mad.monitor.capacity import Allocations, CapacityReader, SweepResult, hints_of
 from one_provider_mad.monitor.cloud_source import CloudSource, OpenCloud
 from one_provider_mad.monitor.figures import FigureKeeper, with_figures
+from one_provider_mad.monitor.home_warning import HomeWatch
 from one_provider_mad.monitor.host import Load, taken_by, unknown_types, wild_of
 from one_provider_mad.monitor.inference import (
     Inference,
@@ -128,6 +129,7 @@ class Sweeper:
         error: why the last sweep failed, "" if it succeeded.
         hosts: numbers of the monitored hosts.
         stale_names: attributes that OpenNebula may still show for each VM.
+        home: looks whether home takes the VMs that it has room for.
     """
 
     def __init__(
@@ -159,6 +161,7 @@ class Sweeper:
         self.error = ""
         self.hosts: frozenset[int] = frozenset()
         self.stale_names = StaleNames(reported_names)
+        self.home = HomeWatch(self._loop.time)
 
     def set_allocations(self, allocations: Allocations) -> None:
         """Set the function that asks OpenNebula for its allocations, which hosts of limited capacity need."""
@@ -179,7 +182,12 @@ class Sweeper:
 
     async def stop(self) -> None:
         """Cancel all calls to the cloud and to OpenNebula, and wait for their end: the provider may be closed then."""
-        tasks = [*self._sweeps, *self._capacity.calls_under_way(), *self._figures.calls_under_way()]
+        tasks = [
+            *self._sweeps,
+            *self._capacity.calls_under_way(),
+            *self._figures.calls_under_way(),
+            *self.home.calls_under_way(),
+        ]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -244,13 +252,14 @@ class Sweeper:
             len(listing.instances), lambda: self._capacity.capacities(capacity, shown)
         )
         self._capacity.ask_core(limits, shown)
+        self.home.ask(is_wanted=self._source.report_settings().monitor.watch_home)
         if await self._capacity.wait_for_urgent_answers(limits, shown):
             limits, capacities = await in_thread_if_large(
                 len(listing.instances), lambda: self._capacity.capacities(capacity, shown)
             )
         if limits.sizes and (strange := unknown_types(capacity, limits.sizes)):
             self._warn_once(f"capacity.instance_types: the cloud has no {', '.join(strange)}")
-        warning = sweep.warning or self._capacity.warning(limits, shown)
+        warning = _joined(sweep.warning or self._capacity.warning(limits, shown), self.home.warning)
         return msgspec.structs.replace(sweep, capacities=capacities, warning=warning)
 
     def _handle_clock_set_back(self) -> None:
@@ -385,6 +394,10 @@ def _inferred(
         warning=_cautious(caution) if caution else _warning(inference, watched.provider),
         states=_states(inference) if metrics.recorder is not None else {},
     )
+
+
+def _joined(*warnings: str) -> str:
+    return "; ".join(filter(None, warnings))
 
 
 def _cautious(caution: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from one_provider_mad.monitor.home_warning import LOOK_SECONDS
 from tests.end_to_end.information_driver import configure, monitored
 from tests.end_to_end.oned import Place
 from tests.monitor.decoder import stop_monitor
@@ -63,6 +64,26 @@ def test_follower_begins_to_monitor_hosts_when_it_becomes_the_leader(
         core.front_ends[0].state = LEADER
         assert one.next().word == "SYSTEM_HOST"
         one.sync(2)
+
+
+def test_home_is_looked_at_only_while_this_front_end_leads(
+    place: Place, core: Partner, environ: dict[str, str]
+) -> None:
+    core.front_ends[0].state = FOLLOWER
+    configure(place)
+    with monitored(place, environ=environ) as one:
+        until(lambda: core.count("one.zone.raftstatus"))
+        one.driver.silence(0.5)
+        assert not core.count("one.clusterpool.info")
+        core.front_ends[0].state = LEADER
+        until(lambda: core.count("one.clusterpool.info"))
+        assert core.count("one.datastorepool.info") == core.count("one.clusterpool.info") == 1
+        assert not core.count("one.vmpool.info")
+        asked = core.count("one.zone.raftstatus")
+        core.front_ends[0].state = FOLLOWER
+        until(lambda: core.count("one.zone.raftstatus") > asked + 2)  # the second was asked and answered since then
+        core.front_ends[0].state = LEADER
+        until(lambda: core.count("one.clusterpool.info") == 2, seconds=LOOK_SECONDS - 10)  # what it knew was dropped
 
 
 @pytest.mark.parametrize("release", ["5.10.5"])
