@@ -20,6 +20,7 @@ from one_provider_mad.serving import CommonModules, Serving
 if TYPE_CHECKING:
     from one_provider_mad.front_end.home import Home
     from one_provider_mad.monitor.capacity import Allocation
+    from one_provider_mad.monitor.host_attributes import HostAttributes, HostTemplate
     from one_provider_mad.monitor.requests import RequestHandler
     from one_provider_mad.monitor.sender import Stamps
     from one_provider_mad.monitor.state import State, StateFile
@@ -65,6 +66,7 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
         self._handler: RequestHandler | None = None
         self._cloud: MonitoredCloud | None = None
         self._sweeper: Sweeper | None = None
+        self._host_attributes: HostAttributes | None = None
         self._keeper: _Keeper | None = None
 
     def _parse(self, line: bytes | Oversized) -> ImRequest | Unreadable | Control:
@@ -102,8 +104,14 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
         )
         wake = asyncio.Event()
         self._sweeper = sweeper
+        self._host_attributes = modules.HostAttributes(places.var / "remotes")
         self._handler = handler = modules.RequestHandler(
-            sweeper=sweeper, source=cloud, output=self._writer, stamps=stamps, on_hosts=wake.set
+            sweeper=sweeper,
+            source=cloud,
+            output=self._writer,
+            stamps=stamps,
+            on_hosts=wake.set,
+            host_attributes=self._host_attributes,
         )
         self._writer.dropped = handler.dropped
         handler.core_is_up = self._core.is_up
@@ -129,7 +137,10 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
             before: state that the driver of another monitord left, None for none.
             begun_at: loop time of this driver's start.
         """
-        if not await self._may_ask_opennebula():
+        may_ask = await self._may_ask_opennebula()
+        if self._host_attributes is not None:
+            self._host_attributes.may_ask = may_ask
+        if not may_ask:
             keeper.begin()
             return
         from one_provider_mad.xmlrpc.leadership import Leadership
@@ -150,6 +161,8 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
             self._sweeper.set_allocations(_allocations)
             self._sweeper.home.look = self._look_at_home
             self._sweeper.home.tell = self._warn
+        if self._host_attributes is not None:
+            self._host_attributes.templates = _host_template
         self._start(partial(Leadership(os.environ, warn=self._warn).watch, lead), "leadership")
         self._start(partial(self._take_up_hosts, handler, keeper, before, begins_to_lead), "take up hosts")
 
@@ -262,6 +275,14 @@ def _read_home(name: str) -> Home:
     return home_of(read_front_end(LocalCore(os.environ)), vm_mads={name, *names})
 
 
+async def _host_template(host_id: int) -> HostTemplate:
+    """Return what OpenNebula has of a host. Raises MadError."""
+    from one_provider_mad.monitor.core_hosts import template_of
+    from one_provider_mad.xmlrpc.local import LocalCore
+
+    return template_of(await asyncio.to_thread(LocalCore(os.environ).document, "one.host.info", host_id))
+
+
 class _Keeper:
     """Writes the state file, from which the next process resumes, whenever the state has changed."""
 
@@ -334,6 +355,7 @@ class Modules(CommonModules):
 
     def __init__(self) -> None:
         super().__init__()
+        from one_provider_mad.monitor.host_attributes import HostAttributes
         from one_provider_mad.monitor.requests import RequestHandler
         from one_provider_mad.monitor.sender import Stamps
         from one_provider_mad.monitor.state import State, StateFile
@@ -341,6 +363,7 @@ class Modules(CommonModules):
         from one_provider_mad.monitored_cloud import MonitoredCloud
         from one_provider_mad.processes import Process
 
+        self.HostAttributes = HostAttributes
         self.RequestHandler = RequestHandler
         self.MonitoredCloud = MonitoredCloud
         self.Process = Process

@@ -14,7 +14,9 @@ import msgspec
 from one_provider_mad.domain import VmId, whole_number
 from one_provider_mad.monitor.capacity import Allocation
 from one_provider_mad.monitor.host import Load
+from one_provider_mad.monitor.host_attributes import HostTemplate
 from one_provider_mad.protocol.im_messages import StartMonitor
+from one_provider_mad.protocol.reports import SENT
 from one_provider_mad.safe_xml import Element, element_at, elements_at, text_of
 
 FIRST_WITH_MONITORD = (5, 12)
@@ -62,6 +64,20 @@ def allocation_of(host: Element) -> Allocation:
         load=Load(cpu=_number(host, "HOST_SHARE/CPU_USAGE") or 0, memory=_number(host, "HOST_SHARE/MEM_USAGE") or 0),
         vm_ids=frozenset(VmId(vm_id) for vm_id in vm_ids if vm_id is not None),
     )
+
+
+def template_of(host: Element) -> HostTemplate:
+    """Return name and template of a host, from the answer to one.host.info."""
+    attributes = list(elements_at(host, "TEMPLATE"))
+    return HostTemplate(
+        name=_text(host, "NAME"),
+        attributes=_texts(each for template in attributes for each in template.iterchildren() if not len(each)),
+        sent=_texts(elements_at(host, f"TEMPLATE/{SENT}/*")),
+    )
+
+
+def _texts(elements: Iterable[Element]) -> dict[str, str]:
+    return {str(each.tag): text_of(each).strip() for each in elements}
 
 
 def _text(host: Element, name: str) -> str:

@@ -92,6 +92,7 @@ def report_of(
     wilds: tuple[Wild, ...] = (),
     error: str = "",
     warning: str = "",
+    own: Mapping[str, str] | None = None,
 ) -> HostReport:
     """Return the report on a host.
 
@@ -102,6 +103,7 @@ def report_of(
         wilds: wild instances.
         error: why the cloud cannot be asked, "" when it can.
         warning: the operator's warning, "" for none.
+        own: HOSTNAME, PRIORITY and VERSION, as far as they are to be written.
     """
     return HostReport(
         hypervisor=settings.hypervisor,
@@ -111,6 +113,7 @@ def report_of(
         used_memory=load.memory,
         error=error,
         attributes={"PROVIDER_KIND": settings.kind or NOTHING, "PROVIDER_WARNING": warning or NOTHING},
+        own=own or {},
         wilds=wilds,
     )
 

@@ -14,6 +14,7 @@ from one_provider_mad.errors import MadError, internal_error
 from one_provider_mad.monitor.cloud_source import CloudSource
 from one_provider_mad.monitor.gone import GoneVms
 from one_provider_mad.monitor.host import Load, configured_capacity, letter_of, report_of
+from one_provider_mad.monitor.host_attributes import HostAttributes
 from one_provider_mad.monitor.inference import InferredVm
 from one_provider_mad.monitor.schedule import HostSchedule
 from one_provider_mad.monitor.sender import Output, Sender, Stamps
@@ -52,6 +53,7 @@ class RequestHandler:
         output: where lines go.
         stamps: timestamps.
         on_hosts: called when the monitored hosts have changed.
+        host_attributes: tells what to write of HOSTNAME, PRIORITY and VERSION of hosts.
 
     Attributes:
         is_silent: True while another front-end leads: no report is sent, and no cloud is called (decision 21).
@@ -66,6 +68,7 @@ class RequestHandler:
         output: Output,
         stamps: Stamps,
         on_hosts: Callable[[], None] = lambda: None,
+        host_attributes: HostAttributes | None = None,
     ) -> None:
         self._sweeper = sweeper
         self._source = source
@@ -73,6 +76,7 @@ class RequestHandler:
         self._stamps = stamps
         self._sender = Sender(output, stamps)
         self._on_hosts = on_hosts
+        self._host_attributes = host_attributes or HostAttributes()
         self._era: Era | None = None
         self._unsent: list[HostLog] = []
         self._hosts: dict[int, HostSchedule] = {}
@@ -167,7 +171,12 @@ class RequestHandler:
         self._unconfirmed.discard(request.host_id)
         self._stopped_at.pop(request.host_id, None)
         schedule = HostSchedule(
-            request, sweeper=self._sweeper, source=self._source, sender=self._sender, trouble=trouble
+            request,
+            sweeper=self._sweeper,
+            source=self._source,
+            sender=self._sender,
+            host_attributes=self._host_attributes,
+            trouble=trouble,
         )
         self._hosts[request.host_id] = schedule
         self._sweeper.hosts |= {request.host_id}
@@ -276,12 +285,16 @@ class RequestHandler:
         except MadError as error:
             return self._held_report(request, error)
         settings = self._source.report_settings()
+        own = await self._host_attributes.to_write(
+            request.host_id, name=request.host, priority=settings.monitor.priority_text
+        )
         report = report_of(
             settings,
             sweep.capacities.get(request.host_id),
             sweep.load(request.host_id),
             wilds=sweep.wilds,
             warning=sweep.warning,
+            own=own,
         )
         is_old = settings.monitor.is_before_4_14
         seen, now = sweep.vms(request.host_id), asyncio.get_running_loop().time()

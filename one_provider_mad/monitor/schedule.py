@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from itertools import chain
 
+import msgspec
 import structlog
 
 from one_provider_mad.domain import DeployId, Instance, VmId
@@ -15,6 +16,7 @@ from one_provider_mad.monitor.addresses import Addresses
 from one_provider_mad.monitor.changes import Changes
 from one_provider_mad.monitor.cloud_source import CloudSource
 from one_provider_mad.monitor.host import Load, configured_capacity, report_of
+from one_provider_mad.monitor.host_attributes import AGAIN_SECONDS, HostAttributes
 from one_provider_mad.monitor.inference import InferredVm
 from one_provider_mad.monitor.sender import Sender
 from one_provider_mad.monitor.settings import CHECK_SECONDS, MonitorSettings, ReportPeriods
@@ -68,16 +70,25 @@ class HostSchedule:
         sweeper: lists the cloud.
         source: the configuration.
         sender: writes messages.
+        host_attributes: tells what to write of HOSTNAME, PRIORITY and VERSION.
         trouble: an error in monitord's request, shown in PROVIDER_ERROR of the host; "" for none.
     """
 
     def __init__(
-        self, request: StartMonitor, *, sweeper: Sweeper, source: CloudSource, sender: Sender, trouble: str = ""
+        self,
+        request: StartMonitor,
+        *,
+        sweeper: Sweeper,
+        source: CloudSource,
+        sender: Sender,
+        host_attributes: HostAttributes,
+        trouble: str = "",
     ) -> None:
         self.request = request
         self._sweeper = sweeper
         self._source = source
         self._sender = sender
+        self._host_attributes = host_attributes
         self._stale_names = sweeper.stale_names
         self._trouble = trouble
         self._loop = asyncio.get_running_loop()
@@ -91,6 +102,8 @@ class HostSchedule:
         self._is_in_error = False
         self._sent_system_host: HostReport | None = None
         self._sent_system_host_at = 0.0
+        self._written_priority = ""
+        self._own_due_at = now
         self._lines: deque[FiguresText] = deque()
         self._line_pause = FIGURES_PAUSE
         self.has_reported = asyncio.Event()
@@ -162,11 +175,26 @@ class HostSchedule:
         if self._is_waiting(Kind.SYSTEM_HOST):
             self._system.at = self._loop.time() + _AGAIN
             return
+        own = await self._own_attributes()
         report = self._report()
         self._sent_system_host, self._sent_system_host_at = report, self._loop.time()
+        report = msgspec.structs.replace(report, own=own)
         await self._send_long(
             Kind.SYSTEM_HOST, await in_thread_if_large(len(report.wilds), lambda: reports.host_system(report))
         )
+
+    async def _own_attributes(self) -> Mapping[str, str]:
+        """Return HOSTNAME, PRIORITY and VERSION as far as they are to be written now."""
+        priority = self._source.report_settings().monitor.priority_text
+        own = await self._host_attributes.to_write(self.request.host_id, name=self.request.host, priority=priority)
+        self._own_due_at = self._loop.time() + AGAIN_SECONDS
+        self._written_priority = priority if own is not None else ""
+        return own or {}
+
+    def _is_own_due(self) -> bool:
+        """True if PRIORITY was edited, or if OpenNebula could not be asked for what the host has."""
+        is_news = self._written_priority != self._source.report_settings().monitor.priority_text
+        return is_news and self._host_attributes.is_known and self._loop.time() >= self._own_due_at
 
     def _send_monitor_host(self) -> None:
         if not self._is_waiting(Kind.MONITOR_HOST):
@@ -219,7 +247,7 @@ class HostSchedule:
         now = self._loop.time()
         if is_recovery:
             self._sync.at = now
-        if is_recovery or self._has_host_changed(now, report_periods):
+        if is_recovery or self._has_host_changed(now, report_periods) or self._is_own_due():
             await self._send_system_host()
             self._send_monitor_host()
         vms = sweep.vms(self.request.host_id)

@@ -76,9 +76,20 @@ class MonitorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Whether the cloud's host and OpenNebula's log show that home has room for VMs and takes none. For that OpenNebula
     is asked once a minute for its hosts, datastores and clusters."""
 
+    priority: Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)] | Literal["price"] = -1.0
+    """PRIORITY of the host, by which schedulers rank hosts: hosts of the highest come first, and hosts at home have
+    none, which counts as 0. `"price"`: -1 less the price of an instance, so that the cheapest cloud comes first; -1
+    until prices are known. A PRIORITY that an administrator has written into the host's template stays."""
+
     is_before_4_14: bool = False
     """True for OpenNebula before 4.14, whose requests look the same, but which expects other attribute names in
     reports."""
+
+    @property
+    def priority_text(self) -> str:
+        """The host's PRIORITY as OpenNebula reads numbers, without an exponent."""
+        figure = -1.0 if self.priority == "price" else self.priority
+        return f"{figure:.6f}".rstrip("0").rstrip(".")
 
     @property
     def missing_word(self) -> VmWord:

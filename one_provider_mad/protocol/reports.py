@@ -31,6 +31,10 @@ VMS_IN_A_LINE = 200
 PREFIX = "PROVIDER_"
 """Prefix of a host's attributes: others might overwrite attributes that an administrator has set."""
 
+SENT = "PROVIDER_SENT"
+"""The host's attribute that says which values of HOSTNAME, PRIORITY and VERSION are the driver's: any other value is
+the administrator's."""
+
 ERROR = "PROVIDER_ERROR"
 """The host's attribute that says why the cloud does not answer, `-` if it does. It is always reported: an attribute
 that a report lacks stays (src/host/Host.cc)."""
@@ -87,6 +91,7 @@ class HostReport(Value, frozen=True, kw_only=True):
         error: why the cloud does not answer, "" when it does; PROVIDER_ERROR of the host.
         attributes: further attributes. Only names that begin with PROVIDER_ are written: OpenNebula lets reported ones
             overwrite those that an administrator has set (CAPACITY, REGION_NAME, credentials).
+        own: HOSTNAME, PRIORITY and VERSION, without those that are the administrator's (monitor/host_attributes.py).
         wilds: every wild instance; OpenNebula forgets those that the next report lacks.
     """
 
@@ -97,6 +102,7 @@ class HostReport(Value, frozen=True, kw_only=True):
     used_memory: int = 0
     error: str = ""
     attributes: Mapping[str, str] = {}
+    own: Mapping[str, str] = {}
     wilds: tuple[Wild, ...] = ()
 
 
@@ -172,7 +178,7 @@ _Vm = TypeVar("_Vm", VmState, VmFigures, LegacyVm)
 def host_system(report: HostReport) -> str:
     """Return the text of SYSTEM_HOST: attributes that hardly change, and every wild instance."""
     wilds = (_wild(wild, report.hypervisor) for wild in report.wilds)
-    return lines(*_identity(report), *_totals(report), *_facts(report), *wilds)
+    return lines(*_identity(report), *_totals(report), *_own(report), *_facts(report), *wilds)
 
 
 def host_monitor(report: HostReport) -> str:
@@ -227,6 +233,7 @@ def legacy_report(report: HostReport, vms: Iterable[LegacyVm], *, is_before_4_14
         *_identity(report),
         *_totals(report),
         *_usage(report),
+        *_own(report),
         *_facts(report),
         attribute("VM_POLL", "YES"),  # without this attribute oned takes every VM for missing
         *(_legacy_vm(vm, is_before_4_14=is_before_4_14) for vm in _known(vms)),
@@ -236,6 +243,12 @@ def legacy_report(report: HostReport, vms: Iterable[LegacyVm], *, is_before_4_14
 
 def _identity(report: HostReport) -> tuple[str, ...]:
     return attribute("HYPERVISOR", report.hypervisor), attribute("PUBLIC_CLOUD", "YES")
+
+
+def _own(report: HostReport) -> Iterator[str]:
+    written = {name: attribute(name, value) for name, value in report.own.items()}
+    yield from written.values()
+    yield vector(SENT, {name: report.own[name] for name, text in written.items() if text})
 
 
 def _totals(report: HostReport) -> tuple[str, ...]:

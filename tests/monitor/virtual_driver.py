@@ -12,6 +12,7 @@ import msgspec
 from one_provider_mad.domain import DeployId, InstanceState, Usage
 from one_provider_mad.errors import MadError
 from one_provider_mad.monitor.cloud_source import OpenCloud, ProbeSource, ReportSettings
+from one_provider_mad.monitor.host_attributes import HostAttributes
 from one_provider_mad.monitor.requests import RequestHandler
 from one_provider_mad.monitor.sender import Stamps
 from one_provider_mad.monitor.settings import CapacitySettings, MonitorSettings
@@ -70,6 +71,7 @@ class VirtualDriver:
         path: directory of the journal.
         provider: the cloud.
         clock: seconds since the epoch; the loop's time by default.
+        host_attributes: tells what to write of HOSTNAME, PRIORITY and VERSION.
         monitor: settings of `[monitor]`.
     """
 
@@ -79,6 +81,7 @@ class VirtualDriver:
         provider: FakeCloud | None = None,
         *,
         clock: Callable[[], float] | None = None,
+        host_attributes: HostAttributes | None = None,
         **monitor: Any,
     ) -> None:
         self.cloud = provider or FakeCloud()
@@ -88,7 +91,13 @@ class VirtualDriver:
         self.said: list[tuple[float, Line]] = []
         self.is_read = True
         self.unread: list[Callable[[], None]] = []
-        self.handler = RequestHandler(sweeper=self.sweeper, source=self.source, output=self, stamps=Stamps(self.clock))
+        self.handler = RequestHandler(
+            sweeper=self.sweeper,
+            source=self.source,
+            output=self,
+            stamps=Stamps(self.clock),
+            host_attributes=host_attributes,
+        )
         self._loop = asyncio.get_running_loop()
         self._begun = self._loop.time()
 
