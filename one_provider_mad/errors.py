@@ -172,7 +172,16 @@ class BadParameter(ProviderError):
 
 
 class NoCapacity(ProviderError):
-    """The cloud lacks capacity for this type of instance at this time; another type or zone may have some."""
+    """The cloud lacks capacity for this type of instance at this time; another type or zone may have some.
+
+    Args:
+        sentence: the message.
+        is_general: it has room for no VM at all at this time.
+    """
+
+    def __init__(self, sentence: str, *, is_general: bool = False) -> None:
+        super().__init__(sentence)
+        self.is_general = is_general
 
 
 class QuotaExceeded(ProviderError):

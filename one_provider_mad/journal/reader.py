@@ -13,8 +13,9 @@ import msgspec
 from one_provider_mad.database import connect
 from one_provider_mad.domain import DeployId, VmId
 from one_provider_mad.errors import JournalError
-from one_provider_mad.journal.records import Attempt, Debt, OpenRequest, Outline, Writer
+from one_provider_mad.journal.records import Attempt, Debt, OpenRequest, Outline, Refusal, Shortage, Writer
 from one_provider_mad.journal.schema import later_release, show_as_latest, version_of
+from one_provider_mad.journal.shortages import select_refusal, select_shortages
 from one_provider_mad.journal.statements import (
     select_attempts,
     select_debts,
@@ -96,6 +97,16 @@ def read_attempts(path: Path) -> list[Attempt]:
         JournalError: there is a journal and it cannot be read.
     """
     return _read_all(path, lambda db: select_attempts(db, "1 = 1", {}))
+
+
+def read_refusals(path: Path) -> tuple[Refusal | None, tuple[Shortage, ...]]:
+    """Return the latest refusal, and the kinds of instances that were refused, as an `Outline` has them.
+
+    Raises:
+        JournalError: there is a journal and it cannot be read.
+    """
+    found = _read_all(path, lambda db: [(select_refusal(db), select_shortages(db))])
+    return found[0] if found else (None, ())
 
 
 def read_vm_ids(path: Path) -> list[VmId]:

@@ -183,6 +183,7 @@ class Refusal(Value, frozen=True, kw_only=True):
         vm_id: the VM of the create.
         is_limit: the create exceeded a limit of the account; else the cloud lacked capacity.
         is_general: the limit holds for every VM of this cloud.
+        room: the kind of instance, as in `Shortage`; a later create of it ends the refusal. "" when there is none.
     """
 
     at: float
@@ -190,6 +191,28 @@ class Refusal(Value, frozen=True, kw_only=True):
     vm_id: VmId
     is_limit: bool
     is_general: bool
+    room: str = ""
+
+
+ANY_ROOM = "*"
+"""`room` of a shortage of the whole cloud."""
+
+
+class Shortage(Value, frozen=True, kw_only=True):
+    """A kind of instance of which the cloud refused another one.
+
+    Attributes:
+        room: type, place and market, in the provider's words (providers/interface.py, RoomSource); ANY_ROOM when the
+            cloud has room for no instance.
+        at: time of the refusal, seconds since the epoch.
+        text: the cloud's message.
+        is_limit: it exceeded a limit of the account; else the cloud lacked capacity.
+    """
+
+    room: str
+    at: float
+    text: str
+    is_limit: bool = False
 
 
 class Outline(Value, frozen=True, kw_only=True):
@@ -202,6 +225,7 @@ class Outline(Value, frozen=True, kw_only=True):
         parked: instances that are stopped for an undeploy or a stop.
         owed: ids of the instances that must be terminated for debts; "" for a debt without an id.
         refusal: the latest create refused for lack of capacity or because of a limit, None for none.
+        shortages: the kinds of instances that were refused, and not created since; also those of long ago.
         caution: why the journal may hold more than this release reads: a later one has upgraded it; "" else.
     """
 
@@ -211,4 +235,5 @@ class Outline(Value, frozen=True, kw_only=True):
     parked: frozenset[DeployId] = frozenset()
     owed: frozenset[DeployId] = frozenset()
     refusal: Refusal | None = None
+    shortages: tuple[Shortage, ...] = ()
     caution: str = ""

@@ -21,9 +21,9 @@ from one_provider_mad.journal.records import (
     Debt,
     OpenRequest,
     Outline,
-    Refusal,
     Writer,
 )
+from one_provider_mad.journal.shortages import select_refusal, select_shortages
 from one_provider_mad.masking import masked
 from one_provider_mad.processes import Process
 from one_provider_mad.protocol.dialect import Dialect
@@ -37,10 +37,6 @@ Row = tuple[Any, ...]
 
 CALLED_OFF = "DRIVER_CANCEL"
 """Action in the record of a request that DRIVER_CANCEL has cancelled and that has not ended yet."""
-
-
-REFUSAL = "refusal"
-"""Name of the fact that holds a `Refusal`."""
 
 
 _ANSWERED_SECONDS = 3600.0
@@ -224,16 +220,9 @@ def select_outline(db: sqlite3.Connection, since: float) -> Outline:
         attempts=tuple(select_attempts(db, young, {"since": since})),
         parked=frozenset(DeployId(row[0]) for row in db.execute("SELECT deploy_id FROM parked").fetchall()),
         owed=frozenset(DeployId(row[0]) for row in db.execute("SELECT deploy_id FROM debts").fetchall()),
-        refusal=_refusal(db),
+        refusal=select_refusal(db),
+        shortages=select_shortages(db),
     )
-
-
-def _refusal(db: sqlite3.Connection) -> Refusal | None:
-    row = db.execute("SELECT value FROM facts WHERE name = ?", (REFUSAL,)).fetchone()
-    try:
-        return None if row is None else msgspec.json.decode(row[0], type=Refusal)
-    except msgspec.MsgspecError:
-        return None  # another release wrote it in another form
 
 
 def select_import(db: sqlite3.Connection, deploy_id: DeployId) -> tuple[VmId, int] | None:

@@ -18,11 +18,11 @@ import msgspec
 from one_provider_mad.database import Database
 from one_provider_mad.domain import DeployId, VmId
 from one_provider_mad.errors import JournalError
-from one_provider_mad.journal.records import Attempt, Debt, OpenRequest, Refusal, Writer
+from one_provider_mad.journal.records import Attempt, Debt, OpenRequest, Refusal, Shortage, Writer
 from one_provider_mad.journal.schema import PRAGMAS, make_shrinkable, prepare
+from one_provider_mad.journal.shortages import REFUSAL, add_shortage, end_shortages
 from one_provider_mad.journal.statements import (
     CALLED_OFF,
-    REFUSAL,
     Row,
     add_debt,
     claim_import,
@@ -109,6 +109,7 @@ class Journal:
         self._is_failing = False
         self._last_number = 0
         self._flush: asyncio.Future[None] | None = None
+        self._may_have_shortages = True
         self.has_new_debt = asyncio.Event()
 
     async def open(self) -> None:
@@ -276,8 +277,28 @@ class Journal:
 
     async def note_refusal(self, refusal: Refusal) -> None:
         """Record the latest refused create, by which the information driver reports the host's free capacity."""
-        kept = msgspec.structs.replace(refusal, text=storable(refusal.text))
+        kept = msgspec.structs.replace(refusal, text=storable(refusal.text), room=storable(refusal.room))
+        self._may_have_shortages = True
         await self.set_fact(REFUSAL, msgspec.json.encode(kept).decode())
+
+    async def note_shortage(self, shortage: Shortage) -> None:
+        """Record that the cloud refused another instance of a kind."""
+        kept = msgspec.structs.replace(shortage, room=storable(shortage.room), text=storable(shortage.text))
+        self._may_have_shortages = True
+        await self._database.write(lambda db: add_shortage(db, kept))
+
+    async def end_shortages(self, room: str, *, before: float) -> None:
+        """Delete what a successful create has disproved; nothing is written while there is nothing.
+
+        Args:
+            room: the kind of the created instance.
+            before: when its create was sent; later refusals stay.
+        """
+        if not self._may_have_shortages:
+            return
+        self._may_have_shortages = False
+        is_none_left = await self._database.write(lambda db: end_shortages(db, storable(room), before=before))
+        self._may_have_shortages |= not is_none_left
 
     # Debts
 

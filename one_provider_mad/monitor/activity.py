@@ -10,7 +10,7 @@ import msgspec
 
 from one_provider_mad.domain import DeployId, Value, VmId
 from one_provider_mad.journal.reader import read_outline
-from one_provider_mad.journal.records import Answered, Attempt, AttemptState, Outline, Refusal
+from one_provider_mad.journal.records import Answered, Attempt, AttemptState, Outline, Refusal, Shortage
 from one_provider_mad.processes import Process
 
 SLACK_SECONDS = 0.25
@@ -32,6 +32,7 @@ class Activity(Value, frozen=True, kw_only=True):
         parked: stopped instances whose VM is undeployed or stopped, so that it is on no host.
         with_debt: instances with a pending termination (glossary: debt).
         refusal: the latest create that was refused for lack of capacity or by a limit.
+        shortages: the kinds of instances that were refused, and not created since.
         caution: why all this may be incomplete; "" when it is not.
     """
 
@@ -41,6 +42,7 @@ class Activity(Value, frozen=True, kw_only=True):
     parked: frozenset[DeployId] = frozenset()
     with_debt: frozenset[DeployId] = frozenset()
     refusal: Refusal | None = None
+    shortages: tuple[Shortage, ...] = ()
     caution: str = ""
 
     def is_given_up(self, vm_id: VmId, deploy_id: DeployId) -> bool:
@@ -101,6 +103,7 @@ class ActivityReader:
             parked=outline.parked,
             with_debt=outline.owed,
             refusal=outline.refusal,
+            shortages=outline.shortages,
             caution=outline.caution,
         )
 

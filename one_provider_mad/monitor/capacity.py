@@ -15,11 +15,12 @@ import structlog
 
 from one_provider_mad.domain import DeployId, Instance, InstanceState, Value, VmId
 from one_provider_mad.errors import MadError
-from one_provider_mad.journal.records import Refusal
+from one_provider_mad.journal.records import Refusal, Shortage
 from one_provider_mad.monitor.cloud_source import OpenCloud
 from one_provider_mad.monitor.host import UNLIMITED, Load, capacity_of
-from one_provider_mad.monitor.inference import Inference
+from one_provider_mad.monitor.inference import Inference, InferredVm
 from one_provider_mad.monitor.settings import CapacitySettings
+from one_provider_mad.monitor.shortages import LIMIT_SECONDS, Closure, Shortages
 from one_provider_mad.providers.interface import (
     Capacity,
     CapacitySource,
@@ -36,9 +37,6 @@ _Answer = TypeVar("_Answer")
 
 CAPACITY_SECONDS = 60.0
 """Seconds between two requests to the cloud for its limits, and to OpenNebula for its allocations."""
-
-LIMIT_SECONDS = 600.0
-"""Seconds for which a limit counts that the driver knows only from a refused create: it may have been raised since."""
 
 URGENT_SECONDS = 2.0
 """Most seconds that a sweep waits for the limits or allocations when they are needed at once; then it goes on without
@@ -74,6 +72,7 @@ class Limits(Value, frozen=True, kw_only=True):
             how much is in use.
         most: how many instances may exist, None for any number.
         most_running: how many may run: as many as ran when a create was refused; None for any number.
+        closure: why no usual VM finds room, None while one may.
         allocations: OpenNebula's allocations on each host, as far as known.
         orphans: instances tagged for a VM that was not on the host when OpenNebula was asked for its allocations.
     """
@@ -84,6 +83,7 @@ class Limits(Value, frozen=True, kw_only=True):
     elsewhere: Mapping[int, Size] = {}
     most: int | None = None
     most_running: int | None = None
+    closure: Closure | None = None
     allocations: Mapping[int, Allocation] = {}
     orphans: frozenset[DeployId] = frozenset()
 
@@ -92,7 +92,8 @@ class Limits(Value, frozen=True, kw_only=True):
         """True when the configuration, the cloud or a refusal limits the capacity."""
         reported, settings = self.reported or Capacity(), self.settings
         known = (self.most, self.most_running, reported.cpu, reported.memory, settings.cpu, settings.memory)
-        return any(each is not None for each in known) or bool(settings.instance_types)
+        is_known = any(each is not None for each in (*known, self.closure))
+        return is_known or bool(settings.instance_types)
 
 
 class SweepResult(Value, frozen=True, kw_only=True):
@@ -166,7 +167,7 @@ def capacities_of(limits: Limits, swept: SweepResult) -> Mapping[int, Size]:
 
 def remaining_instances(limits: Limits, swept: SweepResult) -> int | None:
     """Return how many more instances the limits allow, None for any number. Calls nothing."""
-    left = []
+    left = [0] if limits.closure is not None else []
     if limits.most is not None:
         left.append(limits.most - swept.count)
     if limits.most_running is not None:
@@ -226,13 +227,27 @@ def _allocated(host_id: int, limits: Limits, swept: SweepResult) -> tuple[Size, 
     """Return CPU and memory allocated on a host, and to how many VMs; if unknown, size and number of its instances."""
     given = limits.allocations.get(host_id)
     if given is not None:
-        return Size(cpu=given.load.cpu / 100, memory=given.load.memory // 1024), len(given.vm_ids)
+        share = (
+            _share_with_instances(given, swept.inference.hosts.get(host_id, ())) if limits.closure is not None else 1.0
+        )
+        size = Size(cpu=share * given.load.cpu / 100, memory=int(share * given.load.memory) // 1024)
+        return size, len(given.vm_ids)
     own = swept.own(host_id)
     return swept.taken(own), len(own)
 
 
 def _less(whole: Size, taken: Size) -> Size:
     return Size(cpu=max(0.0, whole.cpu - taken.cpu), memory=max(0, whole.memory - taken.memory))
+
+
+def _share_with_instances(given: Allocation, vms: Iterable[InferredVm]) -> float:
+    """Return the part of the VMs on a host that have an instance.
+
+    A VM that was refused leaves the host when it is recreated, seconds before a report can say so: what was allocated
+    to it would look like room, and the scheduler would send it there again. OpenNebula tells only the sum for all VMs.
+    """
+    alive = {vm.state.vm_id for vm in vms if vm.instance is not None and not vm.instance.state.is_gone}
+    return len(given.vm_ids & alive) / len(given.vm_ids) if given.vm_ids else 1.0
 
 
 class CapacityReader:
@@ -259,6 +274,10 @@ class CapacityReader:
         self._refusal: Refusal | None = None
         self._refused_until = 0.0
         self._most_running: int | None = None
+        self._was_exhausted = False
+        self._shortages = Shortages(time=time, clock=clock)
+        self._types: list[str] = []
+        self._closure: Closure | None = None
         self._allocations_known: Mapping[int, Allocation] = {}
         self._orphans: frozenset[DeployId] = frozenset()
         self._allocations_due_at = 0.0
@@ -294,17 +313,32 @@ class CapacityReader:
         elif self._reported is None:
             self._due_at = 0.0
 
-    def note(self, refusal: Refusal | None, watched: OpenCloud) -> None:
-        """Take the latest refused create from the journal; if it is a new one, ask the cloud for its limits at once."""
-        if refusal is None or refusal == self._refusal:
+    def note(self, refusal: Refusal | None, shortages: Sequence[Shortage], watched: OpenCloud) -> None:
+        """Take what the cloud refused from the journal; after a new refusal ask the cloud for its limits at once.
+
+        Args:
+            refusal: the latest refused create, None for none.
+            shortages: the kinds of instances that were refused, and not created since.
+            watched: the cloud.
+        """
+        self._shortages.note(shortages)
+        if refusal == self._refusal:
             return
-        self._refusal, self._most_running = refusal, None
+        self._refusal, self._most_running, self._was_exhausted = refusal, None, False
+        if refusal is None:  # an instance of the same kind was created since
+            return
         age = max(0.0, self._clock() - refusal.at)
         self._refused_until = self._time() + LIMIT_SECONDS - age if refusal.is_limit else 0.0
         if age < LIMIT_SECONDS:
             self._due_at = self._allocations_due_at = 0.0
             self._is_urgent = True
             self.ask(watched)
+
+    def is_news(self, refusal: Refusal | None, shortages: Sequence[Shortage], provider: Provider) -> bool:
+        """Return True if the journal has other refusals than at the last sweep, or one of those counts no longer."""
+        if refusal != self._refusal or not self._shortages.has(shortages):
+            return True
+        return (self._shortages.closure(provider, self._types) is None) != (self._closure is None)
 
     async def wait_for_urgent_answers(self, limits: Limits, swept: SweepResult) -> bool:
         """Wait up to URGENT_SECONDS for an urgent answer.
@@ -333,13 +367,17 @@ class CapacityReader:
             self._take(self._answer, swept)
         if self._is_limited:
             self._most_running = max(self._most_running or 0, swept.running)
+        sizes = swept.provider.instance_sizes() if isinstance(swept.provider, CapacitySource) else {}
+        self._types = [name for name in settings.instance_types if name in sizes]
+        self._closure = self._shortages.closure(swept.provider, self._types)
         limits = Limits(
             settings=settings,
-            sizes=swept.provider.instance_sizes() if isinstance(swept.provider, CapacitySource) else {},
+            sizes=sizes,
             reported=self._reported,
             elsewhere=self._elsewhere,
             most=self._most,
             most_running=self._most_running if self._is_limited else None,
+            closure=self._closure,
             allocations=self._allocations_known,
             orphans=self._orphans,
         )
@@ -349,11 +387,19 @@ class CapacityReader:
         """Turn the cloud's answer about its present instances into limits that hold when instances come and go."""
         self._answer, self._reported, used, self._is_urgent = None, answer, answer.used, False
         self._most = answer.most if answer.left is None else swept.count + answer.left
+        self._see_quota(answer, swept)
         self._elsewhere = (
             {host_id: _less(used, swept.taken(self._known_own(host_id, swept))) for host_id in swept.hosts}
             if used is not None
             else {}
         )
+
+    def _see_quota(self, answer: Capacity, swept: SweepResult) -> None:
+        """End a refusal by a limit once the cloud, after it has shown that the limit is reached, shows room again."""
+        is_exhausted = _is_exhausted(answer, count=swept.count)
+        if self._was_exhausted and not is_exhausted:
+            self._refused_until = 0.0
+        self._was_exhausted = is_exhausted
 
     def _known_own(self, host_id: int, swept: SweepResult) -> list[Instance]:
         return [each for each in swept.own(host_id) if each.deploy_id not in self._orphans]
@@ -366,6 +412,8 @@ class CapacityReader:
 
     def warning(self, limits: Limits, swept: SweepResult) -> str:
         """Return the warning about reached limits that the host shows, "" for none."""
+        if limits.closure is not None:
+            return limits.closure.sentence
         refusal, is_full = self._refusal, remaining_instances(limits, swept) == 0
         if refusal is not None and self._time() < self._refused_until:
             if not refusal.is_general:
@@ -425,6 +473,17 @@ class CapacityReader:
         )
         if self._orphans != before:
             self._due_at = 0.0  # orphans count as use elsewhere, which has to be computed anew
+
+
+def _is_exhausted(answer: Capacity, *, count: int) -> bool:
+    """Return True when the cloud's answer says that its account may have nothing more."""
+    used = answer.used
+    return (
+        answer.left == 0
+        or (answer.most is not None and count >= answer.most)
+        or (used is not None and answer.cpu is not None and used.cpu >= answer.cpu)
+        or (used is not None and answer.memory is not None and used.memory >= answer.memory)
+    )
 
 
 class _NoAnswer:

@@ -16,9 +16,10 @@ from one_provider_mad.monitor.gone import GoneVms
 from one_provider_mad.monitor.host import Load, configured_capacity, letter_of, report_of
 from one_provider_mad.monitor.host_attributes import HostAttributes
 from one_provider_mad.monitor.inference import InferredVm
+from one_provider_mad.monitor.room_watch import RoomWatch, Totals
 from one_provider_mad.monitor.schedule import HostSchedule
 from one_provider_mad.monitor.sender import Output, Sender, Stamps
-from one_provider_mad.monitor.sweep import Sweeper, in_thread_if_large
+from one_provider_mad.monitor.sweep import Sweep, Sweeper, in_thread_if_large
 from one_provider_mad.protocol import reports
 from one_provider_mad.protocol.im import format_legacy_reply, format_log, refuse, word_and_era
 from one_provider_mad.protocol.im_messages import (
@@ -33,7 +34,7 @@ from one_provider_mad.protocol.im_messages import (
     Unreadable,
 )
 from one_provider_mad.protocol.messages import Severity
-from one_provider_mad.protocol.reports import LegacyVm, VmWord
+from one_provider_mad.protocol.reports import HostReport, LegacyVm, VmWord
 from one_provider_mad.protocol.stale_names import StaleNames
 from one_provider_mad.tasks import is_cancelled
 
@@ -86,6 +87,8 @@ class RequestHandler:
         self._stopped_at: dict[int, float] = {}
         self._unconfirmed: set[int] = set()
         self._ran: dict[int, frozenset[VmId]] = {}
+        self._asked: dict[int, Monitor] = {}
+        self._room_watch = RoomWatch(has_news=sweeper.has_room_news, report=self._report_room)
         self._loop = asyncio.get_running_loop()
         self.is_silent = False
         self.core_is_up = asyncio.Event()
@@ -246,6 +249,8 @@ class RequestHandler:
             task.cancel()
         self._sweeper.hosts -= {host_id}
         self._ran.pop(host_id, None)
+        self._asked.pop(host_id, None)
+        self._room_watch.forget(host_id)
         return self._hosts.pop(host_id, None) is not None
 
     def _refuse(self, request: Unreadable) -> None:
@@ -261,6 +266,7 @@ class RequestHandler:
     async def _answer(self, request: Monitor) -> None:
         """Answer one MONITOR of oned up to 5.10 with exactly one reply."""
         self._sweeper.hosts |= {request.host_id}
+        self._asked[request.host_id] = request
         await self.core_is_up.wait()  # a listing from before would be outdated then
         is_success, text = True, ""  # oned ignores an empty report
         try:
@@ -284,11 +290,31 @@ class RequestHandler:
             sweep = await self._sweeper.sweep()
         except MadError as error:
             return self._held_report(request, error)
+        report = await self._host_report(request, sweep)
+        self._room_watch.reported(request.host_id, (report.total_cpu, report.total_memory))
+        return await self._legacy_text(request, sweep, report)
+
+    async def _report_room(self, host_id: int, reported: Totals) -> Totals:
+        """Send a report that oned has not asked for, if the host's capacity is no longer the one that was reported."""
+        request = self._asked.get(host_id)
+        if request is None or self.is_silent or self._source.probes() is not None:
+            return reported
+        sweep = await self._sweeper.sweep()
+        report = await self._host_report(request, sweep)
+        totals = report.total_cpu, report.total_memory
+        if totals != reported:
+            log.info("host reported unasked", host=host_id, total_cpu=report.total_cpu)
+            text = await self._legacy_text(request, sweep, report)
+            reply = LegacyReply(word="MONITOR", host_id=host_id, text=text)
+            self._output.send(await in_thread_if_large(len(text), lambda: format_legacy_reply(reply)))
+        return totals
+
+    async def _host_report(self, request: Monitor, sweep: Sweep) -> HostReport:
         settings = self._source.report_settings()
         own = await self._host_attributes.to_write(
             request.host_id, name=request.host, priority=settings.monitor.priority_text
         )
-        report = report_of(
+        return report_of(
             settings,
             sweep.capacities.get(request.host_id),
             sweep.load(request.host_id),
@@ -296,7 +322,9 @@ class RequestHandler:
             warning=sweep.warning,
             own=own,
         )
-        is_old = settings.monitor.is_before_4_14
+
+    async def _legacy_text(self, request: Monitor, sweep: Sweep, report: HostReport) -> str:
+        is_old = self._source.report_settings().monitor.is_before_4_14
         seen, now = sweep.vms(request.host_id), asyncio.get_running_loop().time()
         # Up to 4.12 `e` makes a VM FAILED for ever, and a VM that is left out UNKNOWN.
         gone = {} if is_old else self._gone.setdefault(request.host_id, GoneVms()).letters(seen, now=now)
@@ -387,7 +415,7 @@ class RequestHandler:
         tasks = [*self._running.values(), *self._answering]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, self._sweeper.stop(), return_exceptions=True)
+        await asyncio.gather(*tasks, self._room_watch.stop(), self._sweeper.stop(), return_exceptions=True)
 
     def _spawn(self, work: Coroutine[object, object, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)

@@ -14,6 +14,7 @@ import structlog
 from one_provider_mad import metrics
 from one_provider_mad.domain import DeployId, Instance, Value, VmId
 from one_provider_mad.errors import MadError, ProviderError, ProviderUnavailable, internal_error
+from one_provider_mad.journal.reader import read_refusals
 from one_provider_mad.journal.records import Answered
 from one_provider_mad.listings import by_id
 from one_provider_mad.monitor.activity import Activity, ActivityReader
@@ -180,6 +181,12 @@ class Sweeper:
             self._running.add_done_callback(retrieve_exception)
         return await asyncio.shield(self._running)
 
+    async def has_room_news(self) -> bool:
+        """Return True if refusals of the cloud have come or gone since the last sweep. Raises MadError."""
+        watched = await self._source.current()
+        refusal, shortages = await asyncio.to_thread(read_refusals, watched.journal)
+        return self._capacity.is_news(refusal, shortages, watched.provider)
+
     async def stop(self) -> None:
         """Cancel all calls to the cloud and to OpenNebula, and wait for their end: the provider may be closed then."""
         tasks = [
@@ -228,7 +235,7 @@ class Sweeper:
             listing = msgspec.structs.replace(listing, hosts=self.hosts)
             since = earliest_unlisted_create(self.memory, listing, grace=watched.provider.visibility_grace)
             activity = await self._activity.read(watched.journal, since=since)
-            self._capacity.note(activity.refusal, watched)
+            self._capacity.note(activity.refusal, activity.shortages, watched)
             self._log_caution(watched.caution or activity.caution)
             known = self._figures.known()
             sweep = await in_thread_if_large(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
@@ -11,13 +10,13 @@ import msgspec
 
 from one_provider_mad.domain import DeployId, Instance, Value, VmRequest
 from one_provider_mad.errors import (
-    JournalError,
     NoCapacity,
     QuotaExceeded,
     TokenSpent,
     WrongState,
 )
-from one_provider_mad.journal.records import Attempt, AttemptState, Refusal
+from one_provider_mad.journal.records import Attempt, AttemptState
+from one_provider_mad.ownership.rooms import note_refusal, note_room, note_shortage, room_of
 from one_provider_mad.ownership.sending import send_new
 from one_provider_mad.ownership.vm import Vm
 from one_provider_mad.providers.interface import CreatePlan, ImageReader, Parameters, Provider, ShortageSource
@@ -104,15 +103,21 @@ class Creation(Value, frozen=True, kw_only=True):
             attempt = await self._open(parameters)
             if any(attempt.parameters == short for short, _ in self.short):
                 continue
+            room, sent_at = room_of(self.vm, request, parameters), self.vm.clock()
             try:
-                return await self._send_attempts(attempt)
+                deploy_id = await self._send_attempts(attempt)
             except NoCapacity as error:
                 self.short.append((attempt.parameters, error.with_traceback(None)))
                 self.vm.warn(f"{error}")
+                await note_shortage(self.vm, room, error)
             except QuotaExceeded as error:
-                await self._note_refusal(error)
+                await note_shortage(self.vm, room, error)
+                await note_refusal(self.vm, room, error)
                 raise
-        await self._note_refusal(self.short[-1][1])
+            else:
+                await note_room(self.vm, room, sent_at=sent_at)
+                return deploy_id
+        await note_refusal(self.vm, "", self.short[-1][1])
         raise self.short.pop()[1]  # a plan has an alternative; popped, as the error's traceback keeps this frame
 
     async def fall_back(self, deploy_id: DeployId, error: WrongState) -> None:
@@ -127,21 +132,12 @@ class Creation(Value, frozen=True, kw_only=True):
                 exists; once it is gone its token is spent, and a later deploy is a new attempt.
         """
         short = await give_up(self.vm, deploy_id, error)
-        self.short.extend((attempt.parameters, NoCapacity(f"{error}")) for attempt in short)
+        for attempt in short:
+            refusal = NoCapacity(f"{error}")
+            self.short.append((attempt.parameters, refusal))
+            await note_shortage(self.vm, room_of(self.vm, self.order.request, attempt.parameters), refusal)
         if not short:
             raise error
-
-    async def _note_refusal(self, error: NoCapacity | QuotaExceeded) -> None:
-        """Record a refusal for the information driver, which then reports no free capacity to the scheduler."""
-        refusal = Refusal(
-            at=self.vm.clock(),
-            text=str(error),
-            vm_id=self.vm.identity.vm_id,
-            is_limit=isinstance(error, QuotaExceeded),
-            is_general=isinstance(error, QuotaExceeded) and error.is_general,
-        )
-        with suppress(JournalError):  # the cloud's answer matters more to the VM
-            await self.vm.journal.note_refusal(refusal)
 
     async def _open(self, parameters: Parameters) -> Attempt:
         number = 1 + max((attempt.number for attempt in await self.vm.own_attempts()), default=0)

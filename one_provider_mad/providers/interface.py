@@ -423,6 +423,27 @@ class CapacitySource(Protocol):
 
 
 @runtime_checkable
+class RoomSource(Protocol):
+    """Knows which kinds of instances VMs usually get: while all of those are refused, its host shows no free capacity.
+
+    A kind is one text, a room: an instance type and whatever else it depends on whether the cloud has one left.
+    """
+
+    shortage_memory: float
+    """Seconds for which a refusal for lack of capacity counts."""
+
+    def usual_rooms(self, types: Collection[str]) -> Collection[str]:
+        """Return the rooms of VMs without special wishes; none where the configuration names none. Pure, no I/O.
+
+        Args:
+            types: the instance types in `[capacity]`; without any, those of the provider's defaults count.
+        """
+
+    def room_of(self, request: VmRequest, parameters: Parameters) -> str:
+        """Return the room of one alternative of a VM's plan, "" if it depends on a special wish. Pure, no I/O."""
+
+
+@runtime_checkable
 class WarningSource(Protocol):
     """Can report problems in the cloud before an action fails of them."""
 

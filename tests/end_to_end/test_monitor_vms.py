@@ -234,6 +234,20 @@ def pair(place: Place) -> Iterator[Pair]:
         yield Pair(place, actions, reports)
 
 
+def test_host_of_a_full_cloud_has_no_free_cpu_until_an_instance_is_created(place: Place) -> None:
+    configure(place, faults={"full": "NoCapacity"})
+    with Driver(place) as actions, monitored(place) as reports:
+        reports.start()
+        reports.system(TOTALCPU="100000", PROVIDER_WARNING="-")
+        answer = actions.ask(oned_requests.deploy(7, host_id=3))
+        assert answer.startswith("FAILURE the simulated cloud is full just now")
+        closed = reports.system(TOTALCPU="0", TOTALMEMORY="0")
+        assert "the cloud has no room for another instance" in plain(closed, "PROVIDER_WARNING")
+        configure(place)
+        actions.created(oned_requests.deploy(8, host_id=3))
+        reports.system(TOTALCPU="100000", PROVIDER_WARNING="-")
+
+
 def is_always(vm_id: int, word: str, reports: list[dict[int, str]]) -> bool:
     """True if each report names the VM in this state."""
     return {report.get(vm_id) for report in reports} == {word}

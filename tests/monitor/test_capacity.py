@@ -13,10 +13,11 @@ from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
 from one_provider_mad.errors import ProviderUnavailable
 from one_provider_mad.journal.records import Refusal
 from one_provider_mad.journal.writer import Journal
-from one_provider_mad.monitor.capacity import LIMIT_SECONDS, Allocation, Limits, SweepResult, capacities_of
+from one_provider_mad.monitor.capacity import Allocation, Limits, SweepResult, capacities_of
 from one_provider_mad.monitor.host import Load
 from one_provider_mad.monitor.inference import Inference, InferredVm, Memory
 from one_provider_mad.monitor.settings import CapacitySettings
+from one_provider_mad.monitor.shortages import LIMIT_SECONDS
 from one_provider_mad.protocol.reports import VmState, VmWord
 from one_provider_mad.providers.interface import Capacity, ImportHints, Size
 from tests.actions.fakes import FakeCloud, pass_time

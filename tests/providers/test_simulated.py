@@ -42,7 +42,7 @@ from one_provider_mad.errors import (
     WrongState,
 )
 from one_provider_mad.mappings import ContextSettings, Mappings
-from one_provider_mad.providers.interface import CreateCall, CreatePlan, ProviderContext
+from one_provider_mad.providers.interface import Capacity, CreateCall, CreatePlan, ProviderContext
 from one_provider_mad.providers.simulated.cloud import Extras, Launch
 from one_provider_mad.providers.simulated.provider import SimulatedProvider, factory
 from one_provider_mad.providers.simulated.settings import CALLS, FaultSettings, SimulatedSettings
@@ -905,6 +905,29 @@ class TestFaults:
         assert await provider.create(call) == deploy_id
         with pytest.raises(NoCapacity, match="no room for instances of type small_256mb"):
             await provider.create(a_call(provider, a_vm(2)))
+
+    @pytest.mark.parametrize(
+        ("name", "capacity"), [("NoCapacity", None), ("QuotaExceeded", Capacity(left=0))], ids=["capacity", "quota"]
+    )
+    async def test_a_full_cloud_refuses_every_type_and_shows_a_quota_in_its_capacity(
+        self, connect: Open, name: str, capacity: Capacity | None
+    ) -> None:
+        call = a_call(await connect(), a_vm())
+        provider = await connect(faults={"full": name})
+        with pytest.raises(ProviderError, match="is full just now") as refused:
+            await provider.create(call)
+        assert isinstance(refused.value, NoCapacity | QuotaExceeded)
+        assert (type(refused.value).__name__, refused.value.is_general) == (name, True)
+        assert await provider.capacity() == capacity
+        assert await (await connect()).create(call)
+
+    async def test_the_usual_rooms_are_the_types_of_capacity_or_all_and_a_creates_room_is_its_type(
+        self, connect: Open
+    ) -> None:
+        provider = await connect()
+        assert provider.usual_rooms(["small_256mb"]) == ["small_256mb"]
+        (parameters,) = provider.plan(a_vm()).alternatives
+        assert provider.room_of(a_vm(), parameters) in provider.usual_rooms([])
 
     async def test_during_an_outage_every_call_but_account_fails(self, connect: Open) -> None:
         provider = await connect(faults={"outage": True})

@@ -30,7 +30,7 @@ from one_provider_mad.errors import (
     WrongState,
 )
 from one_provider_mad.listings import by_id
-from one_provider_mad.providers.ec2 import catalogue, console, reach, sizes, template
+from one_provider_mad.providers.ec2 import catalogue, console, reach, rooms, sizes, template
 from one_provider_mad.providers.ec2.changes import Changes
 from one_provider_mad.providers.ec2.checks import Checks
 from one_provider_mad.providers.ec2.client import MOST_VALUES, Client, read_account
@@ -107,6 +107,7 @@ class Ec2Provider:
         self._groups = Groups(self._client, context, settings)
         self._interfaces = Interfaces(self._client, self._disks, self._groups, context, settings)
         self._shortages = Shortages(memory=settings.shortage_memory, clock=time.monotonic)
+        self.shortage_memory: float = settings.shortage_memory
         self._sizes = sizes.sizes(settings)
         self._changes = Changes(self._client, self._disks, self._images, settings, context=context, known=self._sizes)
         self.changeable_attributes: Collection[str] = self._changes.attributes
@@ -237,6 +238,17 @@ class Ec2Provider:
             return False
         self._shortages.note(read_launch(parameters).place)
         return True
+
+    def usual_rooms(self, types: Collection[str]) -> Collection[str]:
+        """Return each usual type in each usual place and market."""
+        defaults, networks = self._settings.defaults, self._context.mappings.networks
+        return rooms.usual_rooms(types, defaults=defaults, networks=networks)
+
+    def room_of(self, request: VmRequest, parameters: Parameters) -> str:
+        """Return type, place and market of a create, "" if its VM has special wishes."""
+        own = template.own_attributes(request, hypervisor=self._context.hypervisor)
+        defaults, networks = self._settings.defaults, self._context.mappings.networks
+        return rooms.room_of(parameters, own=own, defaults=defaults, networks=networks)
 
     async def finish_boot(self, deploy_id: DeployId, request: VmRequest) -> None:
         """Associate the ELASTICIP of the section with the running instance; the same again is fine.

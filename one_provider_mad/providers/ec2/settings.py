@@ -113,7 +113,9 @@ class Ec2Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     those of a new account."""
 
     shortage_memory: Annotated[float, Meta(ge=0)] = 600.0
-    """Seconds for which an instance type in a zone or subnet that lacked capacity is tried after the others."""
+    """Seconds for which an instance type in a zone or subnet that lacked capacity is tried after the others. While all
+    types of `[capacity.instance_types]`, else of the defaults, lack it in all usual zones or subnets, the host shows no
+    free capacity."""
 
     defaults: dict[str, str] = {}
     """PUBLIC_CLOUD attributes for VMs without them, as upstream's ec2_driver.default."""

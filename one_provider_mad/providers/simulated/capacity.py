@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import msgspec
+
 from one_provider_mad.domain import Instance
 from one_provider_mad.providers.interface import Capacity, CheckResult, ImportHints, Size
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
@@ -30,6 +32,12 @@ def whole_capacity(settings: SimulatedSettings) -> Capacity | None:
         cpu, memory = cpu + count * kind.cpu, memory + count * kind.memory
         left = None if left is None else left - count
     return Capacity(cpu=cpu, memory=memory, most=settings.max_instances or None)
+
+
+def limits(settings: SimulatedSettings) -> Capacity | None:
+    """Return the capacity within the limits, and how many more instances a fault allows; None for no limit."""
+    whole = whole_capacity(settings)
+    return msgspec.structs.replace(whole or Capacity(), left=0) if settings.faults.full == "QuotaExceeded" else whole
 
 
 def import_hints(instance: Instance) -> ImportHints:

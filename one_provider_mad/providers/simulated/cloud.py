@@ -313,6 +313,10 @@ class Cloud:
         if limit and sum(table.count_by_type(db).values()) >= limit:
             sentence = f"the simulated account may have {limit} instances and has them, terminate one first"
             raise QuotaExceeded(sentence, is_general=True)
+        full = self._settings.faults.full
+        if full:
+            sentence = "the simulated cloud is full just now, by order of `full` in [simulated.faults]"
+            raise (NoCapacity if full == "NoCapacity" else QuotaExceeded)(sentence, is_general=True)
         if type_name in self._settings.faults.no_capacity:
             raise NoCapacity(f"the simulated cloud has no room for instances of type {type_name} just now")
         room = self._settings.capacity.get(type_name)

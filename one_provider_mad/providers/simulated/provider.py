@@ -68,6 +68,7 @@ class SimulatedProvider:
     ) -> None:
         self._path = Path(settings.database or context.state_directory / f"{context.name}.db")
         self.visibility_grace: float = settings.grace
+        self.shortage_memory: float = settings.shortage_memory
         self.watch_interval: float = settings.watch_interval
         self.cloud = Cloud(self._path, settings, clock=clock)
         self._traffic = Traffic(settings, crashes=Path(f"{self._path}.crashes"), clock=clock, warn=context.warn)
@@ -154,7 +155,15 @@ class SimulatedProvider:
 
     async def capacity(self) -> Capacity | None:
         """Return the limits of the settings, without a call to the cloud."""
-        return capacity.whole_capacity(self._settings)
+        return capacity.limits(self._settings)
+
+    def usual_rooms(self, types: Collection[str]) -> Collection[str]:
+        """Return the types of `[capacity]`, else all: a VM without a wish may get any of them, as its size demands."""
+        return types or self._offer.types.keys()
+
+    def room_of(self, request: VmRequest, parameters: Parameters) -> str:  # noqa: ARG002 the type is all
+        """Return the instance type."""
+        return str(parameters["type"])
 
     async def check(self) -> Sequence[CheckResult]:
         """Check the database, and how many instances the limits still allow."""

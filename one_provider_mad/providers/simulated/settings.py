@@ -185,6 +185,10 @@ class FaultSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     unseen: Unseen | None = None
     """Instances that listings leave out without an error."""
 
+    full: Literal["", "NoCapacity", "QuotaExceeded"] = ""
+    """The cloud makes no further instance, of any type: as if it lacked capacity, or as if a limit of the account were
+    reached, which its capacity then shows. Empty: it has room again."""
+
     no_capacity: tuple[str, ...] = ()
     """Instance types without capacity, even if there are few instances."""
 
@@ -254,6 +258,10 @@ class SimulatedSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     visibility_grace: Seconds | None = None
     """Real seconds after a create in which the driver must not conclude that there is no instance; unset: the listing
     lag and a tenth of a second more."""
+
+    shortage_memory: Seconds = 600.0
+    """Seconds for which a type without capacity counts as such; while all types of `[capacity.instance_types]`, or all
+    that there are, count so, the host shows no free capacity."""
 
     watch_interval: Annotated[float, Meta(gt=0)] = 0.05
     """Real seconds between two lookups while the driver waits for a state; one in a local file costs little."""

@@ -49,6 +49,8 @@ class TestFaults:
             ({"permanent": RefusalOrder(error="QuotaExceeded")}, "InstanceLimitExceeded", 400),
             ({"permanent": RefusalOrder(error="PermissionDenied")}, "UnauthorizedOperation", 403),
             ({"no_capacity": ("t3.small",)}, "InsufficientInstanceCapacity", 500),
+            ({"full": "NoCapacity"}, "InsufficientInstanceCapacity", 500),
+            ({"full": "QuotaExceeded"}, "InstanceLimitExceeded", 400),
         ],
         ids=str,
     )

@@ -50,6 +50,14 @@ class TestCreating:
         await provider.create(a_call(provider, vm, at=3))
         assert order()[0] == ("t3.small", "a")  # it has capacity after all
 
+    async def test_a_vm_without_wishes_of_its_own_gets_the_usual_rooms(self, connect: Open) -> None:
+        usual = {"INSTANCETYPE": "t3.small,t3a.small", "AVAILABILITYZONE": "eu-west-1a,eu-west-1b", "SPOT": "PREFERRED"}
+        provider = await connect(defaults=usual)
+        vm = a_vm(INSTANCETYPE="")
+        rooms = {provider.room_of(vm, each) for each in provider.plan(vm).alternatives}
+        assert rooms == set(provider.usual_rooms([]))
+        assert len(rooms) == 8
+
     def test_a_shortage_is_forgotten_after_ten_minutes(self) -> None:
         now = 0.0
         memory = Shortages(memory=600, clock=lambda: now)
