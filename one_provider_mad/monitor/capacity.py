@@ -278,6 +278,7 @@ class CapacityReader:
         self._shortages = Shortages(time=time, clock=clock)
         self._types: list[str] = []
         self._closure: Closure | None = None
+        self._is_at_limit = False
         self._allocations_known: Mapping[int, Allocation] = {}
         self._orphans: frozenset[DeployId] = frozenset()
         self._allocations_due_at = 0.0
@@ -335,8 +336,12 @@ class CapacityReader:
             self.ask(watched)
 
     def is_news(self, refusal: Refusal | None, shortages: Sequence[Shortage], provider: Provider) -> bool:
-        """Return True if the journal has other refusals than at the last sweep, or one of those counts no longer."""
-        if refusal != self._refusal or not self._shortages.has(shortages):
+        """Return True if the room may be another than at the last sweep.
+
+        That is if the journal has other refusals, if one of those counts no longer, or if the cloud's limit was
+        reached: then it has to be asked.
+        """
+        if refusal != self._refusal or not self._shortages.has(shortages) or self._is_at_limit:
             return True
         return (self._shortages.closure(provider, self._types) is None) != (self._closure is None)
 
@@ -381,6 +386,7 @@ class CapacityReader:
             allocations=self._allocations_known,
             orphans=self._orphans,
         )
+        self._is_at_limit = limits.closure is None and remaining_instances(limits, swept) == 0
         return limits, capacities_of(limits, swept)
 
     def _take(self, answer: Capacity, swept: SweepResult) -> None:

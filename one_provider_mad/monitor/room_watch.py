@@ -23,7 +23,7 @@ class RoomWatch:
     """Has hosts reported whose room has changed since oned has last asked.
 
     Args:
-        has_news: whether refusals of the cloud have come or gone since the last listing; raises MadError.
+        has_news: whether the cloud's room may be another than at the last listing; raises MadError.
         report: reports on a host if its capacity is no longer the given one, and returns what it is now.
     """
 

@@ -182,7 +182,7 @@ class Sweeper:
         return await asyncio.shield(self._running)
 
     async def has_room_news(self) -> bool:
-        """Return True if refusals of the cloud have come or gone since the last sweep. Raises MadError."""
+        """Return True if the cloud's room may be another than at the last sweep. Raises MadError."""
         watched = await self._source.current()
         refusal, shortages = await asyncio.to_thread(read_refusals, watched.journal)
         return self._capacity.is_news(refusal, shortages, watched.provider)

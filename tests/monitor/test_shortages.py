@@ -233,6 +233,19 @@ async def test_up_to_5_10_the_watch_goes_on_after_a_cloud_that_did_not_answer(
     assert totals(driver) == [OPEN[0], "0"]
 
 
+async def test_up_to_5_10_a_quota_that_is_free_again_is_reported_without_being_asked_for(tmp_path: Path) -> None:
+    cloud = SizedCloud()
+    cloud.answer = Capacity(left=0)
+    one = VirtualDriver(tmp_path, cloud)
+    one.ask()
+    await pass_time(30)
+    assert totals(one)[-1] == "0"
+    cloud.answer = Capacity(left=5)
+    await pass_time(90)
+    assert totals(one)[-1] == OPEN[0]
+    await one.handler.stop()
+
+
 def totals(driver: VirtualDriver) -> list[str]:
     """TOTALCPU of each answer to MONITOR, and of each report that was not asked for."""
     return [plain(line.values, "TOTALCPU") for line in driver.lines("MONITOR")]
