@@ -103,7 +103,7 @@ class Creation(Value, frozen=True, kw_only=True):
             attempt = await self._open(parameters)
             if any(attempt.parameters == short for short, _ in self.short):
                 continue
-            room, sent_at = room_of(self.vm, request, parameters), self.vm.clock()
+            room, sent_at = room_of(self.vm, self.order.request, parameters), self.vm.clock()
             try:
                 deploy_id = await self._send_attempts(attempt)
             except NoCapacity as error:
