@@ -23,6 +23,7 @@ from one_provider_mad.cli.keep_place_hooks import check_hooks
 from one_provider_mad.cli.names import complete_name
 from one_provider_mad.cli.progress import progress
 from one_provider_mad.cli.quiet import no_logs
+from one_provider_mad.cli.scheduler_checks import check_scheduler
 from one_provider_mad.cli.startable import Obstacle, obstacle_in_files, obstacle_to
 from one_provider_mad.cli.system_datastores import check_system_datastores
 from one_provider_mad.cli.wrapping import wrapped
@@ -126,6 +127,8 @@ async def run_checks(name: str, environ: Mapping[str, str]) -> AsyncIterator[Che
     for sentence in warnings:
         yield CheckResult(what="note", is_well=None, found=sentence)
     for result in _journal(configuration, places):
+        yield result
+    for result in check_scheduler(name, places):
         yield result
     opennebula = await _opennebula(environ)
     yield opennebula

@@ -10,15 +10,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from textwrap import dedent, wrap
 
 import click
 
 from one_provider_mad.cli.names import check_name, complete_name
+from one_provider_mad.cli.oned_conf_block import Block, vector
+from one_provider_mad.cli.oned_conf_group import fence_step, group_steps, users_step
+from one_provider_mad.cli.oned_conf_scheduler import scheduler_steps
+from one_provider_mad.cli.oned_conf_transfer import TRANSFER, image_steps, transfer_steps
 from one_provider_mad.cli.releases import Numbers, ReleaseChoice, numbers
-from one_provider_mad.domain import Value
 from one_provider_mad.errors import MadError
+from one_provider_mad.front_end.files import ONED, FrontEnd, read_front_end
+from one_provider_mad.front_end.scheduler import SEVEN, THREADS
 from one_provider_mad.providers.inherited import IMAGE_ATTRIBUTES, NETWORK_ATTRIBUTES
 from one_provider_mad.providers.registry import resizes_live
 from one_provider_mad.settings import Places, load
@@ -33,6 +40,18 @@ MONITORD = (5, 12)
 _GROUP_OPERATIONS = (5, 10)
 """First release in which a group can have VM_ADMIN_OPERATIONS of its own."""
 
+_HOOKS = (5, 10)
+"""First release in which hooks are objects of the API; up to 5.8 they are sections of oned.conf."""
+
+_SCRIPTS_AT_ONCE = 15
+"""-t for `scripts`, which start a process for each action."""
+
+_VAR = Path("/var/lib/one")
+"""OpenNebula's state directory on a front-end that was installed from packages."""
+
+_GROUP = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+"""A name of a group that can stand in a command and a file's name as it is."""
+
 _WIDTH = 118
 """Width of the printed comments."""
 
@@ -45,20 +64,6 @@ _ASKED_FOR: Mapping[str, Mapping[str, str]] = {
 """For each kind of provider, the attributes of the PUBLIC_CLOUD section in the printed VM template."""
 
 
-class Block(Value, frozen=True, kw_only=True):
-    """One step for the operator.
-
-    Attributes:
-        what: the step's purpose, as a sentence.
-        where: the file to change, "" for a command.
-        text: the text to write or the command to run; "" for a remark.
-    """
-
-    what: str
-    where: str = ""
-    text: str = ""
-
-
 def taken_as(release: Numbers) -> str:
     """Return the one of RELEASES with the output for a release: the same, else the next later one, else the latest."""
     later = [each for each in RELEASES if numbers(each) >= release[:2]]
@@ -68,27 +73,52 @@ def taken_as(release: Numbers) -> str:
 @click.command("oned-conf", short_help="Print the sections for oned.conf and monitord.conf.")
 @click.argument("name", shell_complete=complete_name)
 @click.option("--release", type=ReleaseChoice(RELEASES, taken_as), required=True, help="OpenNebula's.")
+@click.option("--group", default="", metavar="GROUP", help="A group that may use this cloud, and nothing else.")
 @click.option("--json", "is_json", is_flag=True, help="One JSON array.")
-def command(name: str, release: str, is_json: bool) -> None:
+def command(name: str, release: str, group: str, is_json: bool) -> None:
     """Print the configuration and commands that make NAME a host of OpenNebula.
 
-    Nothing is written or run. NAME need not be configured yet.
+    Nothing is written or run. NAME need not be configured yet. On a front-end the settings are composed from those in
+    its own files. For a second NAME leave out the steps that begin with "Once".
     """
     check_name(name)
-    kind, hypervisor, is_live = _configured(name, Places.from_environment(os.environ))
-    blocks = list(blocks_of(name, kind=kind, hypervisor=hypervisor, release=release, resizes_live=is_live))
-    if is_json:
-        click.echo(
-            json.dumps([{"what": each.what, "where": each.where, "text": each.text} for each in blocks], indent=2)
+    if group and not _GROUP.fullmatch(group):
+        raise click.UsageError(f"{group!r} is no name of a group: letters, digits, _ and - only, a letter first")
+    places = Places.from_environment(os.environ)
+    kind, hypervisor, is_live = _configured(name, places)
+    front_end = _front_end(places)
+    blocks = list(
+        blocks_of(
+            name,
+            kind=kind,
+            hypervisor=hypervisor,
+            release=release,
+            resizes_live=is_live,
+            front_end=front_end,
+            group=group,
+            var=places.var if front_end.is_there else _VAR,
         )
+    )
+    if is_json:
+        click.echo(json.dumps([each.entry() for each in blocks], indent=2))
         return
     for number, each in enumerate(blocks):
-        lines = wrap(each.what, _WIDTH, initial_indent="# ", subsequent_indent="# ")
+        once = "Once for all clouds. " if each.is_once and not each.what.startswith("Once for all clouds") else ""
+        lines = wrap(once + each.what, _WIDTH, initial_indent="# ", subsequent_indent="# ")
         click.echo(("\n" if number else "") + click.style("\n".join(lines), bold=True))
         if each.where:
             click.echo(f"# into {each.where}")
         if each.text:
             click.echo(each.text)
+
+
+def _front_end(places: Places) -> FrontEnd:
+    """Return this front-end's files; none if they cannot be read, which a note says."""
+    try:
+        return read_front_end(places.etc)
+    except MadError as error:
+        click.echo(f"note: {error}; the output is for files as shipped", err=True)
+        return FrontEnd()
 
 
 def _configured(name: str, places: Places) -> tuple[str, str, bool]:
@@ -108,7 +138,17 @@ def _configured(name: str, places: Places) -> tuple[str, str, bool]:
         return "simulated", name, True
 
 
-def blocks_of(name: str, *, kind: str, hypervisor: str, release: str, resizes_live: bool) -> Iterator[Block]:
+def blocks_of(
+    name: str,
+    *,
+    kind: str,
+    hypervisor: str,
+    release: str,
+    resizes_live: bool,
+    front_end: FrontEnd | None = None,
+    group: str = "",
+    var: Path = _VAR,
+) -> Iterator[Block]:
     """Yield the operator's steps, in order.
 
     Args:
@@ -117,43 +157,65 @@ def blocks_of(name: str, *, kind: str, hypervisor: str, release: str, resizes_li
         hypervisor: HYPERVISOR that the host reports.
         release: one of RELEASES.
         resizes_live: True if the cloud can resize running VMs; else OpenNebula may resize a VM only while it is off.
+        front_end: the files of this front-end; None for those that the release ships.
+        group: a group that may use this cloud and nothing else; "" for a group that uses it beside home.
+        var: OpenNebula's state directory.
     """
     number = numbers(release)
-    is_7 = number >= (7, 0)
-    yield Block(what="The action driver", where="oned.conf", text=_vm_mad(name, number, resizes_live=resizes_live))
-    where = "monitord.conf" if number >= MONITORD else "oned.conf"
-    yield Block(what="The information driver", where=where, text=_im_mad(name, number))
-    if is_7:
-        yield _pace_of_7()
-    yield from _inherited()
+    front_end = front_end or FrontEnd()
+    yield from _settings_steps(name, number, front_end, kind=kind, resizes_live=resizes_live, var=var)
     yield Block(what="OpenNebula reads its configuration when it starts", text="systemctl restart opennebula")
-    if is_7:
-        yield from _place_of_7(name)
-        yield from _images_of_7(name)
+    if number >= SEVEN:
+        yield from _place_of_7(name, group)
+        yield from image_steps(name)
         yield Block(
             what="The cloud as a host, created in its own cluster: in the default one any VM could be placed on it",
             text=f"onehost create {name} -i {name} -v {name} -c {name}",
         )
     else:
-        network = " -n dummy" if number < (5, 0) else ""
-        yield Block(what="The cloud as a host", text=f"onehost create {name} -i {name} -v {name}{network}")
-        yield Block(
-            what="No datastore and no network is needed: OpenNebula uses neither on a host that reports"
-            " PUBLIC_CLOUD=YES, and places there only VMs with a PUBLIC_CLOUD section of its TYPE"
-        )
+        yield from _place_up_to_6(name, number, group)
+    if number >= _HOOKS:
+        yield _recreate_hook(name)
     yield _kept_back(name, number)
+    yield _alike(name)
     yield Block(
         what="A VM in the cloud. Its user needs SSH_PUBLIC_KEY (oneuser update USER, or Sunstone's settings) to log in",
         where=f"{name}.tmpl, then: onetemplate create {name}.tmpl",
-        text=_vm_template(name, kind if kind in _ASKED_FOR else "simulated", hypervisor, is_7=is_7),
+        text=_vm_template(name, kind if kind in _ASKED_FOR else "simulated", hypervisor, is_7=number >= SEVEN),
     )
 
 
-def _vm_mad(name: str, release: Numbers, *, resizes_live: bool) -> str:
+def _settings_steps(
+    name: str, release: Numbers, front_end: FrontEnd, *, kind: str, resizes_live: bool, var: Path
+) -> Iterator[Block]:
+    """Yield the steps that change OpenNebula's configuration files."""
+    threads = _SCRIPTS_AT_ONCE if kind == "scripts" else THREADS
+    yield Block(
+        what="The action driver. -t: so many actions run at once, and a deploy is one until its instance runs; with 15"
+        " the sixteenth VM waits for the first",
+        where=ONED,
+        text=_vm_mad(name, release, resizes_live=resizes_live, threads=threads),
+    )
+    where = "monitord.conf" if release >= MONITORD else ONED
+    yield Block(what="The information driver", where=where, text=_im_mad(name, release))
+    yield from scheduler_steps(release, front_end)
+    if release >= SEVEN:
+        yield from transfer_steps(front_end)
+        yield Block(
+            what="The folder of that transfer driver, before OpenNebula starts with it: run this again, if an earlier"
+            " release of the drivers was installed",
+            text=f"one-provider install {name}",
+        )
+    yield from _inherited(front_end)
+    if release < _HOOKS:
+        yield _vm_hooks(name, var)
+
+
+def _vm_mad(name: str, release: Numbers, *, resizes_live: bool, threads: int) -> str:
     pairs = {
         **_named(name, release),
         "EXECUTABLE": '"one_vmm_provider"',
-        "ARGUMENTS": f'"-t 15 -r 0 {name}"',
+        "ARGUMENTS": f'"-t {threads} -r 0 {name}"',
         "TYPE": '"xml"',
     }
     if release >= (5, 0):
@@ -166,7 +228,7 @@ def _vm_mad(name: str, release: Numbers, *, resizes_live: bool) -> str:
     if release >= (6, 0):
         live = '"yes"' if resizes_live else '"no"'
         pairs |= {"THREADS": "0", "LIVE_RESIZE": live, "COLD_NIC_ATTACH": '"no"', "SUPPORT_SHAREABLE": '"no"'}
-    return _vector("VM_MAD", pairs)
+    return vector("VM_MAD", pairs)
 
 
 def _im_mad(name: str, release: Numbers) -> str:
@@ -177,7 +239,7 @@ def _im_mad(name: str, release: Numbers) -> str:
     }
     if release >= MONITORD:
         pairs["THREADS"] = "0"
-    return _vector("IM_MAD", pairs)
+    return vector("IM_MAD", pairs)
 
 
 def _named(name: str, release: Numbers) -> dict[str, str]:
@@ -185,103 +247,132 @@ def _named(name: str, release: Numbers) -> dict[str, str]:
     return {"NAME": f'"{name}"', **({"SUNSTONE_NAME": f'"{name}"'} if release >= (5, 0) else {})}
 
 
-def _vector(name: str, pairs: Mapping[str, str]) -> str:
-    width = max(map(len, pairs))
-    inside = ",\n".join(f"    {key.ljust(width)} = {value}" for key, value in pairs.items())
-    return f"{name} = [\n{inside} ]"
-
-
-def _inherited() -> Iterator[Block]:
+def _inherited(front_end: FrontEnd) -> Iterator[Block]:
     """Yield the steps that let images and networks say what stands for them in a cloud.
 
     Every release from 4.4 on takes the lines, each once or more (OpenNebula src/nebula/NebulaTemplate.cc).
     """
     lines = [f'INHERIT_IMAGE_ATTR = "{name}"' for name in IMAGE_ATTRIBUTES]
     lines += [f'INHERIT_VNET_ATTR  = "{name}"' for name in NETWORK_ATTRIBUTES]
-    yield Block(
+    yield from _missing(
+        front_end,
+        lines,
         what="Once for all clouds, and only if images and networks shall say themselves what stands for them in a"
         " cloud, beside [images] and [networks] of the configuration: the core copies these attributes into DISK and"
         " NIC",
-        where="oned.conf",
-        text="\n".join(lines),
     )
     restricted = [f'VM_RESTRICTED_ATTR = "DISK/{name}"' for name in IMAGE_ATTRIBUTES]
     restricted += [f'VM_RESTRICTED_ATTR = "NIC/{name}"' for name in NETWORK_ATTRIBUTES]
-    yield Block(
+    yield from _missing(
+        front_end,
+        restricted,
         what="With the lines above, where users may not choose the cloud's image or subnet: only oneadmin's group may"
         " write these attributes into a DISK or NIC. IMAGE_RESTRICTED_ATTR and VNET_RESTRICTED_ATTR restrict them in"
         " images and networks likewise",
-        where="oned.conf",
-        text="\n".join(restricted),
     )
 
 
-def _pace_of_7() -> Block:
-    """Return the step that limits how long a slow deploy delays other placements; up to 6.10 it delays none."""
-    return Block(
-        what="Replace the existing lines: 7.x places no VM until every deploy of the last placement has ended, for up"
-        " to five minutes, so a slow cloud holds up VMs at home. With these lines it places VMs again after 15 s",
-        where="oned.conf",
-        text="ACTION_TIMEOUT   = 10\nSCHED_RETRY_TIME = 15",
-    )
+def _missing(front_end: FrontEnd, lines: Sequence[str], *, what: str) -> Iterator[Block]:
+    """Yield a step for those lines that do not stand in oned.conf already."""
+    written = front_end.of(ONED).values
+    missing = [line for line in lines if line.split('"')[1] not in written.get(line.split()[0], ())]
+    if missing:
+        yield Block(what=what, where=ONED, text="\n".join(missing), is_once=True, is_optional=True)
 
 
-def _place_of_7(name: str) -> Iterator[Block]:
+def _place_of_7(name: str, group: str) -> Iterator[Block]:
     """Yield the steps for 7.x that keep the cloud's VMs on its host, and ordinary VMs off it.
 
     All objects are named after NAME, since two clouds may share a HYPERVISOR. 7.x runs the steps of transfer and
-    network drivers on every host; those of `dummy` do nothing.
+    network drivers on every host; those of `one_provider` do nothing.
     """
+    yield fence_step()
     yield Block(
-        what="Once for all clouds: ordinary VMs stay at home. The default VDC (0), which holds every group, has ALL"
-        " clusters of this zone (0) and gets those at home instead. Before you remove ALL, add each further cluster at"
-        " home by a line like the first, and datastores and networks outside any cluster by onevdc adddatastore and"
-        " addvnet. Do the same in other VDCs with ALL",
-        text="onevdc addcluster 0 0 default\nonevdc delcluster 0 0 ALL",
-    )
-    yield Block(
-        what="A cluster of its own; it needs neither images nor networks, since the cloud has its own. For templates"
-        f" with networks that [networks] maps, add these to it: onecluster addvnet {name} NETWORK. Its system datastore"
-        " is in no other cluster, so the core refuses to move a VM out of it by onevm migrate or resched: it would ask"
-        " only the driver at home, and the instance would go on running",
+        what="A cluster of its own; it needs neither images nor networks, since the cloud has its own. Its system"
+        " datastore is in no other cluster, so the core refuses to move a VM out of it by onevm migrate or resched: it"
+        " would ask only the driver at home, and the instance would go on running",
         text=f"onecluster create {name}",
     )
     yield Block(
-        what="A system datastore, which 7.x requires; with the dummy driver it stores nothing. Create it in this"
+        what=f"A system datastore, which 7.x requires; with the driver {TRANSFER} it stores nothing. Create it in this"
         " cluster alone: in the default one the scheduler would prefer it for its free space, and ordinary VMs with an"
-        " image would wait for ever",
+        " image would wait for ever. One with TM_MAD = dummy, as earlier releases of the drivers printed, goes on"
+        " working",
         where=f"{name}.ds, then: onedatastore create {name}.ds -c {name}",
-        text=f'NAME = "{name}-system"\nTYPE = "SYSTEM_DS"\nTM_MAD = "dummy"',
+        text=f'NAME = "{name}-system"\nTYPE = "SYSTEM_DS"\nTM_MAD = "{TRANSFER}"',
     )
+    yield from group_steps(name, group) if group else (users_step(name),)
+
+
+def _place_up_to_6(name: str, release: Numbers, group: str) -> Iterator[Block]:
+    """Yield the steps up to 6.10 that make the cloud a host."""
+    network = " -n dummy" if release < (5, 0) else ""
+    create = f"onehost create {name} -i {name} -v {name}{network}"
+    if group:
+        yield fence_step()
+        yield Block(
+            what="A cluster of its own, so that a group may use it alone (VDCs came with 4.12). Datastores of images"
+            " and networks that a template names must be in it: onecluster adddatastore and addvnet",
+            text=f"onecluster create {name}",
+        )
+        yield from group_steps(name, group)
+        create += f" -c {name}"
+    yield Block(what="The cloud as a host", text=create)
     yield Block(
-        what="The users of this group may use the cloud (oneuser addgroup USER GROUP). Their ordinary VMs without an"
-        " image or a network may be placed there, too, as may those of oneadmin's group: policy.without_section"
-        " decides whether an instance is created for them",
-        text=f"onegroup create {name}\nonevdc create {name}\n"
-        f"onevdc addcluster {name} 0 {name}\nonevdc addgroup {name} {name}",
+        what="No datastore and no network is needed: OpenNebula uses neither on a host that reports"
+        " PUBLIC_CLOUD=YES, and places there only VMs with a PUBLIC_CLOUD section of its TYPE"
     )
 
 
-def _images_of_7(name: str) -> Iterator[Block]:
-    """Yield the steps for 7.x with which VMs with an image of a datastore at home can be placed in the cloud.
-
-    The core then asks the datastore's own transfer driver for `clone.dummy` and the like, after the driver of the
-    system datastore (OpenNebula VirtualMachineDisks::check_tm_mad, src/tm_mad/one_tm.rb).
-    """
-    yield Block(
-        what="Only for templates with images that [images] maps: the core refuses the cloud's system datastore to a VM"
-        " with an image of another transfer driver than dummy, unless the image's datastore has these attributes."
-        f" Then add the datastore to the cluster as well: onecluster adddatastore {name} DATASTORE",
-        where=f"{name}.images, then for each datastore of such images: onedatastore update DATASTORE {name}.images"
-        " --append",
-        text='CLONE_TARGET_DUMMY = "SYSTEM"\nLN_TARGET_DUMMY = "SYSTEM"\nDISK_TYPE_DUMMY = "FILE"',
+def _recreate_hook(name: str) -> Block:
+    """Return the step by which a VM that its cloud has no room for is tried again elsewhere, by itself."""
+    return Block(
+        what="Once for all clouds, and only if a VM that its cloud refused for want of room, or took back (spot), shall"
+        " be recreated by itself, in the next cloud or at home, up to three times",
+        text=f"one-provider install {name} --recreate-hook",
+        is_once=True,
+        is_optional=True,
     )
-    yield Block(
-        what="With the attributes above, on each front-end, as oneadmin, for the transfer driver of each of these"
-        " datastores (here local): it copies no image of the cloud's VMs. disk-saveas and snapshots stay without such"
-        " a link, so they fail instead of making empty images",
-        text="for action in clone delete ln mv mvds resize; do\n"
-        "    ln -s ../dummy/$action /var/lib/one/remotes/tm/local/$action.dummy\ndone",
+
+
+def _vm_hooks(name: str, var: Path) -> Block:
+    """Return the same step up to 5.8, whose hooks are sections of oned.conf."""
+    states = (
+        ("boot_failure", "ACTIVE", "BOOT_FAILURE"),
+        ("unknown", "ACTIVE", "UNKNOWN"),
+        ("poweroff", "POWEROFF", "LCM_INIT"),
+    )
+    hooks = "\n".join(
+        vector(
+            "VM_HOOK",
+            {
+                "NAME": f'"one_provider_{told}"',
+                "ON": '"CUSTOM"',
+                "STATE": f'"{state}"',
+                "LCM_STATE": f'"{lcm_state}"',
+                "COMMAND": f'"{var}/remotes/hooks/one_provider/recreate"',
+                "ARGUMENTS": '"$ID $TEMPLATE"',
+            },
+        )
+        for told, state, lcm_state in states
+    )
+    return Block(
+        what="Once for all clouds, and only if a VM that its cloud refused for want of room, or took back (spot), shall"
+        " be recreated by itself, in the next cloud or at home, up to three times. First run one-provider install"
+        f" {name} --recreate-hook, which installs the program",
+        where=ONED,
+        text=hooks,
+        is_once=True,
+        is_optional=True,
+    )
+
+
+def _alike(name: str) -> Block:
+    return Block(
+        what="A template of yours that runs at home, printed so that its VMs run in the cloud as well once home is"
+        " full, with what was changed and why",
+        text=f"one-provider template ID --for {name}",
+        is_optional=True,
     )
 
 
@@ -300,6 +391,7 @@ def _kept_back(name: str, release: Numbers) -> Block:
         what=f"{asked} This line forbids both to the users of a group, at home as well, unless they have ADMIN rights"
         " on the VM; only a user's first group counts",
         where=f"{name}.ops, then for such a group: onegroup update GROUP {name}.ops --append",
+        is_optional=True,
         text='VM_ADMIN_OPERATIONS = "disk-saveas, disk-snapshot"',
     )
 
@@ -318,4 +410,4 @@ def _vm_template(name: str, kind: str, hypervisor: str, *, is_7: bool) -> str:
         SCHED_REQUIREMENTS = "HYPERVISOR = \\"{hypervisor}\\""
         """
     ).format(name=name, hypervisor=hypervisor, asked=asked)
-    return (text + ('SCHED_DS_REQUIREMENTS = "TM_MAD = \\"dummy\\""' if is_7 else "")).rstrip()
+    return (text + ('SCHED_DS_REQUIREMENTS = "TM_MAD = \\"one_provider\\""' if is_7 else "")).rstrip()

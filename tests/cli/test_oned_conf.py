@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -127,17 +128,9 @@ def _commands(text: str) -> list[list[str]]:
 
 
 def test_in_7_x_the_cloud_gets_its_own_cluster_datastore_and_vdc(place: Place) -> None:
-    """Seen on 7.4.0: a datastore also in the default cluster, or a host there for a moment, attracts ordinary VMs.
-
-    With a deploy of 60 s under way there, an ordinary VM ran after 63 s as shipped, after 15 s with these two lines.
-    """
-    place.configure(EC2, name="aws")
-    blocks = json_of(place.root, "oned-conf", "aws", "--release", "7.4")
-    assert [block["text"] for block in blocks if block["where"] == "oned.conf"][1:2] == [
-        "ACTION_TIMEOUT   = 10\nSCHED_RETRY_TIME = 15"
-    ]
-    lines = [line for block in blocks for line in (block["where"].partition("then: ")[2], *block["text"].splitlines())]
-    assert [line for line in lines if line.startswith("one")] == [
+    """Seen on 7.4.0: a datastore also in the default cluster, or a host there for a moment, attracts ordinary VMs."""
+    assert commands_of(json_of(place.root, "oned-conf", "aws", "--release", "7.4")) == [
+        "one-provider install aws",
         "onevdc addcluster 0 0 default",
         "onevdc delcluster 0 0 ALL",
         "onecluster create aws",
@@ -149,6 +142,169 @@ def test_in_7_x_the_cloud_gets_its_own_cluster_datastore_and_vdc(place: Place) -
         "onehost create aws -i aws -v aws -c aws",
         "onetemplate create aws.tmpl",
     ]
+
+
+def commands_of(blocks: list[Mapping[str, Any]], *, is_optional: bool = False) -> list[str]:
+    """The commands in the order in which they are run, without those for some sites only."""
+    chosen = [block for block in blocks if block["is_optional"] is is_optional]
+    lines = [line for block in chosen for line in (block["where"].partition("then: ")[2], *block["text"].splitlines())]
+    return [line for line in lines if line.startswith("one")]
+
+
+LIMITS = {
+    "7.4": {
+        "schedulers/rank.conf": {"MAX_HOST": "0"},
+        "oned.conf": {
+            "MAX_ACTIONS_PER_HOST": "200",
+            "MAX_ACTIONS_PER_CLUSTER": "200",
+            "SCHED_MAX_WND_TIME": "2",
+            "SCHED_MAX_WND_LENGTH": "100",
+            "SCHED_RETRY_TIME": "15",
+            "ACTION_TIMEOUT": "10",
+        },
+    },
+    "5.10": {"sched.conf": {"MAX_HOST": "1000", "MAX_DISPATCH": "0", "SCHED_INTERVAL": "5"}},
+}
+"""Seen on 7.4.0 and 5.10.5: 100 VMs run within 30 s, and the second of two VMs stays at home."""
+
+
+def plain_settings(place: Place, release: str) -> Mapping[str, Mapping[str, str]]:
+    """The plain settings that every site needs, by file."""
+    files: dict[str, dict[str, str]] = {}
+    for block in json_of(place.root, "oned-conf", "aws", "--release", release):
+        if block["where"].endswith(".conf") and not block["is_optional"]:
+            values = read_template(block["text"]).values
+            texts = {name: value[0] for name, value in values.items() if isinstance(value[0], str)}
+            files.setdefault(block["where"], {}).update(texts)
+    return {file: texts for file, texts in files.items() if texts}
+
+
+@pytest.mark.parametrize("release", LIMITS)
+def test_oned_conf_prints_the_limits_of_the_releases_scheduler(place: Place, release: str) -> None:
+    assert plain_settings(place, release) == LIMITS[release]
+
+
+def shipped_7(place: Place, *, rank: str = "", oned: str = "") -> None:
+    """Make a front-end of 7.4, with the settings that matter here as it ships them."""
+    (place.root / "etc" / "schedulers").mkdir(parents=True)
+    (place.root / "etc" / "schedulers" / "rank.conf").write_text(
+        rank or "MAX_HOST = 1\nDEFAULT_SCHED = [ POLICY = 1 ]\n"
+    )
+    (place.root / "etc" / "oned.conf").write_text(oned or "MAX_ACTIONS_PER_HOST = 1\nMAX_ACTIONS_PER_CLUSTER = 30\n")
+
+
+def rank_of(place: Place) -> str:
+    """RANK in the printed DEFAULT_SCHED; "" if none is printed."""
+    blocks = json_of(place.root, "oned-conf", "aws", "--release", "7.4")
+    vectors = [
+        v for b in blocks if b["where"].endswith("rank.conf") for v in read_template(b["text"]).vectors("DEFAULT_SCHED")
+    ]
+    return vectors[0]["RANK"] if vectors else ""
+
+
+@pytest.mark.parametrize(
+    ("section", "rank"),
+    [
+        pytest.param("POLICY = 0", "PRIORITY * 1000000 + (RUNNING_VMS)", id="packing"),
+        pytest.param("policy = 1", "PRIORITY * 1000000 + (- RUNNING_VMS)", id="striping-in-lower-case"),
+        pytest.param("POLICY = 2", "PRIORITY * 1000000 + (FREE_CPU)", id="load-aware"),
+        pytest.param(
+            'POLICY = 3, RANK = "- (RUNNING_VMS * 50  + FREE_CPU)"',
+            "PRIORITY * 10000000 + (- (RUNNING_VMS * 50  + FREE_CPU))",
+            id="custom",
+        ),
+        pytest.param('POLICY = 3, RANK = "FREE_CPU -1"', "PRIORITY", id="custom-that-opennebula-cannot-evaluate"),
+        pytest.param('POLICY = 3, RANK = "PRIORITY * 5 + FREE_CPU"', "", id="custom-with-priority"),
+        pytest.param("POLICY = 4", "", id="fixed"),
+    ],
+)
+def test_the_rank_is_composed_from_the_front_ends_own_policy(place: Place, section: str, rank: str) -> None:
+    shipped_7(place, rank=f"MAX_HOST = 1\nDEFAULT_SCHED = [\n   {section}\n]\n")
+    assert rank_of(place) == rank
+
+
+def test_a_policy_of_6_10_is_found_before_the_upgrade_to_7(place: Place) -> None:
+    (place.root / "etc" / "oned.conf").write_text("PORT = 2633\n")
+    (place.root / "etc" / "sched.conf").write_text("DEFAULT_SCHED = [ policy = 0 ]\n")
+    assert rank_of(place) == "PRIORITY * 1000000 + (RUNNING_VMS)"
+
+
+def test_settings_that_are_good_enough_on_the_front_end_are_left_as_they_are(place: Place) -> None:
+    shipped_7(
+        place, oned="MAX_ACTIONS_PER_HOST = 300\nSCHED_MAX_WND_TIME = 1\n" + 'INHERIT_IMAGE_ATTR = "PROVIDER_IMAGE"\n'
+    )
+    blocks = json_of(place.root, "oned-conf", "aws", "--release", "7.4")
+    texts = "\n".join(block["text"] for block in blocks)
+    assert "MAX_ACTIONS_PER_CLUSTER = 200" in texts
+    assert not [name for name in ("MAX_ACTIONS_PER_HOST", "SCHED_MAX_WND_TIME") if name in texts]
+    assert 'INHERIT_IMAGE_ATTR = "PROVIDER_IMAGE"\n' not in texts
+    kept = "This front-end has MAX_ACTIONS_PER_HOST = 300, SCHED_MAX_WND_TIME = 1, which can stay"
+    assert kept in [block["what"] for block in blocks]
+
+
+def test_the_transfer_driver_is_added_to_the_lists_of_the_front_end(place: Place) -> None:
+    shipped_7(
+        place,
+        oned='TM_MAD = [ EXECUTABLE = "one_tm", ARGUMENTS = "-t 20 -d ssh,mine -w 60" ]\n'
+        'DATASTORE_MAD = [ EXECUTABLE = "one_datastore", ARGUMENTS = "-t 15 -d fs -s ssh,one_provider" ]\n',
+    )
+    blocks = json_of(place.root, "oned-conf", "aws", "--release", "7.4")
+    sections = [read_template(block["text"]) for block in blocks if "_MAD" in block["text"]]
+    arguments = [
+        v["ARGUMENTS"] for name in ("TM_MAD", "DATASTORE_MAD") for each in sections for v in each.vectors(name)
+    ]
+    assert arguments == ["-t 20 -d ssh,mine,one_provider -w 60"]
+
+
+def test_a_second_cloud_repeats_only_steps_that_are_marked(place: Place) -> None:
+    first = json_of(place.root, "oned-conf", "aws", "--release", "7.4")
+    second = json_of(place.root, "oned-conf", "azure", "--release", "7.4")
+    repeated = [block for block in second if block["text"] and block in first]
+    assert all(block["is_once"] for block in repeated if "systemctl" not in block["text"])
+    own = [block for block in second if not block["is_once"] and block["text"]]
+    assert all("azure" in block["text"] + block["where"] for block in own if "systemctl" not in block["text"])
+
+
+@pytest.mark.parametrize("release", ["7.4", "6.10"])
+def test_a_group_gets_this_cloud_alone_within_a_quota(place: Place, release: str) -> None:
+    blocks = json_of(place.root, "oned-conf", "aws", "--release", release, "--group", "research")
+    commands = commands_of(blocks)
+    assert commands[commands.index("onegroup create research") :][:6] == [
+        "onegroup create research",
+        "onevdc create aws",
+        "onevdc addcluster aws 0 aws",
+        "onevdc addgroup aws research",
+        "onevdc delgroup 0 research",
+        "onegroup quota research research.quota",
+    ]
+    assert commands.index("onecluster create aws") < commands.index("onevdc addcluster aws 0 aws")
+    assert [each for each in commands if each.startswith("onehost")] == ["onehost create aws -i aws -v aws -c aws"]
+    assert "onegroup create aws" not in commands
+
+
+@pytest.mark.parametrize(
+    ("release", "hook"),
+    [("5.10", "one-provider install aws --recreate-hook"), ("5.8", "")],
+)
+def test_hooks_are_sections_of_oned_conf_up_to_5_8(place: Place, release: str, hook: str) -> None:
+    blocks = json_of(place.root, "oned-conf", "aws", "--release", release)
+    sections = [
+        each
+        for block in blocks
+        if "VM_HOOK" in block["text"]
+        for each in read_template(block["text"]).vectors("VM_HOOK")
+    ]
+    assert [each["LCM_STATE"] for each in sections] == ([] if hook else ["BOOT_FAILURE", "UNKNOWN", "LCM_INIT"])
+    assert ("one-provider install aws --recreate-hook" in commands_of(blocks, is_optional=True)) is bool(hook)
+
+
+def test_oned_conf_notes_files_of_the_front_end_that_opennebula_cannot_read(place: Place) -> None:
+    shipped_7(place, oned="VM_MAD = [ NAME\n")
+    code, printed, errors = ran(place.root, "oned-conf", "aws", "--release", "7.4")
+    assert (code, "MAX_ACTIONS_PER_HOST = 200" in printed) == (0, True)
+    path = place.root / "etc" / "oned.conf"
+    found = f"note: OpenNebula cannot read {path} from 'VM_MAD = [ NAME' on: correct it there"
+    assert errors == f"{found}; the output is for files as shipped\n"
 
 
 @pytest.mark.parametrize("kind", [kind for kind in BUILT_IN if kind != "scripts"])
@@ -174,6 +330,7 @@ def test_oned_conf_notes_an_invalid_configuration(place: Place) -> None:
     ("arguments", "code", "sentence"),
     [
         (('x"', "--release", "7.4"), 1, "one-provider oned-conf: 'x\"' is no NAME: "),
+        (("x", "--release", "7.4", "--group", "a b"), 2, "one-provider oned-conf: 'a b' is no name of a group: "),
         (("x",), 2, "one-provider oned-conf: Missing option '--release'."),
         (("x", "--release", "3.8"), 2, "one-provider oned-conf: Invalid value for '--release': '3.8' is not one of"),
     ],

@@ -19,18 +19,23 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from one_provider_mad.cli.oned_conf import RELEASES, Block, blocks_of
+from one_provider_mad.cli.oned_conf import RELEASES, blocks_of
+from one_provider_mad.cli.oned_conf_block import Block
 from tests.end_to_end.oned import ROOT, Place
 from tests.waiting import until
 
 SESSION = "oneadmin:opennebula"
 OURS = ("one_vmm_provider", "one_im_provider")
+OURS_CLI = str(ROOT / "bin" / "one-provider")
 
 _REPLACED = (
     "VM_MAD IM_MAD TM_MAD DATASTORE_MAD MARKET_MAD IPAM_MAD HM_MAD SCHED_MAD AUTH_MAD PORT LISTEN_ADDRESS GRPC_\\w+"
-    " MONITORING_INTERVAL MONITORING_INTERVAL_(?:HOST|VM) ACTION_TIMEOUT SCHED_RETRY_TIME"
+    " MONITORING_INTERVAL MONITORING_INTERVAL_(?:HOST|VM)"
 )
 """Attributes that a test's zone changes or omits: it reaches no other machine, and has no scheduler."""
+
+_REPEATED = re.compile(r"VM_MAD|IM_MAD|TM_MAD_CONF|DS_MAD_CONF|VM_HOOK|INHERIT_\w+|\w+_RESTRICTED_ATTR")
+"""Attributes of which a configuration file may have several."""
 
 _HOME = """
 TM_MAD = [ EXECUTABLE = "one_tm", ARGUMENTS = "-t 5 -d dummy,local,ssh" ]
@@ -118,28 +123,41 @@ class Zone:
             link = self.folder / "lib" / "mads" / program
             link.unlink(missing_ok=True)
             link.symlink_to(self._checkout / "bin" / program)
+        if self.release >= (7, 0):
+            self._install_transfer_driver()
         grpc, monitord, publish, subscribe = self._other_ports
         oned = _plain(self._shipped("oned.conf"), *_REPLACED.split())
         oned += f'PORT = {self._port}\nLISTEN_ADDRESS = "127.0.0.1"\n'
         oned += f'GRPC_PORT = {grpc}\nGRPC_LISTEN_ADDRESS = "127.0.0.1"\n' if self.release >= (7, 0) else ""
-        oned += _HOME.format(publish=publish, subscribe=subscribe) + self._recipe("oned.conf")
+        oned = self._with_recipe("oned.conf", oned + _HOME.format(publish=publish, subscribe=subscribe))
         oned += self.settings
         if self._has_monitord:
             text = _plain(self._shipped("monitord.conf"), "IM_MAD", "NETWORK")
-            text += _NETWORK.format(port=monitord) + self._recipe("monitord.conf")
+            text = self._with_recipe("monitord.conf", text + _NETWORK.format(port=monitord))
             (self.folder / "etc" / "monitord.conf").write_text(text)
             oned += _MONITORD
         else:
             oned += "MONITORING_INTERVAL_HOST = 5\nMONITORING_INTERVAL_VM = 5\n"
         (self.folder / "etc" / "oned.conf").write_text(oned)
 
+    def _install_transfer_driver(self) -> None:
+        """Run the command that the recipe has before the restart; existing files stay as they are."""
+        for name in self._clouds:
+            subprocess.run([OURS_CLI, "install", name], env=self.environ, check=True, capture_output=True, timeout=60)
+
     def _shipped(self, name: str) -> str:
         """A file of its configuration as upstream ships it, where a copy of that was kept."""
         kept = self.folder / "etc" / f"{name}.orig"
         return (kept if kept.exists() else self.folder / "etc" / name).read_text()
 
-    def _recipe(self, file: str) -> str:
-        return "".join(f"{block.text}\n" for block in self._blocks() if block.where == file)
+    def _with_recipe(self, file: str, text: str) -> str:
+        """Return a file with the recipe's settings: each replaces those of its name, unless a file may have several."""
+        for block in self._blocks():
+            if block.where == file:
+                names = re.findall(r"^(\w+)\s*=", block.text, re.MULTILINE)
+                replaced = [each for each in names if not _REPEATED.fullmatch(each)]
+                text = (_plain(text, *replaced) if replaced else text) + f"{block.text}\n"
+        return text
 
     def _blocks(self) -> Iterator[Block]:
         known = [release for release in RELEASES if tuple(map(int, release.split("."))) <= self.release]
@@ -150,11 +168,13 @@ class Zone:
         """Run the commands that `one-provider oned-conf` prints, as they are printed; those of several clouds once."""
         commands: dict[str, None] = {}
         for block in self._blocks():
+            if block.is_optional:
+                continue
             file, _, command = block.where.partition(", then: ")
             if command:
                 (self.folder / file).write_text(f"{block.text}\n")
             lines = [command] if command else block.text.splitlines()
-            commands |= dict.fromkeys(line for line in lines if line.startswith("one"))
+            commands |= dict.fromkeys(line for line in lines if re.match(r"one(?!-provider )", line))
         for line in commands:
             self.run(line)
 
