@@ -119,12 +119,12 @@ class Zone:
         auth.parent.mkdir(exist_ok=True)
         auth.write_text(f"{SESSION}\n")
         auth.chmod(0o600)
+        if self.release >= (7, 0):
+            self._install_transfer_driver()
         for program in OURS:
             link = self.folder / "lib" / "mads" / program
             link.unlink(missing_ok=True)
             link.symlink_to(self._checkout / "bin" / program)
-        if self.release >= (7, 0):
-            self._install_transfer_driver()
         grpc, monitord, publish, subscribe = self._other_ports
         oned = _plain(self._shipped("oned.conf"), *_REPLACED.split())
         oned += f'PORT = {self._port}\nLISTEN_ADDRESS = "127.0.0.1"\n'
@@ -141,7 +141,7 @@ class Zone:
         (self.folder / "etc" / "oned.conf").write_text(oned)
 
     def _install_transfer_driver(self) -> None:
-        """Run the command that the recipe has before the restart; existing files stay as they are."""
+        """Run the command that the recipe has before the restart; the links that it makes are replaced afterwards."""
         for name in self._clouds:
             subprocess.run([OURS_CLI, "install", name], env=self.environ, check=True, capture_output=True, timeout=60)
 
