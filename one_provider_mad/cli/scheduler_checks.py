@@ -122,7 +122,10 @@ def _rank(front_end: FrontEnd, file: str) -> Iterator[CheckResult]:
         yield CheckResult(what="rank", is_well=True, found=f"{path} ranks hosts by {policy.expression}")
         return
     found = f"{path} ranks hosts by {policy.expression or 'nothing'}: VMs go to the cloud while home has room"
-    yield CheckResult(what="rank", is_well=None, found=found, remedy=f"set {rank_section(policy)}")
+    remedy = f"set {rank_section(policy)}"
+    if file == SCHED and MONITORD not in front_end.settings:
+        remedy += ", and PRIORITY = 0 in each cluster at home: up to 5.12 a host without it has any"
+    yield CheckResult(what="rank", is_well=None, found=found, remedy=remedy)
 
 
 def _placer(front_end: FrontEnd) -> str:

@@ -80,10 +80,13 @@ def test_everything_is_well_with_what_oned_conf_prints(place: Place, release: st
     assert {"driver sections", "scheduler", "rank"} <= found.keys()
 
 
-def test_6_10_as_shipped_places_one_vm_a_turn(place: Place) -> None:
+def test_mm_sched_as_shipped_places_one_vm_a_turn(place: Place) -> None:
     found = results(place, oned=DRIVERS.format(100) + MONITOR, sched=SCHED)
     assert found["scheduler"].found.startswith("20 VMs created at once run in the cloud after about 304 s")
     assert found["scheduler"].remedy == "set MAX_HOST = 1000, MAX_DISPATCH = 0, SCHED_INTERVAL = 5: then after 8 s"
+    assert found["rank"].remedy.endswith(
+        ", and PRIORITY = 0 in each cluster at home: up to 5.12 a host without it has any"
+    )
     assert "transfer driver" not in found
 
 
