@@ -49,7 +49,7 @@ OTHERS = (
         "python3",
         "ssh",
     ),
-    *("onecluster", "onedatastore", "onetemplate", "oneuser", "onevm", "onevnet"),
+    *("onecluster", "onetemplate", "oneuser", "onevm", "onevnet"),
 )
 """Programs of others, and programs that cannot run in a test; OpenNebula's run in tests/real_oned."""
 
@@ -236,6 +236,7 @@ NOT_RUN = {
     "one-provider console NAME --vm 42": "the same; tests/cli/test_console.py runs it",
     "one-provider purge --check": "ends with 3 for a NAME with instances; tests/cli/test_purge.py runs it",
     "one-provider install NAME --datastore DATASTORE": "needs an OpenNebula; tests/real_oned/test_transfer.py runs it",
+    "one-provider install ec2 --datastore default": "the same; tests/real_oned/test_template_to_shell.py runs it",
     "one-provider upgrade --check": "ends with 3 for a NAME without its region; tests/cli/test_upgrade.py runs it",
     "one-provider template 5 --for NAME --dry-run": "needs OpenNebula's template 5; tests/cli/test_template.py runs it",
     "one-provider keep-place --install": "makes hooks in an OpenNebula; tests/cli/test_keep_place.py runs it",

@@ -152,15 +152,9 @@ def map_image_and_network(zone: Zone) -> None:
     path.write_text(path.read_text() + more + networks[networks.index("\n[networks.") :])
 
     write(zone, "ec2-public.net", networks.partition("# for ec2.toml")[0])
-    tm_mad = zone.document("one.datastore.info", 1).findtext("TM_MAD") or ""
-    for block in json.loads(ours(zone, "one-provider oned-conf ec2 --release 7.4 --json")):
-        if "_DUMMY" in block["text"]:
-            write(zone, "ec2.images", block["text"])
-        if "ln -s" in block["text"]:
-            own = str(zone.folder / "var" / "remotes" / "tm" / tm_mad)
-            text = block["text"].replace("/var/lib/one/remotes/tm/local", own)
-            subprocess.run(["sh", "-ec", text], check=True)
-    follow(zone, "onevnet", "onecluster", "onedatastore")
+    follow(zone, "onevnet", "onecluster")
+    if zone.release >= (7, 0):
+        ours(zone, documented("one-provider install")[0])
     until(lambda: zone.document("one.vnpool.info", -2, -1, -1).findtext("VNET/STATE") in (None, "1"))
     zone.run("onevnet chmod ec2-public 644")
     if zone.release >= (7, 0):
