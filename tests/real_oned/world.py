@@ -149,6 +149,8 @@ class World:
         group = int(zone.call("one.secgroup.allocate", f'NAME = "web"\n{rule_for(22)}'))
         unmeasured = 'DS_MAD = "dummy"\nTM_MAD = "dummy"\nDATASTORE_CAPACITY_CHECK = "NO"\n'
         store = zone.call("one.datastore.allocate", f'NAME = "burst"\n{unmeasured}', -1)
+        if zone.release >= (7, 0):
+            zone.one_provider("install", "ec2", "--datastore", "burst")
         image = zone.call("one.image.allocate", 'NAME = "debian-12"\nTYPE = "OS"\nPATH = "/etc/hostname"\n', store)
         until(lambda: zone.document("one.image.info", image).findtext("STATE") == "1", seconds=60)
         leases = 'AR = [ TYPE = "IP4", IP = "10.0.0.50", SIZE = "20" ]\n'

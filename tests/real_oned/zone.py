@@ -143,7 +143,15 @@ class Zone:
     def _install_transfer_driver(self) -> None:
         """Run the command that the recipe has before the restart; the links that it makes are replaced afterwards."""
         for name in self._clouds:
-            subprocess.run([OURS_CLI, "install", name], env=self.environ, check=True, capture_output=True, timeout=60)
+            self.one_provider("install", name)
+
+    def one_provider(self, *arguments: str, code: int = 0) -> str:
+        """Run `one-provider`; returns its output and errors."""
+        done = subprocess.run(
+            [OURS_CLI, *arguments], env=self.environ, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == code, f"one-provider {arguments}: {done.stdout}{done.stderr}"
+        return done.stdout + done.stderr
 
     def _shipped(self, name: str) -> str:
         """A file of its configuration as upstream ships it, where a copy of that was kept."""
