@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -19,7 +17,7 @@ import pytest
 
 from tests.real_oned.world import SIMULATED, STATES, Vm, running
 from tests.real_oned.zone import Zone, tail
-from tests.waiting import HANG, until
+from tests.waiting import until
 
 pytestmark = [pytest.mark.oned, pytest.mark.timeout(300)]
 
@@ -100,17 +98,8 @@ class Transfers(Zone):
             path.write_text(text.format(log=self.ssh_log, here=here))
             path.chmod(0o755)
 
-    def one_provider(self, *arguments: str, code: int = 0) -> str:
-        """Run `one-provider`; returns its output and errors."""
-        done = subprocess.run(
-            [sys.executable, "-m", "one_provider_mad.cli.main", *arguments],
-            env=self.environ | {"PATH": os.environ["PATH"]},
-            capture_output=True,
-            text=True,
-            timeout=HANG,
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout + done.stderr
+    def install_transfer_driver(self) -> None:
+        """Leave that to the tests, which also remove it."""
 
     def tree(self) -> dict[str, bytes]:
         """All files of OpenNebula's transfer drivers, and the templates of its datastores but for their sizes."""

@@ -120,7 +120,7 @@ class Zone:
         auth.write_text(f"{SESSION}\n")
         auth.chmod(0o600)
         if self.release >= (7, 0):
-            self._install_transfer_driver()
+            self.install_transfer_driver()
         for program in OURS:
             link = self.folder / "lib" / "mads" / program
             link.unlink(missing_ok=True)
@@ -140,7 +140,7 @@ class Zone:
             oned += "MONITORING_INTERVAL_HOST = 5\nMONITORING_INTERVAL_VM = 5\n"
         (self.folder / "etc" / "oned.conf").write_text(oned)
 
-    def _install_transfer_driver(self) -> None:
+    def install_transfer_driver(self) -> None:
         """Run the command that the recipe has before the restart; the links that it makes are replaced afterwards."""
         for name in self._clouds:
             self.one_provider("install", name)
