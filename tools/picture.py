@@ -29,7 +29,7 @@ _SVG = "{http://www.w3.org/2000/svg}"
 
 _FORMAT = """\
 <svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg" role="img">
-<title>What make demo shows: both drivers, and nine actions of a VM</title>
+<title>What make demo shows: a full home, both drivers, and nine actions of a VM in the cloud</title>
 <style>
 .{unique_id}-matrix {{
     font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace;

@@ -76,7 +76,7 @@ def command(
         click.echo(json.dumps({"vm_id": vm_id, "password": shown}) if is_json else shown)
     else:
         written = console_lines(
-            ask(name, os.environ, lambda cloud: _text(cloud, vm_id), calls=_CALLS, is_quiet=is_json)
+            ask(name, os.environ, lambda cloud: console_text(cloud, vm_id), calls=_CALLS, is_quiet=is_json)
         )
         written = written[-lines:] if lines else written
         if is_json:
@@ -88,7 +88,8 @@ def command(
             click.echo("the console has no text yet: some clouds show it minutes after the start", err=True)
 
 
-async def _text(cloud: Cloud, vm_id: int) -> str:
+async def console_text(cloud: Cloud, vm_id: int) -> str:
+    """Return the text on the console of a VM's instance. Raises MadError, and NoInstance."""
     if not isinstance(cloud.provider, ConsoleSource):
         raise cloud.lacks("a console")
     return await cloud.provider.console_text((await cloud.instance_of(vm_id)).deploy_id)

@@ -16,10 +16,14 @@ from pathlib import Path
 
 import click
 
+from one_provider_mad.cli.asked_cloud import ask
+from one_provider_mad.cli.console import console_text
+from one_provider_mad.cli.console_lines import console_lines
 from one_provider_mad.cli.decode import printable
 from one_provider_mad.cli.driver_message import wire_line
 from one_provider_mad.cli.instances import collect
 from one_provider_mad.cli.verbs import LCM_NUMBERS
+from one_provider_mad.lab.demo_home import HOME, cloud_host, placements
 from one_provider_mad.lab.demo_life import SIMULATED, Play, Step
 from one_provider_mad.lab.demo_monitor import Watcher
 from one_provider_mad.protocol.messages import Control, LogLine, Malformed, Reply
@@ -96,12 +100,14 @@ def _play(folder: Path, play: Play) -> None:
     with _started(folder, "one_vmm_provider", play) as process, _started(folder, "one_im_provider", play) as monitor:
         driver, watcher = _Driver(process, play), Watcher(monitor)
         driver.greet()
-        _begin_to_watch(watcher)
+        _show_placement(play, _begin_to_watch(watcher))
         deploy_id = ""
         for step in play.life:
             deploy_id = driver.perform(step, deploy_id) or deploy_id
             if step.reported:
                 _show_reported(watcher, step)
+            if step is play.life[0]:
+                _show_login(folder, play)
         driver.finish()
     left = collect(play.name, {"ONE_LOCATION": str(folder)}, is_all=False)
     if left:
@@ -113,7 +119,8 @@ def _play(folder: Path, play: Play) -> None:
 # The information driver
 
 
-def _begin_to_watch(watcher: Watcher) -> None:
+def _begin_to_watch(watcher: Watcher) -> str:
+    """Ask for reports; return what the first one says of the host."""
     begun = time.monotonic()
     watcher.say(b"INIT")
     click.echo(f"{click.style('monitor', bold=True)}: report on this host from now on, as monitord asks for it")
@@ -122,6 +129,29 @@ def _begin_to_watch(watcher: Watcher) -> None:
     if report is None:
         raise DemoFailed("the information driver did not say what the host is")
     click.echo(f"  {_arrow('<')} SYSTEM_HOST {printable(' '.join(report.text.split()))}{_took(begun)}")
+    return report.text
+
+
+def _show_placement(play: Play, report: str) -> None:
+    """Show where OpenNebula's scheduler places this VM, and the two before it that fill the host at home."""
+    click.echo(f"{click.style('place', bold=True)}: home has CPUs for two VMs, the next goes to the cloud")
+    lines = placements(cloud_host(play.name, report), range(VM_ID - int(HOME.cpus), VM_ID + 1))
+    for line in lines:
+        click.echo(f"  {_arrow('.')} {line}")
+    if not lines[-1].endswith(f"-> {play.name}"):
+        raise DemoFailed(f"the scheduler would not place the VM in the cloud: {lines[-1]}")
+
+
+def _show_login(folder: Path, play: Play) -> None:
+    """Show the instance's console: what its guest was told, so that its user can log in."""
+    click.echo(f"{click.style('log in', bold=True)}: the key of its user is in the instance")
+    environ = _environ(folder, play)
+    text = ask(play.name, environ, lambda cloud: console_text(cloud, VM_ID), calls=2, is_quiet=True)
+    lines = [line for line in console_lines(text) if line]
+    if not any(play.key in line for line in lines):
+        raise DemoFailed("the instance was not told the key of its user")
+    for line in lines:
+        click.echo(f"  {_arrow('|')} {printable(line)}")
 
 
 def _show_reported(watcher: Watcher, step: Step) -> None:
@@ -165,11 +195,6 @@ def _started(folder: Path, name: str, play: Play) -> Iterator[subprocess.Popen[b
 
 
 def _spawn(program: Path, folder: Path, play: Play) -> subprocess.Popen[bytes]:
-    environ = {
-        name: value
-        for name, value in os.environ.items()
-        if name != "ONE_PROVIDER_MAD_CONF" and not name.startswith("AWS_")
-    }
     try:
         # oned closes stderr; here it goes to a file, to be shown when something fails.
         with _stderr_file(folder).open("ab") as stderr:
@@ -179,11 +204,21 @@ def _spawn(program: Path, folder: Path, play: Play) -> subprocess.Popen[bytes]:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 cwd=folder / "var",
-                env={**environ, **play.environ, "ONE_LOCATION": str(folder)},
+                env=_environ(folder, play),
                 bufsize=0,
             )
     except OSError as error:
         raise DemoFailed(f"{program} cannot be started: {error.strerror}") from error
+
+
+def _environ(folder: Path, play: Play) -> dict[str, str]:
+    """Return the environment of this process, with the demonstration's OpenNebula and cloud alone."""
+    own = {
+        name: value
+        for name, value in os.environ.items()
+        if name != "ONE_PROVIDER_MAD_CONF" and not name.startswith("AWS_")
+    }
+    return {**own, **play.environ, "ONE_LOCATION": str(folder)}
 
 
 class _Driver:

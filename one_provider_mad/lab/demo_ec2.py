@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from one_provider_mad.domain import Template
-from one_provider_mad.lab.demo_life import EC2_LIFE, Play
+from one_provider_mad.lab.demo_life import CONTEXT, EC2_LIFE, Play
 from one_provider_mad.providers.ec2.credentials import MISSING
 
 REGION = "eu-west-1"
@@ -29,6 +29,9 @@ secret_access_key = "{secret}"
 watch_interval = 0.1
 visibility_grace = 5.0
 
+[context]
+guest = "auto"
+
 [monitor]
 state_period = 0.1
 sync_period = 0.2
@@ -44,6 +47,7 @@ _TEMPLATE = Template(
         "CPU": ("1",),
         "MEMORY": ("1024",),
         "PUBLIC_CLOUD": ({"TYPE": "ec2", "AMI": "ami-0123456789abcdef0", "INSTANCETYPE": "t3.small,t3a.small"},),
+        "CONTEXT": (CONTEXT,),
     }
 )
 """The VM's template."""

@@ -8,6 +8,12 @@ from one_provider_mad.cli.driver_message import default_template
 from one_provider_mad.cli.verbs import Release
 from one_provider_mad.domain import Template, Value
 
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDemo alice"
+"""The SSH key of the VM's user."""
+
+CONTEXT = {"SSH_PUBLIC_KEY": KEY, "SET_HOSTNAME": "web"}
+"""CONTEXT of the VM, as OpenNebula completes it."""
+
 
 class Step(Value, frozen=True, kw_only=True):
     """One action on the VM.
@@ -41,6 +47,7 @@ class Play(Value, frozen=True, kw_only=True):
         settings: the text of its configuration file.
         life: the steps.
         template: the VM's template.
+        key: the SSH key in its CONTEXT.
         environ: added to the drivers' environment.
         stage: a sentence about the cloud's place, "" for none.
         is_lasting: whether a folder kept with --keep holds the whole cloud.
@@ -50,6 +57,7 @@ class Play(Value, frozen=True, kw_only=True):
     settings: str
     life: tuple[Step, ...]
     template: Template
+    key: str = KEY
     environ: Mapping[str, str] = {}
     stage: str = ""
     is_lasting: bool = True
@@ -132,6 +140,9 @@ SIMULATED = Play(
 provider = "simulated"
 owner = "demo"
 
+[context]
+guest = "auto"
+
 [simulated]
 latency = 0.02
 boot_time = 0.3
@@ -145,5 +156,5 @@ sync_period = 0.2
 min_list_interval = 0.1
 """,
     life=LIFE,
-    template=default_template(),
+    template=Template(values={**default_template().values, "CONTEXT": (CONTEXT,)}),
 )

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from one_provider_mad.cli.main import main
 from one_provider_mad.lab import demo
-from one_provider_mad.lab.demo_life import LIFE
+from one_provider_mad.lab.demo_life import KEY, LIFE
 from tests.waiting import HANG
 
 COMMAND = [sys.executable, "-m", "one_provider_mad.cli.main"]
@@ -39,6 +39,8 @@ def test_demo_runs_a_vms_whole_life_and_leaves_no_files(tmp_path: Path) -> None:
     assert words == [step.action for step in LIFE]
     answers = [line.split()[1:4] for line in lines if re.match("  < [A-Z]+ SUCCESS 42 ", line)]
     assert answers == [[step.action, "SUCCESS", "42"] for step in LIFE]
+    assert [line.rpartition("-> ")[2] for line in lines if line.startswith("  . VM ")] == ["home", "home", "simulated"]
+    assert f"  | cloud-init: ssh_authorized_keys: {KEY}" in lines
     assert lines[-2].startswith("  < exit code 0")
     assert lines[-1].startswith("9 actions, all answered SUCCESS; no instance is left in the cloud")
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from one_provider_mad.cli.main import main
 from one_provider_mad.lab import demo_ec2
-from one_provider_mad.lab.demo_life import EC2_LIFE
+from one_provider_mad.lab.demo_life import EC2_LIFE, KEY
 from tests.waiting import HANG
 
 COMMAND = [sys.executable, "-m", "one_provider_mad.cli.main", "demo", "--ec2"]
@@ -39,6 +39,8 @@ def test_demo_ec2_runs_a_vms_whole_life_and_leaves_no_files(tmp_path: Path) -> N
     assert states == [step.reported for step in EC2_LIFE if step.reported]
     answers = [match[1] for line in lines if (match := re.match(r"  < ([A-Z]+) SUCCESS 42 ", line))]
     assert answers == [step.action for step in EC2_LIFE]
+    assert [line.rpartition("-> ")[2] for line in lines if line.startswith("  . VM ")] == ["home", "home", "ec2"]
+    assert f"  | cloud-init: ssh_authorized_keys: {KEY}" in lines
     assert "LOG W" not in done.stdout
     assert lines[-1].startswith("10 actions, all answered SUCCESS; no instance is left in the cloud")
 

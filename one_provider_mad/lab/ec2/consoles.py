@@ -11,6 +11,7 @@ from one_provider_mad.lab.ec2.forms import Form
 from one_provider_mad.lab.ec2.refusals import Refusal
 from one_provider_mad.lab.ec2.resources import Resources
 from one_provider_mad.providers.simulated import table
+from one_provider_mad.providers.simulated.guest_console import told_lines
 
 PICTURE = base64.b64decode(
     "/9j/4AAQSkZJRgABAQEASABIAAD/2wBDAP//////////////////////////////////////////////////////////////////////////////"
@@ -66,12 +67,22 @@ class Consoles:
         return view.rows[0], view.now
 
 
+def _user_data(row: table.Row) -> str:
+    """Return the instance's user data; "" for bytes that are no text, such as gzip's."""
+    try:
+        return base64.b64decode(shown.details(row).get("UserData", "")).decode()
+    except ValueError:
+        return ""
+
+
 def _started(row: table.Row) -> str:
     """Return what a Linux guest with cloud-init writes while it starts."""
     address = shown.private_ip(row).replace(".", "-")
+    told = "".join(f"cloud-init: {line}\r\n" for line in told_lines(_user_data(row)))
     return (
         "[    0.000000] Linux version 6.1.0-37-cloud-amd64 (debian-kernel@lists.debian.org)\r\n"
         "[\x1b[0;32m  OK  \x1b[0m] Started \x1b[0;1;39mssh.service\x1b[0m - OpenBSD Secure Shell server.\r\n"
+        f"{told}"
         f"cloud-init: instance {row.id} of {row.image}, Datasource DataSourceEc2Local, finished\r\n"
         f"\r\nip-{address} login: "
     )

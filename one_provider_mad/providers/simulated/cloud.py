@@ -275,6 +275,14 @@ class Cloud:
         """Return all visible instances, oldest first."""
         return await self._select(table.LIST_ALL, {})
 
+    async def user_data(self, deploy_id: DeployId) -> str:
+        """Return the user data that the instance was given. Raises InstanceNotFound."""
+
+        def operation(db: sqlite3.Connection) -> str:
+            return table.decode_hardware(table.load(db, deploy_id, self._clock()).hardware).context
+
+        return await self._database.read(operation)
+
     async def _select(self, query: str, values: Mapping[str, str]) -> list[Instance]:
         return await self._database.read(lambda db: table.select(db, query, values, self._clock()))
 

@@ -1,4 +1,4 @@
-"""What the operator's commands show of the simulated cloud: images, a network, consoles of instances; no I/O."""
+"""What the operator's commands show of the simulated cloud: images, a network, what a login needs; no I/O."""
 
 from __future__ import annotations
 
@@ -52,11 +52,3 @@ def obstacles(instance: Instance, *, has_key: bool | None) -> Iterator[CheckResu
         words = "CONTEXT has a key or a password" if has_key else "CONTEXT has neither a key nor a password"
         yield CheckResult(what="key", is_well=has_key, found=words, remedy=remedy)
     yield CheckResult(what="guest", is_well=None, found="a simulated instance has none", remedy="nothing to log in to")
-
-
-def console_text(instance: Instance) -> str:
-    """Return lines as a guest writes them while it starts; none before it runs."""
-    if instance.state is InstanceState.PENDING:
-        return ""
-    name = instance.name or instance.deploy_id
-    return f"simulated instance {instance.deploy_id} has started\r\n\r\n{name} login: "

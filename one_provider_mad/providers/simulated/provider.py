@@ -36,6 +36,7 @@ from one_provider_mad.providers.mapped_networks import leased_address, mapped_ne
 from one_provider_mad.providers.public_cloud import Section, read_section
 from one_provider_mad.providers.simulated import capacity, operator_tools
 from one_provider_mad.providers.simulated.cloud import Cloud, Launch
+from one_provider_mad.providers.simulated.guest_console import console_text
 from one_provider_mad.providers.simulated.hardware import ADDRESS, PASSING_FACTS, SUBNET, Disk, Hardware
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
 from one_provider_mad.providers.simulated.traffic import Traffic
@@ -291,8 +292,8 @@ class SimulatedProvider:
         return LoginPlace()
 
     async def console_text(self, deploy_id: DeployId) -> str:
-        """Return some lines once the instance runs."""
-        return operator_tools.console_text(await self._one(deploy_id))
+        """Return what a guest with cloud-init would write, once the instance runs."""
+        return console_text(await self._one(deploy_id), await self.cloud.user_data(deploy_id))
 
     async def _one(self, deploy_id: DeployId) -> Instance:
         found = (await self.describe([deploy_id])).get(deploy_id)
