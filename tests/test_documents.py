@@ -48,6 +48,9 @@ OTHERS = (
         "pipx",
         "python3",
         "ssh",
+        "systemctl",
+        "umask",
+        "wg",
     ),
     *("onecluster", "onetemplate", "oneuser", "onevm", "onevnet"),
 )
