@@ -495,8 +495,9 @@ class Figures(Value, frozen=True, kw_only=True):
 class FigureSource(Protocol):
     """Can measure instances, but slowly or for money, so it is called apart from the listings."""
 
-    figures_period: float
-    """Seconds between two calls of `figures`."""
+    @property
+    def figures_period(self) -> float:
+        """Return the seconds between two calls of `figures`; it may change with each listing."""
 
     async def figures(self, instances: Collection[Instance]) -> Mapping[DeployId, Figures]:
         """Return figures of `instances`, which are the whole latest listing: figures of others may be dropped.
@@ -541,6 +542,29 @@ class ShortageSource(Protocol):
             instance: as the cloud shows it.
             parameters: of its create.
         """
+
+
+class Interruption(Value, frozen=True, kw_only=True):
+    """The end of an instance that its cloud took back, such as a spot instance.
+
+    Attributes:
+        reason: the cloud's reason, for a person.
+        at: when the cloud decided it, seconds since the epoch; 0 when unknown.
+    """
+
+    reason: str
+    at: float = 0.0
+
+
+@runtime_checkable
+class InterruptionSource(Protocol):
+    """A cloud that takes instances back when it needs their room, such as EC2's spot instances."""
+
+    def interruption(self, instance: Instance) -> Interruption | None:
+        """Return how the cloud took back an instance; None for one that runs, or ended otherwise. No I/O."""
+
+    def lasting(self, alternatives: Sequence[Parameters]) -> Sequence[Parameters]:
+        """Return the alternatives that the cloud will not take back; all where each may be taken back. No I/O."""
 
 
 class CloudImage(Value, frozen=True, kw_only=True):

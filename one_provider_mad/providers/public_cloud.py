@@ -22,6 +22,12 @@ _MOST_SHOWN, _LONGEST_SHOWN = 5, 40
 _WHICH_SECTION = frozenset({"TYPE", "HOST", "CLOUD"})
 """Attributes that only choose between several sections."""
 
+INTERRUPTED = "INTERRUPTED"
+"""Attribute that says what becomes of the VM when its cloud takes its instance back, as `interrupted` of `[spot]`."""
+
+_NO_PART = (*_WHICH_SECTION, INTERRUPTED)
+"""Attributes that describe no instance."""
+
 TOKEN_NAMES = ("CLIENTTOKEN", "CLIENT_TOKEN")
 """Attributes that would set the idempotency token; only the driver's own token may be sent."""
 
@@ -45,7 +51,7 @@ class Section(Value, frozen=True, kw_only=True):
 
     def known(self, known: Collection[str]) -> dict[str, str]:
         """Return the attributes that describe the instance and that the cloud's adapter knows."""
-        return {name: text for name, text in self.attributes.items() if name in known and name not in _WHICH_SECTION}
+        return {name: text for name, text in self.attributes.items() if name in known and name not in _NO_PART}
 
     def unknown(self, known: Collection[str], *, cloud: str) -> tuple[str, ...]:
         """Return one warning for all attributes unknown to the cloud's adapter, as a tuple; empty for none."""

@@ -42,7 +42,7 @@ from one_provider_mad.errors import (
     WrongState,
 )
 from one_provider_mad.mappings import ContextSettings, Mappings
-from one_provider_mad.providers.interface import Capacity, CreateCall, CreatePlan, ProviderContext
+from one_provider_mad.providers.interface import Capacity, CreateCall, CreatePlan, Interruption, ProviderContext
 from one_provider_mad.providers.simulated.cloud import Extras, Launch
 from one_provider_mad.providers.simulated.provider import SimulatedProvider, factory
 from one_provider_mad.providers.simulated.settings import CALLS, FaultSettings, SimulatedSettings
@@ -131,6 +131,35 @@ async def launch(provider: SimulatedProvider, request: VmRequest | None = None) 
     deploy_id = await provider.create(a_call(provider, request or a_vm()))
     await reach(provider, deploy_id, InstanceState.RUNNING)
     return deploy_id
+
+
+async def test_an_interrupted_instance_runs_until_its_notice_is_over_and_says_why_it_ended(
+    connect: Open, clock: Clock
+) -> None:
+    provider = await connect(clock=clock)
+    deploy_id = await provider.create(a_call(provider, a_vm()))
+    with pytest.raises(WrongState, match="is pending and cannot be taken back"):
+        await provider.cloud.interrupt(deploy_id)
+    clock.advance(1)
+    await provider.cloud.interrupt(deploy_id, notice=120)
+    shown = (await provider.describe([deploy_id]))[deploy_id]
+    assert (shown.state, provider.interruption(shown)) == (InstanceState.RUNNING, None)
+    assert shown.attributes["SIM_INTERRUPTION_SINCE"] == "2023-11-14T22:13:21Z"
+    clock.advance(121)
+    shown = (await provider.describe([deploy_id]))[deploy_id]
+    assert shown.state is InstanceState.TERMINATED
+    reason = "taken back by the cloud since 2023-11-14T22:13:21Z"
+    assert provider.interruption(shown) == Interruption(reason=reason, at=1_700_000_001)
+
+
+async def test_an_instance_that_was_terminated_was_not_interrupted(connect: Open, clock: Clock) -> None:
+    provider = await connect(clock=clock)
+    deploy_id = await provider.create(a_call(provider, a_vm()))
+    clock.advance(1)
+    await provider.cloud.interrupt(deploy_id, notice=120)
+    await provider.destroy(deploy_id)  # by a person, while the notice lasts
+    clock.advance(121)
+    assert provider.interruption((await provider.describe([deploy_id]))[deploy_id]) is None
 
 
 async def seen(provider: SimulatedProvider, deploy_id: DeployId) -> Instance:

@@ -4,16 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from one_provider_mad.domain import InstanceState
+from one_provider_mad.domain import DeployId, InstanceState
 from one_provider_mad.lab.ec2 import forms, shown
 from one_provider_mad.lab.ec2.answers import Answer, moment
 from one_provider_mad.lab.ec2.forms import Form
 from one_provider_mad.lab.ec2.instances import Instances
-from one_provider_mad.lab.ec2.resources import Event, Resources, events_planned
+from one_provider_mad.lab.ec2.resources import Event, Resources, events_planned, plan_event
 from one_provider_mad.providers.simulated import table
+from one_provider_mad.providers.simulated.cloud import NOTICE_SECONDS
 
 INTERRUPTIONS = ("marked-for-termination", "marked-for-stop")
 """Plans that are part of the spot request, not of the instance."""
+
+
+TAKEN_BACK = "Server.SpotInstanceTermination"
+"""The state reason of a spot instance that EC2 has taken back."""
+
+
+async def interrupt(resources: Resources, instance_id: str, *, notice: float = NOTICE_SECONDS) -> None:
+    """Take back a running spot instance: its request is marked now, and the instance ends after the notice.
+
+    Args:
+        resources: the account; any process may open it.
+        instance_id: the instance.
+        notice: seconds until it ends; EC2 gives two minutes.
+
+    Raises:
+        ProviderError: there is no such instance, or it does not run.
+    """
+    await resources.cloud.interrupt(DeployId(instance_id), notice=notice, reason=TAKEN_BACK)
+    description = "Your Spot instance has been marked for termination."
+    event = Event(
+        number=0, instance_id=instance_id, code=INTERRUPTIONS[0], description=description, not_before=resources.clock()
+    )
+    await resources.write(lambda db: plan_event(db, event))
 
 
 class Plans:
@@ -91,5 +115,5 @@ class Plans:
 
 def _code(row: table.Row, now: float, interruption: Event | None) -> str:
     if row.state_at(now).is_gone:
-        return "instance-terminated-by-user"
+        return "instance-terminated-no-capacity" if row.reason == TAKEN_BACK else "instance-terminated-by-user"
     return interruption.code if interruption else "fulfilled"

@@ -40,7 +40,8 @@ _REASONS = {
 }
 
 _SERVERS_REASONS = {
-    "Server.InsufficientInstanceCapacity": "There was insufficient capacity available to satisfy the launch request."
+    "Server.InsufficientInstanceCapacity": "There was insufficient capacity available to satisfy the launch request.",
+    "Server.SpotInstanceTermination": "Spot instance termination",
 }
 """Reasons for which EC2 itself ends an instance (API_StateReason), as in the instance's row."""
 

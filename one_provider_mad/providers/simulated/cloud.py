@@ -10,6 +10,7 @@ import hashlib
 import os
 import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +32,9 @@ from one_provider_mad.providers.simulated.settings import SimulatedSettings
 
 TERMINATED_SECONDS = 3600.0
 """Cloud seconds for which a terminated instance is still listed, as in EC2."""
+
+NOTICE_SECONDS = 120.0
+"""Cloud seconds from the notice that an instance is taken back to its end, as in EC2."""
 
 AT_REST = (InstanceState.RUNNING, InstanceState.STOPPED)
 """States in which an instance's parts can be changed."""
@@ -202,6 +206,34 @@ class Cloud:
                 "UPDATE instance SET transition = 'terminating', ends_at = ?, reason = ?, hardware = ?, forget_at = ?"
                 " WHERE id = ?",
                 (ends_at, reason, hardware, forget_at, deploy_id),
+            )
+
+        await self._database.write(operation)
+
+    async def interrupt(self, deploy_id: DeployId, *, notice: float = NOTICE_SECONDS, reason: str = "") -> None:
+        """Take a running instance back, as a cloud does with spot instances: it ends once the notice is over.
+
+        Args:
+            deploy_id: the instance.
+            notice: seconds until it is terminated.
+            reason: the reason that clients see; the simulated cloud's own, with the time, without one.
+        """
+
+        def operation(db: sqlite3.Connection) -> None:
+            now = self._clock()
+            state = table.load(db, deploy_id, now).state_at(now)
+            if state is not InstanceState.RUNNING:
+                raise _wrong_state(deploy_id, state, "taken back", (InstanceState.RUNNING,))
+            since = datetime.fromtimestamp(now, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            ends_at = now + self._real(notice)
+            db.execute(
+                "UPDATE instance SET transition = 'interrupted', ends_at = ?, reason = ?, forget_at = ? WHERE id = ?",
+                (
+                    ends_at,
+                    reason or f"{table.TAKEN_BACK} {since}",
+                    ends_at + self._real(TERMINATED_SECONDS),
+                    deploy_id,
+                ),
             )
 
         await self._database.write(operation)

@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from one_provider_mad.providers.interface import (
     CreateCall,
     CreatePlan,
     ImportHints,
+    Interruption,
     LoginPlace,
     Parameters,
     ProviderContext,
@@ -39,9 +41,13 @@ from one_provider_mad.providers.simulated.cloud import Cloud, Launch
 from one_provider_mad.providers.simulated.guest_console import console_text
 from one_provider_mad.providers.simulated.hardware import ADDRESS, PASSING_FACTS, SUBNET, Disk, Hardware
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
+from one_provider_mad.providers.simulated.table import INTERRUPTION, INTERRUPTION_SINCE
 from one_provider_mad.providers.simulated.traffic import Traffic
 
-KNOWN_ATTRIBUTES = ("TYPE", "HOST", "CLOUD", "NAME", "TAGS", "PROVIDER_IMAGE_ID", "PROVIDER_INSTANCE_TYPE", "GUEST")
+KNOWN_ATTRIBUTES = (
+    *("TYPE", "HOST", "CLOUD", "NAME", "TAGS"),
+    *("PROVIDER_IMAGE_ID", "PROVIDER_INSTANCE_TYPE", "GUEST", "INTERRUPTED"),
+)
 """All attributes of a PUBLIC_CLOUD section for this cloud."""
 
 DEFAULT_IMAGE = "default"
@@ -61,7 +67,7 @@ class SimulatedProvider:
 
     name: str = "simulated"
     is_create_repeatable: bool = True
-    attribute_names: Collection[str] = PASSING_FACTS
+    attribute_names: Collection[str] = (*PASSING_FACTS, INTERRUPTION, INTERRUPTION_SINCE)
     changeable_attributes: Collection[str] = frozenset({"PROVIDER_INSTANCE_TYPE"})
 
     def __init__(
@@ -173,6 +179,17 @@ class SimulatedProvider:
     def import_hints(self, instance: Instance) -> ImportHints:
         """Return the template values of a VM that imports the instance, from its attributes."""
         return capacity.import_hints(instance)
+
+    def interruption(self, instance: Instance) -> Interruption | None:
+        """Return how the cloud took back an instance; None for one that it did not."""
+        since = instance.attributes.get(INTERRUPTION_SINCE)
+        if not since or not instance.state.is_gone:
+            return None
+        return Interruption(reason=instance.reason, at=datetime.fromisoformat(since).timestamp())
+
+    def lasting(self, alternatives: Sequence[Parameters]) -> Sequence[Parameters]:
+        """Return all alternatives: any instance may be taken back, by order alone (`Cloud.interrupt`)."""
+        return alternatives
 
     async def suspend(self, deploy_id: DeployId) -> None:
         """Suspend a running instance."""

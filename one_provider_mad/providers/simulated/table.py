@@ -51,6 +51,7 @@ TRANSITIONS: Mapping[str, tuple[InstanceState, InstanceState]] = {
     "stopping": (InstanceState.STOPPING, InstanceState.STOPPED),
     "suspending": (InstanceState.SUSPENDING, InstanceState.SUSPENDED),
     "terminating": (InstanceState.TERMINATING, InstanceState.TERMINATED),
+    "interrupted": (InstanceState.RUNNING, InstanceState.TERMINATED),
 }
 """Transition of an instance to its states before and after the transition's end."""
 
@@ -162,7 +163,7 @@ def find_by_token(db: sqlite3.Connection, token: str, call: str, now: float) -> 
 
 def count_by_type(db: sqlite3.Connection) -> dict[str, int]:
     """Return the number of instances of each type, without terminating ones."""
-    query = "SELECT type, count(*) FROM instance WHERE transition <> 'terminating' GROUP BY type"
+    query = "SELECT type, count(*) FROM instance WHERE transition NOT IN ('terminating', 'interrupted') GROUP BY type"
     return dict(db.execute(query).fetchall())
 
 
@@ -179,8 +180,23 @@ def view(row: Row, now: float) -> Instance:
         created_at=row.created_at,
         reason=row.reason,
         usage=traits.usage(now - row.created_at) if state is InstanceState.RUNNING else None,
-        attributes=traits.attributes,
+        attributes={**traits.attributes, **interruption(row)} if row.transition == "interrupted" else traits.attributes,
     )
+
+
+INTERRUPTION, INTERRUPTION_SINCE = "SIM_INTERRUPTION", "SIM_INTERRUPTION_SINCE"
+"""Attributes of an instance that the cloud takes back, or has taken back."""
+
+TAKEN_BACK = "taken back by the cloud since"
+"""The reason of such an instance, before the time."""
+
+
+def interruption(row: Row) -> dict[str, str]:
+    """Return the attributes of an instance that the cloud takes back: reason and time.
+
+    Each is one word: up to 5.10 reports leave out all others.
+    """
+    return {INTERRUPTION: "taken-back", INTERRUPTION_SINCE: row.reason.rpartition(" ")[2]}
 
 
 def usage(row: Row, now: float) -> Usage:

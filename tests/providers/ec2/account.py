@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from one_provider_mad.domain import DeployId
 from one_provider_mad.lab.ec2 import account as served
-from one_provider_mad.lab.ec2 import resources, shown
+from one_provider_mad.lab.ec2 import plans, resources, shown
 from one_provider_mad.lab.ec2.addresses import add_address
 from one_provider_mad.lab.ec2.offers import EC2_TYPES
 from one_provider_mad.providers.simulated import table
@@ -137,6 +137,10 @@ class Account:
         )
         with self.file() as db:
             resources.plan_event(db, event)
+
+    def interrupt(self, instance_id: str, *, notice: float) -> None:
+        """Have EC2 take back a spot instance."""
+        self._aside(plans.interrupt(self._account.resources, instance_id, notice=notice))
 
     @property
     def alive(self) -> list[Seen]:

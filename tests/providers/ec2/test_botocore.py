@@ -203,6 +203,24 @@ async def test_scheduled_events_and_spot_interruptions_are_described(ec2: Faulty
         await botocore.stop_instances(InstanceIds=[spot])
 
 
+async def test_an_interrupted_spot_instance_is_marked_and_ends_with_the_reason(
+    ec2: FaultyEc2, botocore: Botocore
+) -> None:
+    spot = await botocore.run(InstanceMarketOptions={"MarketType": "spot"})
+    await botocore.reaches(spot, "running")
+
+    async def code() -> str:
+        (request,) = (await botocore.describe_spot_instance_requests())["SpotInstanceRequests"]
+        return str(request["Status"]["Code"])
+
+    ec2.account.interrupt(spot, notice=0.5)
+    assert await code() == "marked-for-termination"
+    await botocore.reaches(spot, "terminated")
+    assert await code() == "instance-terminated-no-capacity"
+    (reservation,) = (await botocore.describe_instances(InstanceIds=[spot]))["Reservations"]
+    assert reservation["Instances"][0]["StateReason"]["Code"] == "Server.SpotInstanceTermination"
+
+
 async def test_only_an_instance_launched_with_hibernation_can_be_hibernated(botocore: Botocore) -> None:
     plain, ready = await botocore.run(), await botocore.run(HibernationOptions={"Configured": True})
     await botocore.reaches(ready, "running")
