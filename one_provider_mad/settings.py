@@ -129,6 +129,14 @@ class MetricsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Seconds between two writes."""
 
 
+class SpotSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Instances that the cloud may take back, such as spot instances."""
+
+    interrupted: Literal["report", "recreate"] = "report"
+    """What becomes of a VM whose instance its cloud takes back: `report` leaves it as it is, `recreate` has the hook of
+    `one-provider install NAME --recreate-hook` recreate it. INTERRUPTED of a VM's PUBLIC_CLOUD section overrides it."""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One configuration file, without the provider's own table."""
 
@@ -170,6 +178,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     orphans: OrphanPolicy = OrphanPolicy()
     """Handling of instances without a VM."""
+
+    spot: SpotSettings = SpotSettings()
+    """Instances that the cloud may take back."""
 
     metrics: MetricsSettings = MetricsSettings()
     """The drivers' metrics, for Prometheus."""

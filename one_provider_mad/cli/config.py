@@ -58,6 +58,7 @@ def collect(name: str, environ: Mapping[str, str]) -> list[Entry]:
         "monitor": monitor,
         "policy": settings.policy,
         "orphans": settings.orphans,
+        "spot": settings.spot,
         "metrics": settings.metrics,
     }
     path = str(configuration.path)

@@ -12,12 +12,12 @@ import structlog
 
 from one_provider_mad.domain import DeployId, Instance, VmId
 from one_provider_mad.errors import MadError
-from one_provider_mad.monitor.addresses import Addresses
 from one_provider_mad.monitor.changes import Changes
 from one_provider_mad.monitor.cloud_source import CloudSource
 from one_provider_mad.monitor.host import Load, configured_capacity, report_of
 from one_provider_mad.monitor.host_attributes import AGAIN_SECONDS, HostAttributes
 from one_provider_mad.monitor.inference import InferredVm
+from one_provider_mad.monitor.news import News, last_words
 from one_provider_mad.monitor.sender import Sender
 from one_provider_mad.monitor.settings import CHECK_SECONDS, MonitorSettings, ReportPeriods
 from one_provider_mad.monitor.sweep import Sweep, Sweeper, in_thread_if_large, retrieve_exception
@@ -95,7 +95,7 @@ class HostSchedule:
         now = self._loop.time()
         self._heartbeat, self._system, self._states_due = Due(now), Due(now), Due(now)
         self._sync, self._figures = Due(now), Due(now)
-        self._addresses, self._changes = Addresses(), Changes()
+        self._news, self._changes = News(), Changes()
         self._sweeping: asyncio.Task[Sweep] | None = None
         self._sweep: Sweep | None = None
         self._error = sweeper.error
@@ -260,12 +260,12 @@ class HostSchedule:
     async def _queue_figures(
         self, sweep: Sweep, vms: list[InferredVm], report_periods: ReportPeriods, now: float
     ) -> None:
-        """Queue the figures of all VMs when they are due, and those of VMs with new addresses at once.
+        """Queue the figures of all VMs when they are due, and those of VMs with news at once.
 
-        A person waits for the address to log in to. The lines that are queued already are written anew, or an old
-        address would follow the new one.
+        A person waits for the address to log in to, and has two minutes to save what is on a spot instance. The lines
+        that are queued already are written anew, or an old address would follow the new one.
         """
-        changed = await in_thread_if_large(len(vms), lambda: self._addresses.changed(vms))
+        changed = await in_thread_if_large(len(vms), lambda: self._news.changed(vms))
         if not self._lines and self._figures.take(now, report_periods.figures):
             self._lines.extend(await in_thread_if_large(len(vms), lambda: self._figures_of(sweep)))
             self._line_pause = min(FIGURES_PAUSE, _SHARE_OF_PERIOD * report_periods.figures / max(1, len(self._lines)))
@@ -319,8 +319,8 @@ class HostSchedule:
             and (only is None or vm.state.vm_id in only)
         )
         removals = (
-            self._removals_of(vm_id, deploy_id)
-            for vm_id, deploy_id in self._without_instance(sweep)
+            self._removals_of(vm_id, deploy_id, kept)
+            for vm_id, deploy_id, kept in self._without_instance(sweep)
             if only is None or vm_id in only
         )
         return reports.vm_figures(chain(present, removals))
@@ -334,17 +334,19 @@ class HostSchedule:
             stale=self._stale_names.of(vm.state.vm_id, instance.attributes, instance.usage),
         )
 
-    def _removals_of(self, vm_id: VmId, deploy_id: DeployId) -> VmFigures:
-        return VmFigures(vm_id=vm_id, deploy_id=deploy_id, stale=self._stale_names.of(vm_id, {}, None))
+    def _removals_of(self, vm_id: VmId, deploy_id: DeployId, kept: Mapping[str, str]) -> VmFigures:
+        stale = self._stale_names.of(vm_id, kept, None)
+        return VmFigures(vm_id=vm_id, deploy_id=deploy_id, attributes=kept, stale=stale)
 
-    def _without_instance(self, sweep: Sweep) -> Iterator[tuple[VmId, DeployId]]:
-        """Yield number and id of the host's VMs that are missing or whose instance is parked."""
+    def _without_instance(self, sweep: Sweep) -> Iterator[tuple[VmId, DeployId, Mapping[str, str]]]:
+        """Yield number and id of the host's VMs that are missing or whose instance is parked, and what they keep."""
         for vm in sweep.vms(self.request.host_id):
             if not vm.is_listed:
-                yield vm.state.vm_id, vm.state.deploy_id
+                kept = last_words(vm.instance.attributes) if vm.instance is not None else {}
+                yield vm.state.vm_id, vm.state.deploy_id, kept
         for known in sweep.inference.memory.vms.values():
             if known.is_parked and known.host_id == self.request.host_id:
-                yield known.vm_id, known.deploy_id
+                yield known.vm_id, known.deploy_id, {}
 
 
 def _basics(report: HostReport) -> tuple[object, ...]:

@@ -224,6 +224,7 @@ def test_set_writes_settings_into_the_new_configuration_between_the_comments(one
         "monitor": {},
         "policy": {"forbidden_attributes": ["USERDATA"]},
         "orphans": {"interval": 600},
+        "spot": {},
         "metrics": {},
         "context": {"guest": "auto"},
         "security_groups": {},

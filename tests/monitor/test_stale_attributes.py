@@ -95,6 +95,29 @@ async def test_all_attributes_of_a_terminated_instance_are_removed_once(driver: 
     assert len(lines) == 3, "they are removed once"
 
 
+TAKEN = {"AWS_SPOT_INTERRUPTION": "marked-for-termination", "AWS_SPOT_INTERRUPTION_SINCE": "2026-12-01T12:00:00.000Z"}
+ENDED = {**TAKEN, "AWS_SPOT_INTERRUPTION": "instance-terminated-no-capacity"}
+
+
+async def test_an_interruption_is_reported_at_once_and_kept_when_the_instance_has_ended(driver: Make) -> None:
+    one = driver()
+    one.add(7)
+    become(one, InstanceState.RUNNING, ADDRESS)
+    one.start(STATE_VM=5, MONITOR_VM=600)
+    await pass_time(6)
+    become(one, InstanceState.RUNNING, {**ADDRESS, **TAKEN})
+    await pass_time(6)
+    assert attributes_of(one.lines("MONITOR_VM")[-1])["AWS_SPOT_INTERRUPTION"] == ["marked-for-termination"]
+    become(one, InstanceState.TERMINATED, {**REASON, **ENDED})
+    await pass_time(6)
+    assert attributes_of(one.lines("MONITOR_VM")[-1]) == {
+        "AWS_SPOT_INTERRUPTION": ["instance-terminated-no-capacity"],
+        "AWS_SPOT_INTERRUPTION_SINCE": ["2026-12-01T12:00:00.000Z"],
+        "AWS_PUBLIC_IP_ADDRESS": [{}],
+        **NO_USAGE,
+    }
+
+
 async def test_a_removal_that_was_not_read_before_a_new_start_monitor_is_repeated(driver: Make) -> None:
     one = driver()
     one.add(7)

@@ -18,7 +18,7 @@ KNOWN_ATTRIBUTES = (
     *("PRIVATEIP", "AVAILABILITYZONE", "PLACEMENTGROUP", "TENANCY", "EBS_OPTIMIZED", "BLOCKDEVICEMAPPING"),
     *("USERDATA", "ELASTICIP", "TAGS", "CLOUD_INIT"),
     # Beyond upstream.
-    *("SPOT", "SPOTPRICE", "GUEST"),
+    *("SPOT", "SPOTPRICE", "INTERRUPTED", "GUEST"),
     *("VOLUMETYPE", "VOLUMESIZE", "VOLUMEIOPS", "VOLUMETHROUGHPUT", "VOLUMEENCRYPTED"),
     "DELETEONTERMINATION",
 )
@@ -56,6 +56,12 @@ def flag(name: str, text: str) -> bool:
     if text.upper() in _NO:
         return False
     raise BadParameter(f"{name}={text[:40]} of the PUBLIC_CLOUD section is neither YES nor NO")
+
+
+def check_interrupted(text: str) -> None:
+    """Check the value of INTERRUPTED, "" for none. Raises BadParameter."""
+    if text.lower() not in ("", "report", "recreate"):
+        raise BadParameter(f"INTERRUPTED={text[:40]} of the PUBLIC_CLOUD section is neither report nor recreate")
 
 
 PREFERRED = "PREFERRED"

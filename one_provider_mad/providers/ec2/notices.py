@@ -18,8 +18,18 @@ from one_provider_mad.safe_xml import Element, element_at, elements_at, text_of
 EVENTS = ("instance-reboot", "system-reboot", "system-maintenance", "instance-retirement", "instance-stop")
 """Every code of a scheduled event; as a filter they leave out all instances without one."""
 
-INTERRUPTED = ("marked-for-termination", "marked-for-stop")
+MARKED = ("marked-for-termination", "marked-for-stop")
 """States of a spot request whose instance has two minutes left."""
+
+ENDED = (
+    "instance-terminated-by-price",
+    "instance-terminated-no-capacity",
+    "instance-terminated-capacity-oversubscribed",
+    "instance-stopped-by-price",
+    "instance-stopped-no-capacity",
+    "instance-stopped-capacity-oversubscribed",
+)
+"""States of a spot request whose instance EC2 has taken back."""
 
 TAKEN_BACK = "Server.Spot"
 """Prefix of the state reason of an instance that EC2 ended for lack of capacity, or of a high enough price
@@ -62,35 +72,52 @@ class Notices:
         self._client = client
         self._warn = warn
         self._said: set[tuple[DeployId, str, str]] = set()
-        self._attributes: dict[DeployId, dict[str, str]] = {}
+        self._scheduled: dict[DeployId, dict[str, str]] = {}
+        self._interrupted: dict[DeployId, dict[str, str]] = {}
 
-    async def learn(self, instances: Sequence[Instance]) -> None:
-        """Ask EC2 for its plans, and warn of each once; `instances` includes those that are gone.
+    async def learn_events(self, instances: Sequence[Instance]) -> None:
+        """Ask EC2 for scheduled events, and warn of each once.
 
         Raises:
-            ProviderError: EC2 did not answer; the plans learnt before stay.
+            ProviderError: EC2 did not answer; the events learnt before stay.
         """
-        for each in await in_batches(instances, _taken_back):
-            reason = each.attributes[STATE_REASON]
-            self._report(each, reason, "", f"was taken back by EC2: {each.reason or reason}")
-        ours = dict(await in_batches(instances, lambda part: [(each.deploy_id, each) for each in part]))
+        ours = await _by_id(instances)
         found: dict[DeployId, dict[str, str]] = {}
         for notice in await self._events():
             if notice.deploy_id in ours:
                 found.setdefault(notice.deploy_id, _event_attributes(notice))
                 sentence = f"has a scheduled event, {notice.code} from {notice.at} on: {notice.text}"
                 self._report(ours[notice.deploy_id], notice.code, notice.at, sentence)
-        if await in_batches(instances, _spot_instances):
+        self._scheduled = found
+
+    async def learn_interruptions(self, instances: Sequence[Instance]) -> None:
+        """Ask EC2 which spot instances it takes back or has taken back, and warn of each once.
+
+        EC2 is asked while there are spot instances, also of ended ones, for an hour: they keep their attributes.
+
+        Raises:
+            ProviderError: EC2 did not answer; the interruptions learnt before stay.
+        """
+        taken = await in_batches(instances, _taken_back)
+        for each in taken:
+            reason = each.attributes[STATE_REASON]
+            self._report(each, reason, "", f"was taken back by EC2: {each.reason or reason}")
+        # EC2 forgets requests, but tells an instance's own reason as long as it lists the instance.
+        found = {each.deploy_id: {INTERRUPTION: each.attributes[STATE_REASON]} for each in taken}
+        if await in_batches(instances, _spot_instances) or taken:
+            ours = await _by_id(instances)
             for notice in await self._interruptions():
                 if notice.deploy_id in ours:
-                    found.setdefault(notice.deploy_id, {}).update(_interruption_attributes(notice))
-                    sentence = f"is being taken back by EC2 within two minutes, {notice.code} since {notice.at}"
-                    self._report(ours[notice.deploy_id], notice.code, notice.at, sentence)
-        self._attributes = found
+                    found[notice.deploy_id] = _interruption_attributes(notice)
+                    if notice.code in MARKED:
+                        sentence = f"is being taken back by EC2 within two minutes, {notice.code} since {notice.at}"
+                        self._report(ours[notice.deploy_id], notice.code, notice.at, sentence)
+        self._interrupted = found
 
     def of(self, instance: Instance) -> Mapping[str, str]:
         """Return the attributes for EC2's plans for an instance."""
-        return self._attributes.get(instance.deploy_id, {})
+        scheduled = self._scheduled.get(instance.deploy_id, {})
+        return {**scheduled, **self._interrupted.get(instance.deploy_id, {})}
 
     async def _events(self) -> list[Notice]:
         """Return scheduled events, the next of each instance first."""
@@ -99,7 +126,7 @@ class Notices:
         return sorted([each async for page in pages for each in page], key=lambda each: each.at)
 
     async def _interruptions(self) -> list[Notice]:
-        requested = {**filtered({"status-code": INTERRUPTED}), "MaxResults": "1000"}
+        requested = {**filtered({"status-code": (*MARKED, *ENDED)}), "MaxResults": "1000"}
         pages = self._client.pages("DescribeSpotInstanceRequests", requested, read=read_interruptions)
         return [each async for page in pages for each in page]
 
@@ -113,12 +140,26 @@ class Notices:
             self._warn(f"instance {instance.deploy_id}{vm} {sentence}")
 
 
+async def _by_id(instances: Sequence[Instance]) -> dict[DeployId, Instance]:
+    return dict(await in_batches(instances, lambda part: [(each.deploy_id, each) for each in part]))
+
+
+def is_taken_back(instance: Instance) -> bool:
+    """Return True for an instance that EC2 itself ended, to have its room or for its price."""
+    return instance.attributes.get(STATE_REASON, "").startswith(TAKEN_BACK)
+
+
 def _taken_back(instances: Sequence[Instance]) -> list[Instance]:
-    return [each for each in instances if each.attributes.get(STATE_REASON, "").startswith(TAKEN_BACK)]
+    return [each for each in instances if is_taken_back(each)]
 
 
 def _spot_instances(instances: Sequence[Instance]) -> list[Instance]:
-    return [each for each in instances if each.attributes.get(LIFECYCLE) == "spot" and not each.state.is_gone]
+    return [each for each in instances if is_spot_instance(each)]
+
+
+def is_spot_instance(instance: Instance) -> bool:
+    """Return True for a spot instance that has not ended."""
+    return instance.attributes.get(LIFECYCLE) == "spot" and not instance.state.is_gone
 
 
 def read_events(root: Element) -> list[Notice]:
@@ -137,7 +178,7 @@ def read_events(root: Element) -> list[Notice]:
 
 
 def read_interruptions(root: Element) -> list[Notice]:
-    """Return the spot requests of a DescribeSpotInstanceRequests answer whose instances EC2 is taking back."""
+    """Return the spot requests of a DescribeSpotInstanceRequests answer whose instances EC2 takes or took back."""
     return [
         Notice(
             deploy_id=DeployId(text_of(item.find("instanceId"))),
@@ -146,7 +187,7 @@ def read_interruptions(root: Element) -> list[Notice]:
             text=text_of(element_at(item, "status/message")),
         )
         for item in elements_at(root, "spotInstanceRequestSet/item")
-        if (code := text_of(element_at(item, "status/code"))) in INTERRUPTED
+        if (code := text_of(element_at(item, "status/code"))) in (*MARKED, *ENDED)
     ]
 
 

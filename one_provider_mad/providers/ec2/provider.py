@@ -52,7 +52,7 @@ from one_provider_mad.providers.ec2.instances import (
 from one_provider_mad.providers.ec2.interfaces import Interfaces
 from one_provider_mad.providers.ec2.launch import SPOT, Launch, read_launch, run_instances
 from one_provider_mad.providers.ec2.launch_interfaces import refused_address
-from one_provider_mad.providers.ec2.notices import NOTICE_NAMES, Notices
+from one_provider_mad.providers.ec2.notices import NOTICE_NAMES, Notices, is_taken_back
 from one_provider_mad.providers.ec2.query import filtered, numbered, pairs
 from one_provider_mad.providers.ec2.refusals import is_shortage
 from one_provider_mad.providers.ec2.settings import Ec2Settings
@@ -69,6 +69,7 @@ from one_provider_mad.providers.interface import (
     CreatePlan,
     Figures,
     ImportHints,
+    Interruption,
     LoginPlace,
     Parameters,
     ProviderContext,
@@ -118,11 +119,11 @@ class Ec2Provider:
             cloudwatch_period=settings.cloudwatch_period,
             notices=Notices(self._client, warn=context.warn) if settings.events else None,
             notices_period=settings.events_period,
+            interruptions_period=settings.interruptions_period,
             is_ours=self._is_ours,
             clock=time.monotonic,
             warn=context.warn,
         )
-        self.figures_period: float = self._watch.period
         self._found = Gathered(self._find, name="instances of VMs")
         self._pages = 1
         self._unknown_states: set[str] = set()
@@ -260,6 +261,14 @@ class Ec2Provider:
         if section.text("ELASTICIP"):
             await self._changes.associate_address(deploy_id, request)
 
+    def interruption(self, instance: Instance) -> Interruption | None:
+        """Return why EC2 took back a spot instance; None for one that it did not."""
+        return Interruption(reason=instance.reason) if is_taken_back(instance) else None
+
+    def lasting(self, alternatives: Sequence[Parameters]) -> Sequence[Parameters]:
+        """Return the alternatives on demand; all where each is a spot instance."""
+        return [each for each in alternatives if read_launch(each).place.market != SPOT] or alternatives
+
     # Changing
 
     async def start(self, deploy_id: DeployId) -> None:
@@ -332,7 +341,9 @@ class Ec2Provider:
 
     async def list_instances(self) -> Sequence[Instance]:
         """Return every instance of the account in the region."""
-        return await self._list({})
+        found = await self._list({})
+        self._watch.expect_spot(found)
+        return found
 
     async def _list(self, filters: Mapping[str, Sequence[str]]) -> list[Instance]:
         requested = {**filtered(filters), "MaxResults": str(self._settings.page_size)}
@@ -384,6 +395,11 @@ class Ec2Provider:
             mappings=self._context.mappings,
             instance=ours,
         ).run()
+
+    @property
+    def figures_period(self) -> float:
+        """Return the seconds between two calls of `figures`: few while there are spot instances."""
+        return self._watch.period
 
     async def figures(self, instances: Collection[Instance]) -> Mapping[DeployId, Figures]:
         """Return CloudWatch's figures and EC2's plans for our instances; a failure of either is a warning."""

@@ -159,7 +159,11 @@ class Ec2Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Report and warn of EC2's own plans: scheduled events, spot instances that it takes back."""
 
     events_period: Annotated[float, Meta(ge=10)] = 60.0
-    """Seconds between two requests for these plans; EC2 announces the end of a spot instance two minutes ahead."""
+    """Seconds between two requests for scheduled events."""
+
+    interruptions_period: Annotated[float, Meta(ge=1)] = 5.0
+    """Seconds between two requests for interruptions, while there are spot instances; EC2 announces the end of one two
+    minutes ahead."""
 
     adopt_upstream: bool = False
     """An instance with upstream's ONE_ID as its only tag counts as that VM's. Off: in an account shared with another
@@ -205,6 +209,8 @@ class Ec2Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         for name in defaults:
             if name not in KNOWN_ATTRIBUTES:
                 raise ValueError(f"defaults: {name} is no PUBLIC_CLOUD attribute of EC2; names are in upper case")
+            if name == "INTERRUPTED":
+                raise ValueError("defaults: INTERRUPTED is for templates, set interrupted in [spot]")
             if name == "GUEST":
                 raise ValueError("defaults: GUEST is for templates, set guest in [context]")
         for item in defaults.get("TAGS", "").split(","):

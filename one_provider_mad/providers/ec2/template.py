@@ -19,6 +19,7 @@ from one_provider_mad.providers.ec2.attributes import (
     KNOWN_ATTRIBUTES,
     PREFERRED,
     PRIVILEGED,
+    check_interrupted,
     check_tags,
     flag,
     is_spot,
@@ -266,6 +267,7 @@ def _places(section: Section, interfaces: tuple[LaunchInterface, ...]) -> list[d
 def _markets(section: Section, settings: Ec2Settings) -> list[dict[str, str]]:
     """Return the markets to try: on demand, spot, or spot first."""
     wish, most = section.text("SPOT").upper(), section.text("SPOTPRICE")
+    check_interrupted(section.text("INTERRUPTED"))
     if not is_spot(wish, most):
         return [{}]
     spot = {

@@ -8,7 +8,7 @@ from one_provider_mad.domain import DeployId, Instance, InstanceState
 from one_provider_mad.errors import ProviderError
 from one_provider_mad.providers.ec2.batches import in_batches
 from one_provider_mad.providers.ec2.cloudwatch import CloudWatch
-from one_provider_mad.providers.ec2.notices import Notices
+from one_provider_mad.providers.ec2.notices import Notices, is_spot_instance
 from one_provider_mad.providers.interface import Figures
 
 _ALMOST = 0.9
@@ -26,7 +26,8 @@ class Watch:
         cloudwatch: source of the figures, None for none.
         cloudwatch_period: seconds between two requests for figures.
         notices: source of EC2's plans, None for none.
-        notices_period: seconds between two requests for them.
+        notices_period: seconds between two requests for scheduled events.
+        interruptions_period: seconds between two requests for interruptions, while there are spot instances.
         is_ours: whether an instance is ours; figures are read for these only.
         clock: seconds of a clock that never goes back.
         warn: sends the operator one sentence.
@@ -39,13 +40,19 @@ class Watch:
         cloudwatch_period: float,
         notices: Notices | None,
         notices_period: float,
+        interruptions_period: float,
         is_ours: Callable[[Instance], bool],
         clock: Callable[[], float],
         warn: Callable[[str], None],
     ) -> None:
         self._cloudwatch = cloudwatch
         self._notices = notices
-        self._periods = {"figures": cloudwatch_period, "notices": notices_period}
+        self._periods = {
+            "figures": cloudwatch_period,
+            "notices": notices_period,
+            "interruptions": interruptions_period,
+        }
+        self._has_spot = False
         self._asked_at: dict[str, float] = {}
         self._is_ours = is_ours
         self._clock = clock
@@ -56,25 +63,39 @@ class Watch:
         """Return the figures of our instances so far."""
         ours = await in_batches(list(instances), lambda part: filter(self._is_ours, part))
         alive = await in_batches(ours, lambda part: [each for each in part if not each.state.is_gone])
-        if self._notices is not None and ours and self._is_due("notices"):
-            await self._try("EC2's plans for instances are not known", self._notices.learn, ours)
+        if self._notices is not None and ours:
+            if self._is_due("interruptions"):
+                loss = "interruptions of spot instances are not known"
+                await self._try(loss, self._notices.learn_interruptions, ours)
+            if self._is_due("notices"):
+                await self._try("EC2's plans for instances are not known", self._notices.learn_events, ours)
         if self._cloudwatch is not None:
             self._cloudwatch.keep(alive)
             if self._is_due("figures"):
                 running = [each for each in alive if each.state is InstanceState.RUNNING]
                 await self._try("no new figures of instances", self._cloudwatch.learn, running)
-        return dict(await in_batches(alive, self._figures_of))
+        return dict(await in_batches(ours, self._figures_of))
 
-    def _figures_of(self, alive: Sequence[Instance]) -> Iterator[tuple[DeployId, Figures]]:
-        for each in alive:
+    def _figures_of(self, instances: Sequence[Instance]) -> Iterator[tuple[DeployId, Figures]]:
+        for each in instances:
             if (figures := self._of(each)) is not None:
                 yield each.deploy_id, figures
 
+    def expect_spot(self, instances: Sequence[Instance]) -> None:
+        """Take note whether a whole listing has spot instances: only then is EC2 asked often."""
+        self._has_spot = self._notices is not None and any(map(is_spot_instance, instances))
+
     @property
     def period(self) -> float:
-        """Return the shortest period in seconds of the wanted sources."""
+        """Return the shortest period in seconds of the wanted sources.
+
+        That of interruptions is as short as a sweep's usual period: a little less, or every other sweep would be too
+        early.
+        """
         wanted = {"figures": self._cloudwatch, "notices": self._notices}
-        return min((self._periods[name] for name, source in wanted.items() if source is not None), default=_NEVER)
+        periods = [self._periods[name] for name, source in wanted.items() if source is not None]
+        often = [_ALMOST * self._periods["interruptions"]] if self._has_spot else []
+        return min((*periods, *often), default=_NEVER)
 
     def _is_due(self, name: str) -> bool:
         now = self._clock()
@@ -98,7 +119,8 @@ class Watch:
 
     def _of(self, instance: Instance) -> Figures | None:
         is_running = instance.state is InstanceState.RUNNING
-        measured = self._cloudwatch.of(instance, is_running=is_running) if self._cloudwatch else None
+        source = None if instance.state.is_gone else self._cloudwatch
+        measured = source.of(instance, is_running=is_running) if source else None
         notices = self._notices.of(instance) if self._notices else {}
         if measured is None:
             return Figures(attributes=notices) if notices else None

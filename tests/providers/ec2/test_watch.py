@@ -9,6 +9,7 @@ from functools import partial
 from itertools import count
 from typing import Any
 
+import msgspec
 import pytest
 
 from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, VmId
@@ -118,8 +119,18 @@ async def test_a_spot_interruption_is_reported_and_warned_of_once(server: Script
             }
         }
     ended = an_instance(1, InstanceState.TERMINATED, AWS_STATE_REASON="Server.SpotInstanceTermination")
+    server.answers["DescribeSpotInstanceRequests"] = interruptions(
+        i_1="instance-terminated-no-capacity|2026-11-22T10:02:01.000Z"
+    )
     for _ in range(2):
-        assert await shown(provider, ended) == {}
+        assert await shown(provider, ended) == {
+            "i-1": {
+                "AWS_SPOT_INTERRUPTION": "instance-terminated-no-capacity",
+                "AWS_SPOT_INTERRUPTION_SINCE": "2026-11-22T10:02:01.000Z",
+            }
+        }
+    server.answers["DescribeSpotInstanceRequests"] = interruptions()  # EC2 has forgotten the request
+    assert await shown(provider, ended) == {"i-1": {"AWS_SPOT_INTERRUPTION": "Server.SpotInstanceTermination"}}
     assert warned(provider) == [
         (
             "instance i-1 of VM 71 is being taken back by EC2 within two minutes, marked-for-termination since"
@@ -132,6 +143,48 @@ async def test_a_spot_interruption_is_reported_and_warned_of_once(server: Script
 async def test_without_spot_instances_spot_requests_are_not_described(server: Scripted, provider: Ec2Provider) -> None:
     await shown(provider, an_instance(1))
     assert [action for action, _ in server.calls] == ["DescribeInstanceStatus"]
+
+
+@pytest.mark.parametrize(
+    ("state", "lifecycle", "period"),
+    [
+        pytest.param(RUNNING, "spot", 4.5, id="a-spot-instance"),
+        pytest.param(InstanceState.TERMINATED, "spot", 60.0, id="an-ended-one"),
+        pytest.param(RUNNING, "", 60.0, id="on-demand-alone"),
+    ],
+)
+def test_interruptions_are_asked_for_often_only_while_there_are_spot_instances(
+    provider: Ec2Provider, state: InstanceState, lifecycle: str, period: float
+) -> None:
+    provider._watch.expect_spot([an_instance(1), an_instance(2, state, AWS_INSTANCE_LIFECYCLE=lifecycle)])
+    assert provider.figures_period == period
+
+
+async def test_between_two_requests_for_events_interruptions_are_asked_for(server: Scripted) -> None:
+    provider = make(server.url)
+    await provider.open()
+    for seconds in range(0, 60, 5):
+        provider._watch._clock = partial(float, seconds)
+        await provider.figures([an_instance(1, AWS_INSTANCE_LIFECYCLE="spot")])
+    counts = [len(server.asked(each)) for each in ("DescribeSpotInstanceRequests", "DescribeInstanceStatus")]
+    assert counts == [12, 2]
+    await provider.close()
+
+
+@pytest.mark.parametrize(
+    ("state_reason", "reason"),
+    [
+        pytest.param("Server.SpotInstanceTermination", "Server.SpotInstanceTermination", id="taken-back"),
+        pytest.param("Client.UserInitiatedShutdown", None, id="terminated-by-a-person"),
+        pytest.param("Server.InsufficientInstanceCapacity", None, id="never-ran"),
+    ],
+)
+def test_only_an_instance_that_ec2_took_back_counts_as_interrupted(
+    provider: Ec2Provider, state_reason: str, reason: str | None
+) -> None:
+    ended = an_instance(1, InstanceState.TERMINATED, AWS_STATE_REASON=state_reason)
+    found = provider.interruption(msgspec.structs.replace(ended, reason=state_reason))
+    assert (found.reason if found else None) == reason
 
 
 async def test_instances_of_other_owners_cause_no_calls_and_no_warnings(
