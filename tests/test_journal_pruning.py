@@ -253,3 +253,12 @@ async def test_the_file_stops_growing_under_steady_traffic(journal: Journal, clo
     assert max(pages[40:]) <= 1.1 * max(pages[:40])
     for table in ("attempts", "moments", "asked", "imported", "instances", "soft_ends", "answered"):
         assert keys(journal, f"SELECT count(*) FROM {table}")[0] <= 48 * daily, table
+
+
+async def test_a_vm_that_may_be_recreated_is_forgotten_after_a_month(journal: Journal, clock: Clock) -> None:
+    for vm_id, age in ((1, 31), (2, 29)):
+        clock.now = NOW - age * DAY
+        await journal.note_refused_vm(an_identity(vm_id), "no room")
+    clock.now = NOW
+    await journal.prune()
+    assert keys(journal, "SELECT vm_id FROM recreations") == [2]

@@ -59,6 +59,7 @@ async def create(work: Work) -> str:
         leads_since=work.leads_since,
     )
     await resumption_of(work).note_baseline(deploy_id)
+    await work.warn_if_unwritten(work.journal.forget_recreation(work.request.vm_id))
     return deploy_id
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from one_provider_mad.actions.intents import LCM_STATES
 from one_provider_mad.actions.work import Work
 from one_provider_mad.calls.cloud import Cloud
 from one_provider_mad.domain import DeployId, Instance, InstanceState
@@ -37,6 +38,8 @@ async def destroy(work: Work, *, is_soft: bool = False) -> str:
                 await _ended_by_guest(work, instance.deploy_id)
             else:
                 await terminated(work.cloud, instance.deploy_id)
+    if LCM_STATES.get(work.request.lcm_state or 0) != "CLEANUP_RESUBMIT":  # a recreated VM's count goes on
+        await work.warn_if_unwritten(work.journal.forget_recreation(work.request.vm_id))
     return "-"
 
 

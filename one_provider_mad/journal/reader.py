@@ -13,7 +13,8 @@ import msgspec
 from one_provider_mad.database import connect
 from one_provider_mad.domain import DeployId, VmId
 from one_provider_mad.errors import JournalError
-from one_provider_mad.journal.records import Attempt, Debt, OpenRequest, Outline, Refusal, Shortage, Writer
+from one_provider_mad.journal.records import Attempt, Debt, OpenRequest, Outline, Recreation, Refusal, Shortage, Writer
+from one_provider_mad.journal.recreations import select_recreations
 from one_provider_mad.journal.schema import later_release, show_as_latest, version_of
 from one_provider_mad.journal.shortages import select_refusal, select_shortages
 from one_provider_mad.journal.statements import (
@@ -97,6 +98,15 @@ def read_attempts(path: Path) -> list[Attempt]:
         JournalError: there is a journal and it cannot be read.
     """
     return _read_all(path, lambda db: select_attempts(db, "1 = 1", {}))
+
+
+def read_recreations(path: Path) -> list[Recreation]:
+    """Return every VM that may be recreated, opening the journal for this read only; none without a journal.
+
+    Raises:
+        JournalError: there is a journal and it cannot be read.
+    """
+    return _read_all(path, select_recreations)
 
 
 def read_refusals(path: Path) -> tuple[Refusal | None, tuple[Shortage, ...]]:

@@ -215,6 +215,40 @@ class Shortage(Value, frozen=True, kw_only=True):
     is_limit: bool = False
 
 
+class Recreation(Value, frozen=True, kw_only=True):
+    """A VM that may be recreated: its create was refused for want of room, or its cloud took its instance back.
+
+    Attributes:
+        vm_id: the VM's number.
+        stime: STIME of the VM.
+        seq: HISTORY/SEQ of the refused create, or of the instance that was taken back.
+        at: time of that, seconds since the epoch.
+        reason: the cloud's message.
+        is_interrupted: the cloud has taken an instance of the VM back: the next one is better one that it does not.
+        tries: how often in a row the VM was recreated without running in between.
+        recreated_seq: HISTORY/SEQ that was recreated last, -1 for none.
+        recreated_at: time at which a process undertook that, seconds since the epoch; 0 when it has failed.
+    """
+
+    vm_id: VmId
+    stime: int
+    seq: int
+    at: float
+    reason: str
+    is_interrupted: bool = False
+    tries: int = 0
+    recreated_seq: int = -1
+    recreated_at: float = 0.0
+
+    def is_undertaken(self, now: float) -> bool:
+        """True when a process has undertaken to recreate the VM, and may still be at it."""
+        return self.recreated_seq == self.seq and 0 <= now - self.recreated_at < UNDERTAKEN_SECONDS
+
+
+UNDERTAKEN_SECONDS = 60.0
+"""Seconds after which a process that has undertaken to recreate a VM counts as failed, if the VM is as before."""
+
+
 class Outline(Value, frozen=True, kw_only=True):
     """The action driver's current work, by which the information driver judges what a listing shows.
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-VERSION = 10
+VERSION = 11
 
 # A rollback journal and full synchronisation: a create that was sent is still recorded after a power cut.
 PRAGMAS = ("journal_mode = TRUNCATE", "synchronous = FULL")
@@ -50,6 +50,10 @@ CREATE TABLE answered (
     vm_id INTEGER PRIMARY KEY, action TEXT NOT NULL, at REAL NOT NULL, has_ended INTEGER NOT NULL);
 CREATE TABLE instances (deploy_id TEXT PRIMARY KEY, vm_id INTEGER NOT NULL, ended_at REAL NOT NULL);
 CREATE INDEX instances_of_vm ON instances (vm_id);
+CREATE TABLE recreations (
+    vm_id INTEGER PRIMARY KEY, stime INTEGER NOT NULL, seq INTEGER NOT NULL, at REAL NOT NULL, reason TEXT NOT NULL,
+    is_interrupted INTEGER NOT NULL, tries INTEGER NOT NULL, recreated_seq INTEGER NOT NULL,
+    recreated_at REAL NOT NULL);
 """
 """The tables of the latest version.
 
@@ -156,6 +160,17 @@ _STEPS = (
             WHERE NOT is_token ORDER BY state = 'created' DESC
         """,
         "CREATE TEMP TABLE instances (deploy_id, vm_id, ended_at)",
+    ),
+    _Step(
+        11,
+        """
+        CREATE TABLE IF NOT EXISTS recreations (
+            vm_id INTEGER PRIMARY KEY, stime INTEGER NOT NULL, seq INTEGER NOT NULL, at REAL NOT NULL,
+            reason TEXT NOT NULL, is_interrupted INTEGER NOT NULL, tries INTEGER NOT NULL,
+            recreated_seq INTEGER NOT NULL, recreated_at REAL NOT NULL)
+        """,
+        "CREATE TEMP TABLE recreations"
+        " (vm_id, stime, seq, at, reason, is_interrupted, tries, recreated_seq, recreated_at)",
     ),
 )
 

@@ -104,6 +104,8 @@ def prune(db: sqlite3.Connection, now: float, *, most: int) -> bool:
     asked_guests = "SELECT deploy_id FROM soft_ends WHERE at < :before LIMIT :most"
     query = f"DELETE FROM soft_ends WHERE deploy_id IN ({asked_guests})"  # noqa: S608
     counts: list[int] = [attempts, ends, deleted, db.execute(query, values).rowcount]
+    lost = "SELECT vm_id FROM recreations WHERE at < :before LIMIT :most"
+    counts.append(db.execute(f"DELETE FROM recreations WHERE vm_id IN ({lost})", values).rowcount)  # noqa: S608
     return max(counts) >= most
 
 

@@ -16,9 +16,10 @@ from pathlib import Path
 import msgspec
 
 from one_provider_mad.database import Database
-from one_provider_mad.domain import DeployId, VmId
+from one_provider_mad.domain import DeployId, Identity, VmId
 from one_provider_mad.errors import JournalError
-from one_provider_mad.journal.records import Attempt, Debt, OpenRequest, Refusal, Shortage, Writer
+from one_provider_mad.journal.records import Attempt, Debt, OpenRequest, Recreation, Refusal, Shortage, Writer
+from one_provider_mad.journal.recreations import forget_recreation, note_loss, select_recreation
 from one_provider_mad.journal.schema import PRAGMAS, make_shrinkable, prepare
 from one_provider_mad.journal.shortages import REFUSAL, add_shortage, end_shortages
 from one_provider_mad.journal.statements import (
@@ -299,6 +300,20 @@ class Journal:
         self._may_have_shortages = False
         is_none_left = await self._database.write(lambda db: end_shortages(db, storable(room), before=before))
         self._may_have_shortages |= not is_none_left
+
+    # VMs that may be recreated
+
+    async def recreation(self, vm_id: VmId) -> Recreation | None:
+        """Return the record of a VM that may be recreated; None when there is none."""
+        return await self._database.read(lambda db: select_recreation(db, vm_id))
+
+    async def note_refused_vm(self, identity: Identity, reason: str) -> None:
+        """Record that a VM's create was refused for want of room, so that the VM may be recreated."""
+        await self._database.write(lambda db: note_loss(db, identity, at=self._clock(), reason=reason))
+
+    async def forget_recreation(self, vm_id: VmId) -> None:
+        """Delete the record of a VM that runs, or has ended."""
+        await self._database.write(lambda db: forget_recreation(db, vm_id))
 
     # Debts
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -19,7 +19,14 @@ from one_provider_mad.journal.records import Attempt, AttemptState
 from one_provider_mad.ownership.rooms import note_refusal, note_room, note_shortage, room_of
 from one_provider_mad.ownership.sending import send_new
 from one_provider_mad.ownership.vm import Vm
-from one_provider_mad.providers.interface import CreatePlan, ImageReader, Parameters, Provider, ShortageSource
+from one_provider_mad.providers.interface import (
+    CreatePlan,
+    ImageReader,
+    InterruptionSource,
+    Parameters,
+    Provider,
+    ShortageSource,
+)
 
 _MOST_SPENT = 10
 """Create tokens in a row that the cloud may call spent, by earlier recreates; after so many the deploy fails."""
@@ -99,7 +106,7 @@ class Creation(Value, frozen=True, kw_only=True):
         plan = await planned(self.order, self.vm.cloud.provider, call=self.vm.cloud.call)
         for warning in plan.warnings:
             self.vm.warn_once(warning)
-        for parameters in plan.alternatives:
+        for parameters in await self._without_interruptions(plan.alternatives):
             attempt = await self._open(parameters)
             if any(attempt.parameters == short for short, _ in self.short):
                 continue
@@ -119,6 +126,15 @@ class Creation(Value, frozen=True, kw_only=True):
                 return deploy_id
         await note_refusal(self.vm, "", self.short[-1][1])
         raise self.short.pop()[1]  # a plan has an alternative; popped, as the error's traceback keeps this frame
+
+    async def _without_interruptions(self, alternatives: Sequence[Parameters]) -> Sequence[Parameters]:
+        """Return the alternatives that the cloud will not take back, if it has taken back the VM's instance before."""
+        provider, identity = self.vm.cloud.provider, self.vm.identity
+        if not isinstance(provider, InterruptionSource):
+            return alternatives
+        record = await self.vm.journal.recreation(identity.vm_id)
+        is_interrupted = record is not None and record.is_interrupted and record.stime == identity.stime
+        return provider.lasting(alternatives) if is_interrupted else alternatives
 
     async def fall_back(self, deploy_id: DeployId, error: WrongState) -> None:
         """Give up an instance that never ran for lack of capacity, so that `create` tries the next alternative.

@@ -28,7 +28,7 @@ async def note_shortage(vm: Vm, room: str, error: NoCapacity | QuotaExceeded) ->
 
 
 async def note_refusal(vm: Vm, room: str, error: NoCapacity | QuotaExceeded) -> None:
-    """Record that a VM got no instance, and why."""
+    """Record that a VM got no instance, and why; the mark lets OpenNebula's hook recreate the VM elsewhere."""
     is_limit = isinstance(error, QuotaExceeded)
     refusal = Refusal(
         at=vm.clock(),
@@ -40,6 +40,7 @@ async def note_refusal(vm: Vm, room: str, error: NoCapacity | QuotaExceeded) -> 
     )
     with suppress(JournalError):
         await vm.journal.note_refusal(refusal)
+        await vm.journal.note_refused_vm(vm.identity, str(error))
 
 
 async def note_room(vm: Vm, room: str, *, sent_at: float) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,22 @@ from one_provider_mad.actions.lifecycle import perform_intent, reboot
 from one_provider_mad.actions.work import Work
 from one_provider_mad.domain import DeployId, EarlierHost, Identity, Instance, InstanceState, Template, VmId
 from one_provider_mad.errors import (
+    BadParameter,
     CannotTell,
     InstanceNotFound,
     NoCapacity,
     NotOurs,
     PermissionDenied,
+    ProviderError,
     ProviderUnavailable,
+    QuotaExceeded,
     RequestRefused,
     WrongState,
 )
-from one_provider_mad.journal.records import AttemptState
+from one_provider_mad.journal.records import AttemptState, Recreation
+from one_provider_mad.journal.recreations import undertake_interrupted
 from one_provider_mad.protocol.dialect import Dialect
-from one_provider_mad.providers.interface import CreateCall, Parameters
+from one_provider_mad.providers.interface import CreateCall, Interruption, Parameters
 from one_provider_mad.settings import Policy
 from tests.actions.fakes import STIME, AbleCloud, FakeCloud, World, a_world, identity_of, pass_time, request_of, until
 
@@ -523,6 +527,86 @@ async def test_create_fails_if_the_instance_ends_for_another_reason_than_capacit
     with pytest.raises(WrongState, match="instance i-1 is terminated: the image is damaged"):
         await perform(world, Intent.CREATE)
     assert (world.provider.count("create"), await world.journal.debts()) == (1, [])
+
+
+# VMs that may be recreated
+
+CLEANUP_RESUBMIT, CLEANUP_DELETE = 15, 23
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        pytest.param(NoCapacity("no room"), "no room", id="no-room"),
+        pytest.param(QuotaExceeded("8 instances at most"), "8 instances at most", id="quota"),
+        pytest.param(BadParameter("no such image"), None, id="wrong-template"),
+        pytest.param(PermissionDenied("not allowed"), None, id="no-right"),
+        pytest.param(ProviderUnavailable("no answer"), None, id="no-answer"),
+    ],
+)
+async def test_a_vm_is_marked_when_it_was_refused_for_want_of_room_alone(
+    world: World, error: ProviderError, reason: str | None
+) -> None:
+    world.provider.always["create"] = error
+    with pytest.raises(type(error)):
+        await perform(world, Intent.CREATE, seq=4)
+    record = await world.journal.recreation(VmId(7))
+    expected = (
+        None if reason is None else Recreation(vm_id=VmId(7), stime=STIME, seq=4, at=world.clock(), reason=reason)
+    )
+    assert record == expected
+
+
+@pytest.mark.parametrize(
+    ("intent", "fields", "kept"),
+    [
+        pytest.param(Intent.CREATE, {"seq": 1}, [], id="it-runs"),
+        pytest.param(Intent.DESTROY, {"lcm_state": CLEANUP_DELETE}, [], id="it-ends"),
+        pytest.param(Intent.DESTROY, {"lcm_state": CLEANUP_RESUBMIT}, ["no room"], id="it-is-recreated"),
+    ],
+)
+async def test_the_mark_goes_when_the_vm_runs_or_ends(
+    world: World, intent: Intent, fields: dict[str, Any], kept: list[str]
+) -> None:
+    await world.journal.note_refused_vm(identity_of(), "no room")
+    await perform(world, intent, **fields)
+    record = await world.journal.recreation(VmId(7))
+    assert ([record.reason] if record else []) == kept
+
+
+class SpotCloud(FakeCloud):
+    """A cloud that may take small instances back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alternatives = ({"size": "small"}, {"size": "large"})
+
+    def interruption(self, instance: Instance) -> Interruption | None:
+        return None
+
+    def lasting(self, alternatives: Sequence[Parameters]) -> Sequence[Parameters]:
+        return [each for each in alternatives if each["size"] != "small"] or alternatives
+
+
+@pytest.mark.parametrize("world", [SpotCloud], indirect=True, ids=["spot"])
+@pytest.mark.parametrize(
+    ("stime", "alternatives", "size"),
+    [
+        pytest.param(STIME, None, "large", id="interrupted"),
+        pytest.param(STIME, ({"size": "small"},), "small", id="interrupted-without-another"),
+        pytest.param(STIME - 1, None, "small", id="another-life"),
+        pytest.param(None, None, "small", id="never-interrupted"),
+    ],
+)
+async def test_after_an_interruption_an_instance_is_created_that_lasts(
+    world: World, stime: int | None, alternatives: tuple[Parameters, ...] | None, size: str
+) -> None:
+    world.provider.alternatives = alternatives or world.provider.alternatives
+    if stime is not None:
+        who = identity_of(stime=stime)
+        assert undertake_interrupted(world.journal.path, who, at=1.0, reason="taken back", now=world.clock())
+    deploy_id = await perform(world, Intent.CREATE, seq=1)
+    assert world.provider.instances[DeployId(deploy_id)].parameters["size"] == size
 
 
 @able
