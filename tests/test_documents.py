@@ -245,6 +245,8 @@ NOT_RUN = {
     "one-provider keep-place --install": "makes hooks in an OpenNebula; tests/cli/test_keep_place.py runs it",
     "one-provider keep-place 42": "needs OpenNebula's VM 42; tests/cli/test_keep_place.py runs it",
     "one-provider keep-place 42 --free": "the same",
+    "one-provider install NAME --recreate-hook": "asks OpenNebula; tests/cli/test_install_hook.py runs it",
+    "one-provider recreate 42": "the same; tests/cli/test_recreate.py runs it",
     "one-provider tail NAME --follow": "never ends; tests/cli/test_tail.py follows",
 }
 

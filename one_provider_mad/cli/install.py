@@ -7,13 +7,14 @@ import os
 import secrets
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 
 import click
 
 import one_provider_mad
+from one_provider_mad.cli import install_hook
 from one_provider_mad.cli.assignments import Tree, merged, single, tree_of, written
 from one_provider_mad.cli.core_user import CoreUser
 from one_provider_mad.cli.install_transfer import Transfer, carry_out_all, told
@@ -29,6 +30,8 @@ from one_provider_mad.settings import Configuration, Places, Settings, checked
 from one_provider_mad.xmlrpc.local import LocalCore
 
 PROGRAMS = ("one_vmm_provider", "one_im_provider")
+
+_HOOK_MANAGER = "next: see that onehem-server runs, which carries hooks out (systemctl status opennebula-hem)"
 
 _KINDS = tuple(kind for kind in BUILT_IN if kind != "scripts")
 
@@ -68,7 +71,15 @@ class Step(Value, frozen=True, kw_only=True):
     metavar="DATASTORE",
     help="OpenNebula 7.x: let VMs with images of this datastore start in the cloud; may be repeated.",
 )
-@click.option("--remove", "is_removal", is_flag=True, help="Remove the transfer driver, or only from --datastore.")
+@click.option(
+    "--recreate-hook", "has_hook", is_flag=True, help="Also make the hook that recreates VMs which the cloud refused."
+)
+@click.option(
+    "--remove",
+    "is_removal",
+    is_flag=True,
+    help="Remove the transfer driver, or only from --datastore; with --recreate-hook the hook alone.",
+)
 @click.option("--dry-run", "is_dry", is_flag=True, help="Show the steps, and do nothing.")
 @click.option("--json", "is_json", is_flag=True, help="One JSON array.")
 def command(
@@ -77,6 +88,7 @@ def command(
     texts: tuple[str, ...],
     mads: Path | None,
     datastores: tuple[str, ...],
+    has_hook: bool,
     is_removal: bool,
     is_dry: bool,
     is_json: bool,
@@ -95,8 +107,16 @@ def command(
     files beside the datastore's transfer driver, sets its CLONE_TARGET_ONE_PROVIDER, LN_TARGET_ONE_PROVIDER and
     DISK_TYPE_ONE_PROVIDER, and adds it to NAME's cluster. With several front-ends, run this on each. --remove undoes
     that, unless VMs in the cloud need it, and changes nothing else.
+
+    With --recreate-hook OpenNebula recreates a VM that a cloud of ours refused for want of room, or took back where
+    [spot] says so: one hook for all NAMEs. With several front-ends run it on each, as the script is a file.
     """
     places = Places.from_environment(os.environ)
+    if is_removal and has_hook:
+        if datastores:
+            raise click.UsageError("give either --recreate-hook or --datastore with --remove")
+        _show_hook(install_hook.remove(places, os.environ, is_dry=is_dry), is_dry=is_dry, is_json=is_json)
+        return
     transfer = Transfer(places.var, LocalCore(os.environ))
     if is_removal:
         check_name(name)
@@ -110,6 +130,11 @@ def command(
             carry_out(step, places.var)
         for each in transfers:
             each.carry_out()
+    if has_hook:
+        hook = install_hook.install(_program("one-provider"), places, os.environ, is_dry=is_dry)
+        done = (*(each.sentence() for each in steps), *told(transfers, is_dry=is_dry), *hook)
+        _show_hook(done, is_dry=is_dry, is_json=is_json, further=_HOOK_MANAGER)
+        return
     if is_json:
         entries = [{"path": str(each.path), "target": each.target or None, "is_there": each.is_there} for each in steps]
         click.echo(json.dumps([*entries, *(each.entry() for each in transfers)], indent=2))
@@ -123,6 +148,18 @@ def command(
     if not is_tried:
         click.echo("not tested: whether OpenNebula's user can start the drivers; run one-provider check as root")
     click.echo(f"next: one-provider check {name}, then one-provider oned-conf {name} --release ...")
+
+
+_DONE = ("linked", "written", "made", "removed")
+"""First words of sentences about something that a dry run does not do."""
+
+
+def _show_hook(done: Iterable[str], *, is_dry: bool, is_json: bool, further: str = "") -> None:
+    sentences = [f"would be {each}" if is_dry and each.startswith(_DONE) else each for each in done]
+    if is_json:
+        click.echo(json.dumps(sentences, indent=2))
+        return
+    click.echo("\n".join((*sentences, further) if further else sentences or ["there is nothing to remove"]))
 
 
 def plan(name: str, kind: str, mads: Path | None, environ: Mapping[str, str], *, given: Tree) -> Iterator[Step]:

@@ -9,7 +9,13 @@ from typing import Any
 import click
 
 from one_provider_mad.cli.tables import show_table
-from one_provider_mad.journal.reader import read_attempts, read_debts, read_fact, read_open_requests
+from one_provider_mad.journal.reader import (
+    read_attempts,
+    read_debts,
+    read_fact,
+    read_open_requests,
+    read_recreations,
+)
 from one_provider_mad.journal.records import OpenRequest
 from one_provider_mad.live_provider import ACCOUNT
 from one_provider_mad.orphans.reconciler import MACHINE
@@ -20,7 +26,8 @@ def collect(name: str, environ: Mapping[str, str]) -> Mapping[str, Any]:
     """Return the content of the journal of NAME.
 
     Returns:
-        `path`, `account`, `machine`, and lists of `requests`, `debts` and `attempts`; times in seconds since the epoch.
+        `path`, `account`, `machine`, and lists of `requests`, `debts`, `attempts` and `recreations` (VMs that may be
+        recreated); times in seconds since the epoch.
 
     Raises:
         MadError: the configuration or the journal cannot be read.
@@ -56,6 +63,18 @@ def collect(name: str, environ: Mapping[str, str]) -> Mapping[str, Any]:
             }
             for each in read_attempts(path)
         ],
+        "recreations": [
+            {
+                "vm_id": each.vm_id,
+                "stime": each.stime,
+                "seq": each.seq,
+                "since": each.at,
+                "is_interrupted": each.is_interrupted,
+                "tries": each.tries,
+                "reason": each.reason,
+            }
+            for each in read_recreations(path)
+        ],
     }
 
 
@@ -71,7 +90,7 @@ def request_entry(request: OpenRequest) -> Mapping[str, object]:
 
 
 def show(found: Mapping[str, Any]) -> None:
-    """Write the journal to stdout as tables; an empty part is one line."""
+    """Write the journal to stdout as tables; an empty part is one line, or none if it usually is empty."""
     click.echo(f"{found['path']}: account {found['account'] or 'not recorded yet'}")
     _part(
         "Unanswered requests",
@@ -83,6 +102,15 @@ def show(found: Mapping[str, Any]) -> None:
         ("VM", "DEPLOY ID", "SINCE", "TRIES", "REASON", "LAST ERROR"),
         [_debt(each) for each in found["debts"]],
     )
+    if found["recreations"]:
+        _part(
+            "VMs that may be recreated",
+            ("VM", "SEQ", "SINCE", "TRIES", "REASON"),
+            [
+                (str(each["vm_id"]), str(each["seq"]), _moment(each["since"]), str(each["tries"]), each["reason"])
+                for each in found["recreations"]
+            ],
+        )
     _part(
         "Attempts to create",
         ("VM", "SEQ", "ATTEMPT", "STATE", "DEPLOY ID", "SENT", "DETAIL"),

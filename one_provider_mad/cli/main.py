@@ -44,6 +44,7 @@ COMMANDS: Mapping[str, str] = {
     "orphans": "one_provider_mad.cli.orphans",
     "purge": "one_provider_mad.cli.purge",
     "reach": "one_provider_mad.cli.reach",
+    "recreate": "one_provider_mad.cli.recreate",
     "tail": "one_provider_mad.cli.tail",
     "template": "one_provider_mad.cli.template",
     "upgrade": "one_provider_mad.cli.upgrade",

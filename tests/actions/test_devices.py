@@ -179,7 +179,15 @@ async def test_an_unanswered_attach_is_retried_but_a_snapshot_is_not(
 NOT_DEVICES = (
     *("VerbatimDriver", "Suspendable", "SoftTerminate", "Parkable", "UpstreamTags", "BootFinisher"),
     *("CapacitySource", "ImportSource", "FigureSource", "UnusedResourceSource", "SelfChecking", "SizedInstances"),
-    *("ShortageSource", "InterruptionSource", "RoomSource", "Priced", "WarningSource", "NamedAttributes", "CreateTrial"),
+    *(
+        "ShortageSource",
+        "InterruptionSource",
+        "RoomSource",
+        "Priced",
+        "WarningSource",
+        "NamedAttributes",
+        "CreateTrial",
+    ),
     *("DeviceListing", "Reconfigurable", "LiveResizing", "ImageReader", "SharedGroups", "UnusedRemoval"),
     *("ImageCatalogue", "NetworkCatalogue", "Reachability", "ConsoleSource", "ScreenSource", "PasswordSource"),
 )

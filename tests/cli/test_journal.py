@@ -80,6 +80,16 @@ def test_journal_prints_none_for_each_empty_part(place: Place) -> None:
     assert output_of(place.root, "journal", "simulated").count(": none\n") == 3
 
 
+def test_journal_shows_vms_that_may_be_recreated_if_there_are_any(place: Place, path: Path) -> None:
+    assert "may be recreated" not in output_of(place.root, "journal", "simulated")
+    journaled(path, lambda journal: journal.note_refused_vm(IDENTITY, "no room for t3.small"))
+    shown = output_of(place.root, "journal", "simulated").partition("VMs that may be recreated: 1\n")[2].splitlines()
+    assert [shown[1].split()[each] for each in (0, 1, 4)] == ["7", "2", "0"]
+    assert shown[1].endswith("no room for t3.small")
+    (entry,) = json_of(place.root, "journal", "show", "simulated")["recreations"]
+    assert (entry["vm_id"], entry["since"], entry["is_interrupted"]) == (7, SINCE, False)
+
+
 def test_journal_accept_forgets_the_recorded_account(place: Place, path: Path) -> None:
     gone = f"{path} no longer insists on simulated/elsewhere: the next action records the credentials' account"
     assert json_of(place.root, "journal", "accept", "simulated") == [gone]

@@ -130,9 +130,9 @@ def template_xml(values: Values, *, is_decrypted: bool) -> str:
 
 
 @contextmanager
-def local_core() -> Iterator[LocalCore]:
-    """Serve on loopback."""
-    core = LocalCore()
+def local_core(given: LocalCore | None = None) -> Iterator[LocalCore]:
+    """Serve on loopback, this core or a new one."""
+    core = given or LocalCore()
 
     class Handler(SimpleXMLRPCRequestHandler):
         rpc_paths = ("/RPC2",)

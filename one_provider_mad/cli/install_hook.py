@@ -1,0 +1,147 @@
+"""The hook that recreates VMs which a cloud refused or took back: its script, and OpenNebula's hooks that call it.
+
+From 5.10 on hooks are objects of OpenNebula's API; up to 5.8 they are sections VM_HOOK of oned.conf (src/hm). The path
+of the script is absolute: with ONE_LOCATION, OpenNebula looks for others in a folder that does not exist (src/hem).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from shlex import quote
+
+from one_provider_mad.errors import NotSupported, SettingsError
+from one_provider_mad.file_owner import make_directory, replace_file
+from one_provider_mad.safe_xml import Element, elements_at, text_of
+from one_provider_mad.settings import Places
+from one_provider_mad.xmlrpc.local import LocalCore
+
+HOOKS = {
+    "one_provider_boot_failure": ("ACTIVE", "BOOT_FAILURE"),
+    "one_provider_unknown": ("ACTIVE", "UNKNOWN"),
+    "one_provider_poweroff": ("POWEROFF", "LCM_INIT"),
+}
+"""STATE and LCM_STATE of each hook, by name: of a VM that was refused, and of one whose instance has ended."""
+
+_MARK = "one-provider install NAME --recreate-hook"
+"""A text that only our script has."""
+
+_EVERY = (-2, -1, -1)
+"""Arguments of one.hookpool.info: every owner's hooks, all of them."""
+
+_SECONDS = 300
+"""TIMEOUT of a hook: the command asks OpenNebula and the cloud, again and again while they do not answer."""
+
+
+def script_path(places: Places) -> Path:
+    """Return the path of the hook's script."""
+    return places.var / "remotes" / "hooks" / "one_provider" / "recreate"
+
+
+def script_text(program: Path, places: Places) -> str:
+    """Return the script that calls this `one-provider`."""
+    text = resources.files("one_provider_mad.cli").joinpath("recreate_hook.sh").read_text(encoding="utf-8")
+    for name, value in (("conf", places.conf), ("var", places.var), ("program", program)):
+        text = text.replace(f"@{name}@", _in_quotes(value))
+    return text
+
+
+def _in_quotes(path: Path) -> str:
+    """Return a path as it is written between double quotes of a shell. Raises SettingsError for one that cannot be."""
+    if set(str(path)) & set('"$`\\\n'):
+        raise SettingsError(f"the path {quote(str(path))} cannot be written into a hook: it has a quote or a $")
+    return str(path)
+
+
+def install(program: Path, places: Places, environ: Mapping[str, str], *, is_dry: bool) -> Iterator[str]:
+    """Write the script, and make the hooks that are missing; yield a sentence for each.
+
+    Args:
+        program: `one-provider`, by the path that lasts.
+        places: OpenNebula's directories.
+        environ: environment variables, for OpenNebula's address and login.
+        is_dry: write and make nothing.
+
+    Raises:
+        MadError: the script cannot be written, or OpenNebula does not answer or refuses.
+    """
+    path = script_path(places)
+    yield _write(path, script_text(program, places), places, is_dry=is_dry)
+    core = LocalCore(environ)
+    try:
+        found = {text_of(each.find("NAME")): each for each in _hooks(core)}
+    except NotSupported:
+        yield f"OpenNebula up to 5.8 has its hooks in oned.conf: add these lines\n{vm_hooks(path)}"
+        return
+    for name, (state, lcm_state) in HOOKS.items():
+        yield _make(core, name, state, lcm_state, path, found.get(name), is_dry=is_dry)
+
+
+def _write(path: Path, text: str, places: Places, *, is_dry: bool) -> str:
+    try:
+        before = path.read_text(encoding="utf-8") if path.exists() else None
+        if before == text:
+            return f"exists: {path}"
+        if before is not None and _MARK not in before:
+            raise SettingsError(f"{path} exists and is not ours: move it away")
+        if not is_dry:
+            make_directory(path.parent, 0o755, owner_of=places.var)
+            replace_file(path, text.encode(), beside=f".{path.name}.new", mode=0o755)
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be written: {error.strerror}; run this as root or oneadmin") from error
+    return f"written: {path}"
+
+
+def _hooks(core: LocalCore) -> list[Element]:
+    return list(elements_at(core.document("one.hookpool.info", *_EVERY), "HOOK"))
+
+
+def _make(
+    core: LocalCore, name: str, state: str, lcm_state: str, path: Path, found: Element | None, *, is_dry: bool
+) -> str:
+    if found is not None:
+        command = text_of(found.find("TEMPLATE/COMMAND"))
+        if command == str(path):
+            return f"exists: hook {text_of(found.find('ID'))}, {name}"
+        raise SettingsError(f"OpenNebula has a hook {name} that runs {command}: delete it with onehook delete")
+    if is_dry:
+        return f"made: hook {name}"
+    return f"made: hook {core.call('one.hook.allocate', template_of(name, state, lcm_state, path))}, {name}"
+
+
+def template_of(name: str, state: str, lcm_state: str, path: Path) -> str:
+    """Return the template of a hook, for releases from 5.10 on."""
+    return (
+        f'NAME = "{name}"\nTYPE = "state"\nRESOURCE = "VM"\nON = "CUSTOM"\n'
+        f'STATE = "{state}"\nLCM_STATE = "{lcm_state}"\n'
+        f'COMMAND = "{path}"\nARGUMENTS = "$TEMPLATE"\nARGUMENTS_STDIN = "yes"\nREMOTE = "NO"\nTIMEOUT = "{_SECONDS}"\n'
+    )
+
+
+def vm_hooks(path: Path) -> str:
+    """Return the sections of oned.conf that are the hooks, for releases up to 5.8."""
+    return "\n".join(
+        f'VM_HOOK = [ name = "{name}", on = "CUSTOM", state = "{state}", lcm_state = "{lcm_state}",\n'
+        f'    command = "{path}", arguments = "$ID $TEMPLATE" ]'
+        for name, (state, lcm_state) in HOOKS.items()
+    )
+
+
+def remove(places: Places, environ: Mapping[str, str], *, is_dry: bool) -> Iterator[str]:
+    """Delete the hooks and the script, as far as they are ours; yield a sentence for each. Raises as `install`."""
+    path = script_path(places)
+    core = LocalCore(environ)
+    try:
+        for each in _hooks(core):
+            name, number = text_of(each.find("NAME")), text_of(each.find("ID"))
+            if name in HOOKS and text_of(each.find("TEMPLATE/COMMAND")) == str(path):
+                if not is_dry:
+                    core.call("one.hook.delete", int(number))
+                yield f"removed: hook {number}, {name}"
+    except NotSupported:
+        yield "OpenNebula up to 5.8 has its hooks in oned.conf: remove the sections VM_HOOK of one_provider"
+    if path.exists() and _MARK in path.read_text(encoding="utf-8"):
+        if not is_dry:
+            path.unlink()
+        yield f"removed: {path}"
