@@ -7,7 +7,7 @@ import os
 import secrets
 import sys
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import one_provider_mad
 from one_provider_mad.cli import install_hook
 from one_provider_mad.cli.assignments import Tree, merged, single, tree_of, written
 from one_provider_mad.cli.core_user import CoreUser
+from one_provider_mad.cli.install_transfer import Step as TransferStep
 from one_provider_mad.cli.install_transfer import Transfer, carry_out_all, told
 from one_provider_mad.cli.names import check_name, complete_name
 from one_provider_mad.cli.reference import Key, commented, keys_of, tables
@@ -112,12 +113,12 @@ def command(
     [spot] says so: one hook for all NAMEs. With several front-ends run it on each, as the script is a file.
     """
     places = Places.from_environment(os.environ)
+    transfer = Transfer(places.var, LocalCore(os.environ))
     if is_removal and has_hook:
         if datastores:
             raise click.UsageError("give either --recreate-hook or --datastore with --remove")
         _show_hook(install_hook.remove(places, os.environ, is_dry=is_dry), is_dry=is_dry, is_json=is_json)
         return
-    transfer = Transfer(places.var, LocalCore(os.environ))
     if is_removal:
         check_name(name)
         carry_out_all(list(transfer.remove(name, datastores)), is_dry=is_dry, is_json=is_json)
@@ -139,15 +140,19 @@ def command(
         entries = [{"path": str(each.path), "target": each.target or None, "is_there": each.is_there} for each in steps]
         click.echo(json.dumps([*entries, *(each.entry() for each in transfers)], indent=2))
         return
-    for step in steps:
-        click.echo(("would be " if is_dry and not step.is_there else "") + step.sentence())
-    for sentence in told(transfers, is_dry=is_dry):
-        click.echo(sentence)
+    _show(steps, transfers, is_dry=is_dry)
     if datastores:
         click.echo("with several front-ends, run this on each: the files are on this machine only")
     if not is_tried:
         click.echo("not tested: whether OpenNebula's user can start the drivers; run one-provider check as root")
     click.echo(f"next: one-provider check {name}, then one-provider oned-conf {name} --release ...")
+
+
+def _show(steps: Iterable[Step], transfers: Sequence[TransferStep], *, is_dry: bool) -> None:
+    for step in steps:
+        click.echo(("would be " if is_dry and not step.is_there else "") + step.sentence())
+    for sentence in told(transfers, is_dry=is_dry):
+        click.echo(sentence)
 
 
 _DONE = ("linked", "written", "made", "removed")
