@@ -203,8 +203,8 @@ def commands(page: Path) -> Iterator[str]:
 
 
 def shell_commands(line: str) -> Iterator[str]:
-    """The commands of a line, without comments, and without sudo."""
-    for part in re.split(r" \| | && ", line.strip()):
+    """The commands of a line, without comments, sudo and the file that the output goes to."""
+    for part in re.split(r" \| | && ", re.sub(r" > [\w.]+$", "", line.strip())):
         words = shlex.split(re.sub(r"^sudo -u \w+ (-E -H )?", "", part).replace("…", "x"), comments=True)
         if words:
             yield shlex.join(words)
@@ -232,6 +232,14 @@ def test_paths_of_the_checkout_in_documents_exist() -> None:
     assert not [path for path in named if not [*ROOT.glob(path)]]
 
 
+BURSTING = (
+    "one-provider install ec2 --provider ec2 --set ec2.region=eu-west-1 --set ec2.defaults.INSTANCETYPE=t3.small"
+    " --set 'capacity.instance_types={ \"t3.small\" = 10 }'",
+    "one-provider reach NAME --vm 9",
+    "one-provider install ec2 --recreate-hook",
+    "one-provider template 5 --for ec2-ireland --for ec2-paris",
+)
+
 NOT_RUN = {
     "one-provider demo": "the picture's test runs it",
     "one-provider demo --ec2": "tests/lab/test_demo_ec2.py runs it",
@@ -247,6 +255,7 @@ NOT_RUN = {
     "one-provider keep-place 42 --free": "the same",
     "one-provider install NAME --recreate-hook": "asks OpenNebula; tests/cli/test_install_hook.py runs it",
     "one-provider recreate 42": "the same; tests/cli/test_recreate.py runs it",
+    **{command: "tests/real_oned/test_bursting_page.py follows the page" for command in BURSTING},
     "one-provider tail NAME --follow": "never ends; tests/cli/test_tail.py follows",
 }
 
