@@ -1,7 +1,7 @@
 """An information driver for hosts at home: it answers as a probe of KVM would, with figures that never change.
 
 Upstream's probe of a dummy host leaves a daemon, and a file in /tmp that two zones would share. OpenNebula starts this
-one as `home_probe.py RELEASE`, and its releases ask in two ways (docs/protocol.md).
+one as `home_probe.py RELEASE [CPU]`, and its releases ask in two ways (docs/protocol.md).
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ MONITORD = (5, 12)
 PERIOD = 5.0
 """Seconds between reports."""
 
-ALWAYS = "HYPERVISOR=kvm\nTOTALCPU=800\nCPUSPEED=2200\nTOTALMEMORY=16777216\n"
-NOW = "USEDCPU=0\nFREECPU=800\nUSEDMEMORY=0\nFREEMEMORY=16777216\n"
+CPU = sys.argv[2] if len(sys.argv) > 2 else "800"
+"""Percent of a core that the host has."""
+
+ALWAYS = f"HYPERVISOR=kvm\nTOTALCPU={CPU}\nCPUSPEED=2200\nTOTALMEMORY=16777216\n"
+NOW = f"USEDCPU=0\nFREECPU={CPU}\nUSEDMEMORY=0\nFREEMEMORY=16777216\n"
 
 
 class Probe:
