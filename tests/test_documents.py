@@ -233,8 +233,10 @@ def test_paths_of_the_checkout_in_documents_exist() -> None:
 
 
 BURSTING = (
-    "one-provider install ec2 --provider ec2 --set ec2.region=eu-west-1 --set ec2.defaults.INSTANCETYPE=t3.small"
-    " --set 'capacity.instance_types={ \"t3.small\" = 10 }'",
+    (
+        "one-provider install ec2 --provider ec2 --set ec2.region=eu-west-1 --set ec2.defaults.INSTANCETYPE=t3.small"
+        " --set 'capacity.instance_types={ \"t3.small\" = 10 }'"
+    ),
     "one-provider reach NAME --vm 9",
     "one-provider install ec2 --recreate-hook",
     "one-provider template 5 --for ec2-ireland --for ec2-paris",
@@ -255,7 +257,7 @@ NOT_RUN = {
     "one-provider keep-place 42 --free": "the same",
     "one-provider install NAME --recreate-hook": "asks OpenNebula; tests/cli/test_install_hook.py runs it",
     "one-provider recreate 42": "the same; tests/cli/test_recreate.py runs it",
-    **{command: "tests/real_oned/test_bursting_page.py follows the page" for command in BURSTING},
+    **dict.fromkeys(BURSTING, "tests/real_oned/test_bursting_page.py follows the page"),
     "one-provider tail NAME --follow": "never ends; tests/cli/test_tail.py follows",
 }
 
