@@ -19,8 +19,9 @@ MONITORD = (5, 12)
 PERIOD = 5.0
 """Seconds between reports."""
 
-CPU = sys.argv[2] if len(sys.argv) > 2 else "800"
-"""Percent of a core that the host has."""
+RELEASE, *_more = sys.argv[1].split() if len(sys.argv) > 1 else [""]
+CPU = _more[0] if _more else "800"
+"""OpenNebula's release, and percent of a core that the host has: oned passes ARGUMENTS as one."""
 
 ALWAYS = f"HYPERVISOR=kvm\nTOTALCPU={CPU}\nCPUSPEED=2200\nTOTALMEMORY=16777216\n"
 NOW = f"USEDCPU=0\nFREECPU={CPU}\nUSEDMEMORY=0\nFREEMEMORY=16777216\n"
@@ -92,4 +93,4 @@ def legacy(words: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    Probe(sys.argv[1]).run()
+    Probe(RELEASE).run()
