@@ -16,7 +16,7 @@ from one_provider_mad.monitor.gone import GoneVms
 from one_provider_mad.monitor.host import Load, configured_capacity, letter_of, report_of
 from one_provider_mad.monitor.host_attributes import HostAttributes
 from one_provider_mad.monitor.inference import InferredVm
-from one_provider_mad.monitor.room_watch import RoomWatch, Totals
+from one_provider_mad.monitor.room_watch import RoomWatch, Shown
 from one_provider_mad.monitor.schedule import HostSchedule
 from one_provider_mad.monitor.sender import Output, Sender, Stamps
 from one_provider_mad.monitor.sweep import Sweep, Sweeper, in_thread_if_large
@@ -291,23 +291,23 @@ class RequestHandler:
         except MadError as error:
             return self._held_report(request, error)
         report = await self._host_report(request, sweep)
-        self._room_watch.reported(request.host_id, (report.total_cpu, report.total_memory))
+        self._room_watch.reported(request.host_id, (report.total_cpu, report.total_memory, sweep.warning))
         return await self._legacy_text(request, sweep, report)
 
-    async def _report_room(self, host_id: int, reported: Totals) -> Totals:
-        """Send a report that oned has not asked for, if the host's capacity is no longer the one that was reported."""
+    async def _report_room(self, host_id: int, reported: Shown) -> Shown:
+        """Send a report that oned has not asked for, if the host shows no longer what was reported."""
         request = self._asked.get(host_id)
         if request is None or self.is_silent or self._source.probes() is not None:
             return reported
         sweep = await self._sweeper.sweep()
         report = await self._host_report(request, sweep)
-        totals = report.total_cpu, report.total_memory
-        if totals != reported:
+        shown = report.total_cpu, report.total_memory, sweep.warning
+        if shown != reported:
             log.info("host reported unasked", host=host_id, total_cpu=report.total_cpu)
             text = await self._legacy_text(request, sweep, report)
             reply = LegacyReply(word="MONITOR", host_id=host_id, text=text)
             self._output.send(await in_thread_if_large(len(text), lambda: format_legacy_reply(reply)))
-        return totals
+        return shown
 
     async def _host_report(self, request: Monitor, sweep: Sweep) -> HostReport:
         settings = self._source.report_settings()

@@ -1,4 +1,4 @@
-"""Up to 5.10: see between oned's requests whether the cloud has room, since the next MONITOR may be minutes away.
+"""Up to 5.10: see between oned's requests whether the cloud has room and home takes VMs: MONITOR may be minutes away.
 
 oned accepts a report that it has not asked for (src/im/InformationManagerDriver.cc, protocol), as collectd's are.
 """
@@ -15,29 +15,29 @@ from one_provider_mad.monitor.settings import CHECK_SECONDS
 
 log = structlog.get_logger()
 
-Totals = tuple[int | None, int | None]
-"""TOTALCPU and TOTALMEMORY of a report."""
+Shown = tuple[int | None, int | None, str]
+"""TOTALCPU, TOTALMEMORY and the warning of a report."""
 
 
 class RoomWatch:
-    """Has hosts reported whose room has changed since oned has last asked.
+    """Has hosts reported whose room or warning has changed since oned has last asked.
 
     Args:
-        has_news: whether the cloud's room may be another than at the last listing; raises MadError.
-        report: reports on a host if its capacity is no longer the given one, and returns what it is now.
+        has_news: whether the cloud's room, or home, may be another than at the last listing; raises MadError.
+        report: reports on a host if it shows no longer the given values, and returns what it shows now.
     """
 
     def __init__(
-        self, *, has_news: Callable[[], Awaitable[bool]], report: Callable[[int, Totals], Awaitable[Totals]]
+        self, *, has_news: Callable[[], Awaitable[bool]], report: Callable[[int, Shown], Awaitable[Shown]]
     ) -> None:
         self._has_news = has_news
         self._report = report
-        self._reported: dict[int, Totals] = {}
+        self._reported: dict[int, Shown] = {}
         self._watching: asyncio.Task[None] | None = None
 
-    def reported(self, host_id: int, totals: Totals) -> None:
+    def reported(self, host_id: int, shown: Shown) -> None:
         """Take what oned was told of a host; the watch begins with the first one."""
-        self._reported[host_id] = totals
+        self._reported[host_id] = shown
         if self._watching is None:
             self._watching = asyncio.create_task(self._watch(), name="watch the room")
 
@@ -64,7 +64,7 @@ class RoomWatch:
     async def _look(self) -> None:
         if not await self._has_news():
             return
-        for host_id, totals in list(self._reported.items()):
-            now = await self._report(host_id, totals)
+        for host_id, shown in list(self._reported.items()):
+            now = await self._report(host_id, shown)
             if host_id in self._reported:
                 self._reported[host_id] = now

@@ -163,6 +163,7 @@ class Sweeper:
         self.hosts: frozenset[int] = frozenset()
         self.stale_names = StaleNames(reported_names)
         self.home = HomeWatch(self._loop.time)
+        self._home_shown = ""
 
     def set_allocations(self, allocations: Allocations) -> None:
         """Set the function that asks OpenNebula for its allocations, which hosts of limited capacity need."""
@@ -182,7 +183,14 @@ class Sweeper:
         return await asyncio.shield(self._running)
 
     async def has_room_news(self) -> bool:
-        """Return True if the cloud's room may be another than at the last sweep. Raises MadError."""
+        """Return True if the cloud's room, or the warning about home, may be another than at the last sweep.
+
+        Raises:
+            MadError: the cloud's settings, or the journal, cannot be read.
+        """
+        self.home.ask(is_wanted=self._source.report_settings().monitor.watch_home)
+        if self.home.warning != self._home_shown:
+            return True
         watched = await self._source.current()
         refusal, shortages = await asyncio.to_thread(read_refusals, watched.journal)
         return self._capacity.is_news(refusal, shortages, watched.provider)
@@ -266,6 +274,7 @@ class Sweeper:
             )
         if limits.sizes and (strange := unknown_types(capacity, limits.sizes)):
             self._warn_once(f"capacity.instance_types: the cloud has no {', '.join(strange)}")
+        self._home_shown = self.home.warning
         warning = _joined(sweep.warning or self._capacity.warning(limits, shown), self.home.warning)
         return msgspec.structs.replace(sweep, capacities=capacities, warning=warning)
 

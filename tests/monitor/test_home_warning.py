@@ -11,6 +11,7 @@ from one_provider_mad.errors import ProviderUnavailable
 from one_provider_mad.front_end.home import Fault, Home
 from one_provider_mad.monitor.home_warning import LOOK_SECONDS, OVER
 from tests.actions.fakes import pass_time
+from tests.monitor.decoder import plain
 from tests.monitor.virtual_driver import VirtualDriver
 
 WELL = Home(hosts=2, room=3, usable=3)
@@ -189,4 +190,19 @@ async def test_the_host_shows_the_warning_in_provider_warning(tmp_path: Path) ->
     one.start()
     await pass_time(200)
     assert one.lines("SYSTEM_HOST")[-1].values["PROVIDER_WARNING"] == [SENTENCE]
+    await one.handler.stop()
+
+
+@pytest.mark.looptime
+async def test_up_to_5_10_a_fault_is_shown_within_minutes_although_oned_asks_seldom(tmp_path: Path) -> None:
+    core = Core(AT_FAULT)
+    one, told = driver(tmp_path, core)
+    one.ask()
+    await pass_time(2 * LOOK_SECONDS + 20)
+    warnings = [plain(line.values, "PROVIDER_WARNING") for line in one.lines("MONITOR")]
+    assert warnings == ["-", SENTENCE]
+    core.home = WELL
+    await pass_time(LOOK_SECONDS + 20)
+    warnings = [plain(line.values, "PROVIDER_WARNING") for line in one.lines("MONITOR")]
+    assert (warnings, told) == (["-", SENTENCE, "-"], [SENTENCE, OVER])
     await one.handler.stop()
