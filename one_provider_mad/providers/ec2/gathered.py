@@ -24,7 +24,7 @@ class _Batch(Generic[_Key, _Answer]):
 
 
 class Gathered(Generic[_Key, _Answer]):
-    """Shares a call among all who have asked since the one before began, at most MOST_VALUES of them.
+    """Shares a call among all who have asked since the one before began.
 
     Each call begins after its questions were asked, so that no answer is older than its question. An error is raised
     for all who wait for the call. A call that nobody waits for any more is cancelled: one that hangs holds up others no
@@ -33,11 +33,13 @@ class Gathered(Generic[_Key, _Answer]):
     Args:
         send: calls once for all these keys.
         name: of the tasks that call.
+        most: keys in one call.
     """
 
-    def __init__(self, send: Callable[[set[_Key]], Awaitable[_Answer]], *, name: str) -> None:
+    def __init__(self, send: Callable[[set[_Key]], Awaitable[_Answer]], *, name: str, most: int = MOST_VALUES) -> None:
         self._send = send
         self._name = name
+        self._most = most
         self._gate = asyncio.Semaphore(AT_ONCE)
         self._next: _Batch[_Key, _Answer] | None = None
         self._tasks: set[asyncio.Task[_Answer]] = set()
@@ -46,7 +48,7 @@ class Gathered(Generic[_Key, _Answer]):
         """Return the answer of a call that begins from now on and has this key, and perhaps others."""
         batch = self._next or self._begin()
         batch.keys.add(key)
-        if len(batch.keys) == MOST_VALUES:
+        if len(batch.keys) == self._most:
             self._close(batch)
         batch.waiting += 1
         task = batch.task

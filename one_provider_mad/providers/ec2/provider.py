@@ -124,7 +124,8 @@ class Ec2Provider:
             clock=time.monotonic,
             warn=context.warn,
         )
-        self._found = Gathered(self._find, name="instances of VMs")
+        # The owner's is a filter value, too.
+        self._found = Gathered(self._find, name="instances of VMs", most=MOST_VALUES - 1)
         self._pages = 1
         self._unknown_states: set[str] = set()
         # With figures from CloudWatch a listing has none: its zeros would set OpenNebula's counters back.

@@ -166,6 +166,19 @@ async def test_vms_that_are_looked_for_together_each_get_their_own_instances(ec2
     assert ec2.account.count("DescribeInstances") == 1
 
 
+async def test_more_vms_are_looked_for_together_than_a_call_of_ec2_takes_filter_values(
+    ec2: FaultyEc2, connect: Open
+) -> None:
+    """EC2 counts the values of all filters of a call, the owner's too."""
+    provider = await connect()
+    deploy_id = await launched(provider, a_vm(MOST_VALUES))
+    ec2.account.calls.clear()
+    numbers = range(1, MOST_VALUES + 1)
+    found = await asyncio.gather(*(provider.find(owner=OWNER, vm_id=VmId(number)) for number in numbers))
+    assert [each.deploy_id for some in found for each in some] == [deploy_id]
+    assert ec2.account.count("DescribeInstances") == 2
+
+
 async def test_an_instance_with_damaged_tags_is_found_for_its_own_vm_alone(ec2: FaultyEc2, connect: Open) -> None:
     provider = await connect()
     ids = [await launched(provider, a_vm(number)) for number in range(2)]
