@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 from one_provider_mad.providers.ec2.client import MOST_VALUES
@@ -14,6 +15,10 @@ _Row = TypeVar("_Row")
 
 AT_ONCE = 4
 """Calls at a time of one kind: so many, and not one, since an answer may take seconds."""
+
+LONGEST_TURN = 2.0
+"""Longest wait in seconds for one of these calls to end; then another one is sent all the same. The `call_timeout` of
+those who wait counts meanwhile, and a slow cloud's answer needs most of it."""
 
 
 class _Batch(Generic[_Key, _Answer]):
@@ -27,8 +32,8 @@ class Gathered(Generic[_Key, _Answer]):
     """Shares a call among all who have asked since the one before began.
 
     Each call begins after its questions were asked, so that no answer is older than its question. An error is raised
-    for all who wait for the call. A call that nobody waits for any more is cancelled: one that hangs holds up others no
-    longer than its own callers wait.
+    for all who wait for the call. A call that nobody waits for any more is cancelled. Calls that are slow or hang hold
+    up others for LONGEST_TURN at most.
 
     Args:
         send: calls once for all these keys.
@@ -70,12 +75,23 @@ class Gathered(Generic[_Key, _Answer]):
         return batch
 
     async def _run(self, batch: _Batch[_Key, _Answer]) -> _Answer:
-        async with self._gate:
+        is_counted = await self._is_turn()
+        try:
             await asyncio.sleep(0)  # those who ask in the same turn of the event loop share the call
             self._close(batch)
             keys = batch.keys
             del batch  # an error's traceback holds this frame
             return await self._send(keys)
+        finally:
+            if is_counted:
+                self._gate.release()
+
+    async def _is_turn(self) -> bool:
+        """Wait for one of AT_ONCE places; return False when none became free in time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LONGEST_TURN):
+                return await self._gate.acquire()
+        return False
 
     def _close(self, batch: _Batch[_Key, _Answer]) -> None:
         """Have those who ask from now on wait for another call."""

@@ -10,8 +10,8 @@ import pytest
 from one_provider_mad.domain import DeployId, VmId
 from one_provider_mad.errors import ProviderUnavailable
 from one_provider_mad.providers.ec2.client import MOST_VALUES
-from one_provider_mad.providers.ec2.gathered import AT_ONCE, Gathered
-from tests.actions.fakes import turns
+from one_provider_mad.providers.ec2.gathered import AT_ONCE, LONGEST_TURN, Gathered
+from tests.actions.fakes import pass_time, turns
 from tests.providers.ec2.conftest import OWNER, Open
 from tests.providers.ec2.faulty_endpoint import FaultyEc2
 from tests.providers.ec2.vms import a_vm, launched
@@ -133,6 +133,28 @@ async def test_who_gives_up_while_the_call_waits_for_its_turn_leaves_no_call() -
     await asyncio.gather(*early)
     await turns()
     assert len(calls.sent) == AT_ONCE
+
+
+@pytest.mark.looptime
+async def test_slow_calls_delay_a_further_one_by_a_moment_only() -> None:
+    """The further one's caller has a time limit, which the slow ones would use up."""
+    calls = Calls()
+    slow = await calls.occupy()
+    late = [task for key in (1, 2) for task in await calls.ask(key)]
+    await pass_time(0.9 * LONGEST_TURN)
+    assert len(calls.sent) == AT_ONCE
+    await pass_time(0.2 * LONGEST_TURN)
+    assert calls.sent[AT_ONCE:] == [{1, 2}]
+    for place in range(AT_ONCE + 1):
+        calls.answer(place)
+    await asyncio.gather(*slow, *late)
+    calls.sent.clear()
+    calls.answers.clear()
+    again = [*await calls.occupy(), *await calls.ask(1)]
+    assert len(calls.sent) == AT_ONCE  # the further one has taken no place, and has given none back
+    for task in again:
+        task.cancel()
+    await turns()
 
 
 # With EC2
