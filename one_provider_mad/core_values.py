@@ -42,6 +42,9 @@ _TRIES = 3
 _PAUSE = 1.0
 """Seconds between two tries. A core that answers none of them would read no answer of the driver either."""
 
+_KEEPS_DISK, _DELETE_RECREATE = frozenset({5, 6, 9}), 14
+"""ACTIONs that close a history record (include/VMActions.h): undeploy, undeploy --hard and stop; and recreate."""
+
 _NOTHING_DONE = "nothing was sent to the cloud"
 
 _Answer = TypeVar("_Answer")
@@ -101,9 +104,10 @@ class CoreValues:
     # Earlier hosts
 
     async def earlier_host(self, vm_id: VmId) -> EarlierHost | None:
-        """Return the latest host that the VM was on before, of another driver than the present one's.
+        """Return the host of another driver that the VM was undeployed or stopped on, and so has its disk.
 
-        A request has the latest record of the VM's history alone. None for none, and where the core does not tell.
+        A request has the latest record of the VM's history alone. None for none, for a VM that was recreated since, and
+        where the core does not tell.
         """
         try:
             return await self._ask(_earlier_host, "one.vm.info", vm_id)
@@ -181,20 +185,27 @@ class CoreValues:
 
 
 def _earlier_host(vm: Element) -> EarlierHost | None:
-    records = [
-        EarlierHost(
-            name=text_of(each.find("HOSTNAME")).strip(),
-            driver=text_of(each.find("VM_MAD")).strip(),
-            datastore_id=_datastore_id(each),
-        )
-        for each in elements_at(vm, "HISTORY_RECORDS/HISTORY")
-    ]
-    others = [each for each in records if each.driver and each.driver != records[-1].driver]
-    return others[-1] if others and records[-1].driver else None
+    records = list(elements_at(vm, "HISTORY_RECORDS/HISTORY"))
+    for record in reversed(records[:-1]):
+        action, here = _number_at(record, "ACTION"), _driver(records[-1])
+        if action == _DELETE_RECREATE:
+            return None
+        if _driver(record) != here:
+            return _host(record) if action in _KEEPS_DISK and _driver(record) and here else None
+    return None
 
 
-def _datastore_id(record: Element) -> int:
-    number = whole_number(text_of(record.find("DS_ID")).strip())
+def _host(record: Element) -> EarlierHost:
+    name = text_of(record.find("HOSTNAME")).strip()
+    return EarlierHost(name=name, driver=_driver(record), datastore_id=_number_at(record, "DS_ID"))
+
+
+def _driver(record: Element) -> str:
+    return text_of(record.find("VM_MAD")).strip()
+
+
+def _number_at(record: Element, name: str) -> int:
+    number = whole_number(text_of(record.find(name)).strip())
     return -1 if number is None else number
 
 

@@ -133,7 +133,7 @@ class _Daemon(Serving[Request | Malformed]):
         return await (self._core_values or await self._open_core_values()).complete(request)
 
     async def _earlier_host(self, vm_id: VmId) -> EarlierHost | None:
-        """Ask the local core for the latest host of another driver that a VM was on (core_values.py)."""
+        """Ask the local core for the host of another driver that has a VM's disk (core_values.py)."""
         return await (self._core_values or await self._open_core_values()).earlier_host(vm_id)
 
     async def _prepare_core_values(self) -> None:

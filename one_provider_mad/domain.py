@@ -166,7 +166,7 @@ class Template(Value, frozen=True, kw_only=True):
 
 
 class EarlierHost(Value, frozen=True, kw_only=True):
-    """A host that a VM was on, of another driver than its present one's.
+    """The host on which a VM was undeployed or stopped, of another driver than its present one's.
 
     Attributes:
         name: HISTORY/HOSTNAME.

@@ -238,24 +238,37 @@ async def test_core_is_asked_once_it_is_up(core: LocalCore, environ: dict[str, s
     assert (await completing).template.vectors("CONTEXT")[0]["PASSWORD"] == PASSWORD
 
 
-def record(driver: str, name: str, **more: str) -> dict[str, str]:
-    return {"HOSTNAME": name, "VM_MAD": driver, **more}
+UNDEPLOY, UNDEPLOY_HARD, STOP, RECREATE, POFF_MIGRATE = "5", "6", "9", "14", "48"
+
+
+def record(driver: str, name: str, action: str = UNDEPLOY, **more: str) -> dict[str, str]:
+    return {"HOSTNAME": name, "VM_MAD": driver, "ACTION": action, **more}
+
+
+HERE = record("aws", "a", "0")
 
 
 @pytest.mark.parametrize(
     ("history", "host"),
     [
-        pytest.param([record("kvm", "h-0", DS_ID="100"), record("aws", "aws")], ("h-0", "kvm", 100), id="from-home"),
-        pytest.param([record("aws", "a"), record("kvm", "h-0"), record("aws", "a")], ("h-0", "kvm", -1), id="latest"),
-        pytest.param([record("kvm", "h-0"), record("aws", "a"), record("aws", "b")], ("h-0", "kvm", -1), id="moved"),
-        pytest.param([record("aws", "a"), record("aws", "b")], None, id="same-driver"),
-        pytest.param([record("", "h-0"), record("aws", "aws")], None, id="driver-unknown"),
-        pytest.param([record("kvm", "h-0"), record("", "aws")], None, id="own-driver-unknown"),
-        pytest.param([record("aws", "aws")], None, id="first-host"),
+        pytest.param([record("kvm", "h-0", DS_ID="100"), HERE], ("h-0", "kvm", 100), id="from-home"),
+        pytest.param([record("kvm", "h-0", UNDEPLOY_HARD), HERE], ("h-0", "kvm", -1), id="hard"),
+        pytest.param([record("kvm", "h-0", STOP), HERE], ("h-0", "kvm", -1), id="stopped"),
+        pytest.param([record("aws", "a"), record("kvm", "h-0"), HERE], ("h-0", "kvm", -1), id="latest"),
+        pytest.param([record("kvm", "h-0"), record("aws", "b"), HERE], ("h-0", "kvm", -1), id="moved"),
+        pytest.param([record("kvm", "h-0", RECREATE), HERE], None, id="recreated-at-home"),
+        pytest.param([record("kvm", "h-0"), record("aws", "b", RECREATE), HERE], None, id="recreated-here"),
+        pytest.param([record("kvm", "h-0", POFF_MIGRATE), HERE], None, id="migrated"),
+        pytest.param([record("kvm", "h-0"), record("kvm", "h-1", RECREATE), HERE], None, id="earlier-undeploy"),
+        pytest.param([record("aws", "b"), HERE], None, id="same-driver"),
+        pytest.param([record("", "h-0"), HERE], None, id="driver-unknown"),
+        pytest.param([record("kvm", "h-0"), record("", "a")], None, id="own-driver-unknown"),
+        pytest.param([{"HOSTNAME": "h-0", "VM_MAD": "kvm"}, HERE], None, id="action-unknown"),
+        pytest.param([HERE], None, id="first-host"),
         pytest.param([], None, id="no-history"),
     ],
 )
-async def test_latest_host_of_another_driver_is_read_from_the_history(
+async def test_the_host_of_another_driver_that_has_the_disk_is_read_from_the_history(
     core: LocalCore, environ: dict[str, str], history: list[dict[str, str]], host: tuple[str, str, int] | None
 ) -> None:
     a_vm(core, {})

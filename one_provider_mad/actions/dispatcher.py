@@ -50,7 +50,7 @@ class Dispatcher:
         output: takes the lines for oned.
         clock: seconds since the epoch.
         complete: completes requests with what only the core knows, for calls that send their attributes to the cloud.
-        earlier_host: asks the core for the latest host of another driver that a VM was on.
+        earlier_host: asks the core for the host of another driver that has a VM's disk.
 
     Attributes:
         core_is_up: set once the core may be answered (decision 27).

@@ -12,20 +12,23 @@ from one_provider_mad.actions.work import Work
 from one_provider_mad.domain import EarlierHost
 from one_provider_mad.errors import InstanceNotFound
 
+_TO_RECOVER = ("BOOT_UNDEPLOY", "BOOT_STOPPED")
+
 
 async def explained(work: Work, error: InstanceNotFound) -> InstanceNotFound:
     """Return the error of a resume that found no instance, with the host that has the VM's disk if that is another."""
     host = await host_with_disk(work)
     if host is None:
         return error
-    vm_id = work.request.vm_id
-    is_stopped = LCM_STATES.get(work.request.lcm_state or 0) == "BOOT_STOPPED"
+    vm_id, boot = work.request.vm_id, LCM_STATES.get(work.request.lcm_state or 0)
     # Without its system datastore, 7.x takes that of the cloud's host, and refuses.
     datastore = f" {host.datastore_id}" if host.datastore_id >= 0 else ""
-    left, leave = ("stopped", "stop") if is_stopped else ("undeployed", "undeploy --hard")
+    left, leave = ("stopped", "stop") if boot == "BOOT_STOPPED" else ("undeployed", "undeploy --hard")
+    # After any other failed boot the VM is in POWEROFF or UNKNOWN again, which recover refuses.
+    recover = f"onevm recover --success {vm_id}, " if boot in _TO_RECOVER else ""
     return InstanceNotFound(
         f"VM {vm_id} was {left} on host {host.name} of driver {host.driver}, where its disk is, and has no instance in"
-        f" this cloud: bring it back with onevm recover --success {vm_id}, onevm {leave} {vm_id} and onevm deploy"
+        f" this cloud: bring it back with {recover}onevm {leave} {vm_id} and onevm deploy"
         f" {vm_id} {host.name}{datastore}"
     )
 

@@ -51,7 +51,7 @@ class Execution:
         log_lines: the VMs' logs.
         lead: tells whether creates of an earlier leader may still be under way.
         complete: completes requests, for calls that send their attributes to the cloud.
-        earlier_host: asks the core for the latest host of another driver that a VM was on.
+        earlier_host: asks the core for the host of another driver that has a VM's disk.
         clock: seconds since the epoch.
     """
 

@@ -19,7 +19,8 @@ from one_provider_mad.settings import Policy
 from one_provider_mad.timestamps import Timestamp
 
 FindEarlierHost = Callable[[VmId], Awaitable[EarlierHost | None]]
-"""Returns the latest host of another driver that a VM was on before; None for none, or where the core does not say."""
+"""Returns the host of another driver that has the disk of an undeployed or stopped VM; None for none, or where the core
+does not say."""
 
 
 async def no_earlier_host(_: VmId) -> EarlierHost | None:
@@ -46,7 +47,7 @@ class Work(Value, frozen=True, kw_only=True):
         lookups: the lookups that all REBOOTs and RESETs share.
         leads_since: when this front-end began to lead or to run; None once creates of an earlier leader have ended.
         complete: completes the request, for calls that send its attributes to the cloud.
-        earlier_host: asks the core for the latest host of another driver that the VM was on.
+        earlier_host: asks the core for the host of another driver that has the VM's disk.
     """
 
     cloud: Cloud

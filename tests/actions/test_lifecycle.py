@@ -354,6 +354,12 @@ def work_of_one_from(world: World, host: EarlierHost | None, lcm_state: int) -> 
             " back with onevm recover --success 7, onevm stop 7 and onevm deploy 7 h-0 100",
             id="stopped",
         ),
+        pytest.param(
+            20,
+            "VM 7 was undeployed on host h-0 of driver kvm, where its disk is, and has no instance in this cloud: bring"
+            " it back with onevm undeploy --hard 7 and onevm deploy 7 h-0 100",
+            id="recovered-and-powered-off",
+        ),
     ],
 )
 async def test_a_resume_of_a_vm_from_elsewhere_names_the_host_with_its_disk(
