@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Generic, TypeVar
 
+from one_provider_mad.masking import forget_vm_secrets
 from one_provider_mad.providers.ec2.client import MOST_VALUES
 
 _Key = TypeVar("_Key")
@@ -75,6 +76,7 @@ class Gathered(Generic[_Key, _Answer]):
         return batch
 
     async def _run(self, batch: _Batch[_Key, _Answer]) -> _Answer:
+        forget_vm_secrets()  # those of the first VM that asked, which would be masked in the others' errors
         is_counted = await self._is_turn()
         try:
             await asyncio.sleep(0)  # those who ask in the same turn of the event loop share the call

@@ -9,6 +9,7 @@ import pytest
 
 from one_provider_mad.domain import DeployId, VmId
 from one_provider_mad.errors import ProviderUnavailable
+from one_provider_mad.masking import keep_vm_secret, masked
 from one_provider_mad.providers.ec2.client import MOST_VALUES
 from one_provider_mad.providers.ec2.gathered import AT_ONCE, LONGEST_TURN, Gathered
 from tests.actions.fakes import pass_time, turns
@@ -133,6 +134,21 @@ async def test_who_gives_up_while_the_call_waits_for_its_turn_leaves_no_call() -
     await asyncio.gather(*early)
     await turns()
     assert len(calls.sent) == AT_ONCE
+
+
+async def test_what_one_vm_keeps_secret_is_not_masked_for_the_others() -> None:
+    """Users choose passwords, and one could hide an id in another VM's log."""
+
+    async def send(keys: set[int]) -> str:
+        return masked(f"instance i-0abc of {sorted(keys)} ended")
+
+    async def ask(key: int, *, secret: str = "") -> str:
+        keep_vm_secret(secret)
+        return await gathered.ask(key)
+
+    gathered = Gathered(send, name="test")
+    for said in await asyncio.gather(ask(1, secret="i-0abc of"), ask(2)):
+        assert said == "instance i-0abc of [1, 2] ended"
 
 
 @pytest.mark.looptime
