@@ -11,6 +11,7 @@ from one_provider_mad.actions.intents import LCM_STATES
 from one_provider_mad.actions.work import Work
 from one_provider_mad.domain import EarlierHost
 from one_provider_mad.errors import InstanceNotFound
+from one_provider_mad.journal.records import AttemptState
 
 _TO_RECOVER = ("BOOT_UNDEPLOY", "BOOT_STOPPED")
 
@@ -39,6 +40,7 @@ async def host_with_disk(work: Work) -> EarlierHost | None:
     The caller has not found an instance, by its id or by tags. A VM that ever had one here is not meant: its instance
     is lost.
     """
-    if await work.vm.attempts() or await work.vm.is_imported(work.request.deploy_id):
+    had_one = any(each.state is not AttemptState.REFUSED for each in await work.vm.attempts())
+    if had_one or await work.vm.is_imported(work.request.deploy_id):
         return None
     return await work.earlier_host(work.request.vm_id)

@@ -378,6 +378,13 @@ async def test_a_vm_from_elsewhere_can_be_undeployed_again(world: World, intent:
     assert await world.journal.parked() == set()
 
 
+async def test_a_vm_that_this_cloud_had_no_room_for_before_it_went_home_is_one_from_elsewhere(world: World) -> None:
+    await world.add_attempt(AttemptState.REFUSED)
+    with pytest.raises(InstanceNotFound, match=r"onevm deploy 7 h-0 100$"):
+        await perform_intent(work_of_one_from(world, AT_HOME, 32), Intent.START)
+    assert await perform_intent(work_of_one_from(world, AT_HOME, 29), Intent.PARK_HARD) == "-"
+
+
 @pytest.mark.parametrize("intent", [Intent.START, Intent.PARK])
 @pytest.mark.parametrize("host", [AT_HOME, None], ids=["lost-instance", "core-does-not-say"])
 async def test_a_vm_whose_instance_is_lost_is_not_taken_for_one_from_elsewhere(
