@@ -84,6 +84,16 @@ def make_link(path: Path, target: str) -> None:
         os.symlink(target, path.name, dir_fd=directory)
 
 
+def remove_file(path: Path) -> None:
+    """Remove a file or link.
+
+    Raises:
+        OSError: it cannot be removed, or another user has planted a link in the place of its directory.
+    """
+    with _opened(path.parent) as directory:
+        os.unlink(path.name, dir_fd=directory)
+
+
 def make_directory(path: Path, mode: int = 0o777, *, owner_of: Path | None = None) -> None:
     """Create a directory and its missing parents; an existing one stays as it is.
 

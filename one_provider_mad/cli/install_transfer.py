@@ -219,10 +219,11 @@ class Transfer:
                     run=partial(self._core.call, "one.cluster.deldatastore", number, store.number),
                 )
         if store.has_attributes() and _users(record, store) <= {name}:
+            store.text_without()  # refuses before the first step
             yield Step(
                 sentence=f"removed: {', '.join(ATTRIBUTES)} of datastore {store.name}",
                 datastore=store.name,
-                run=partial(self._core.call, "one.datastore.update", store.number, store.text_without(), _REPLACE),
+                run=partial(self._clear_attributes, store.number),
             )
         if name in _users(record, store):
             yield Step(
@@ -230,6 +231,12 @@ class Transfer:
                 path=str(self._record_path),
                 run=partial(self._forget, name, store.number),
             )
+
+    def _clear_attributes(self, number: int) -> None:
+        """Write a datastore's template without this driver's attributes; the template is read anew just before."""
+        for store in self._stores():
+            if store.number == number:
+                self._core.call("one.datastore.update", number, store.text_without(), _REPLACE)
 
     def _files_removed(self, tm_mad: str) -> Iterator[Step]:
         for path in transfer_files.files_to_remove(self._remotes, tm_mad):

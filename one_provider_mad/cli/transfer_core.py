@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from one_provider_mad.cli.transfer_files import DRIVER
-from one_provider_mad.domain import Value
+from one_provider_mad.domain import Template, Value
 from one_provider_mad.errors import SettingsError
+from one_provider_mad.front_end.template_edits import text_of_template
+from one_provider_mad.protocol.payload import read_template
 from one_provider_mad.safe_xml import Element, elements_at, text_of
-from one_provider_mad.template_text.exact_writer import UnwritableError, attribute, vector
+from one_provider_mad.template_text.exact_writer import UnwritableError
 
 ATTRIBUTES: Mapping[str, str] = {
     f"CLONE_TARGET_{DRIVER.upper()}": "SYSTEM",
@@ -39,24 +41,21 @@ class Store(Value, frozen=True, kw_only=True):
     kind: int
     tm_mad: str
     clusters: frozenset[int]
-    template: Mapping[str, str | Mapping[str, str]]
+    template: Template
 
     def missing(self) -> dict[str, str]:
         """Return the attributes that it lacks for this driver."""
-        return {name: value for name, value in ATTRIBUTES.items() if self.template.get(name) != value}
+        return {name: value for name, value in ATTRIBUTES.items() if self.template.text(name) != value}
 
     def has_attributes(self) -> bool:
         """True if it has any attribute for this driver."""
-        return any(name in self.template for name in ATTRIBUTES)
+        return any(name in self.template.values for name in ATTRIBUTES)
 
     def text_without(self) -> str:
         """Return its template without this driver's attributes. Raises SettingsError."""
-        kept = {name: value for name, value in self.template.items() if name not in ATTRIBUTES}
+        kept = {name: values for name, values in self.template.values.items() if name not in ATTRIBUTES}
         try:
-            return "\n".join(
-                attribute(name, value) if isinstance(value, str) else vector(name, value)
-                for name, value in kept.items()
-            )
+            return text_of_template(Template(values=kept))
         except UnwritableError as error:
             names = ", ".join(ATTRIBUTES)
             raise SettingsError(f"datastore {self.name}: {error}; remove {names} with onedatastore update") from error
@@ -71,7 +70,7 @@ def read_stores(pool: Element) -> list[Store]:
             kind=_number(each, "TYPE"),
             tm_mad=text_of(each.find("TM_MAD")),
             clusters=frozenset(int(text_of(number)) for number in elements_at(each, "CLUSTERS/ID")),
-            template={str(child.tag): _value(child) for child in elements_at(each, "TEMPLATE/*")},
+            template=read_template(each, "TEMPLATE"),
         )
         for each in elements_at(pool, "DATASTORE")
     ]
@@ -108,10 +107,6 @@ def vms_in_clouds(vms: Element, stores: Iterable[Store]) -> Iterator[tuple[int, 
                 _number(vm, "ID"),
                 {_number(disk, "DATASTORE_ID") for disk in disks if text_of(disk.find("TM_MAD_SYSTEM")) == DRIVER},
             )
-
-
-def _value(element: Element) -> str | Mapping[str, str]:
-    return {str(each.tag): text_of(each) for each in element} if len(element) else text_of(element)
 
 
 def _number(element: Element, name: str) -> int:

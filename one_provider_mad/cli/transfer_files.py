@@ -15,7 +15,7 @@ from pathlib import Path
 
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import SettingsError
-from one_provider_mad.file_owner import make_directory, replace_file
+from one_provider_mad.file_owner import make_directory, remove_file, replace_file
 
 DRIVER = "one_provider"
 """Name of the transfer driver, and TM_MAD of a system datastore with it."""
@@ -116,19 +116,21 @@ def drivers_beside(remotes: Path) -> set[str]:
 
 
 def files_to_remove(remotes: Path, tm_mad: str) -> Iterator[Path]:
-    """Yield the existing files of this driver in the folder of a transfer driver, its own included."""
-    folder = remotes / "tm" / tm_mad
+    """Yield the existing files of this driver in the folder of a transfer driver, its own included; no other files."""
     if tm_mad == DRIVER:
-        yield from sorted((folder / SEEN).glob("*"))
-        yield from sorted(path for path in folder.glob("*") if path.is_file())
+        files = [each.path for each in own_files(remotes)]
+        folder = files[0].parent
+        yield from sorted(path for path in (folder / SEEN).glob("*") if path.name.isdecimal())
+        files.append(folder / MADE)
     else:
-        yield from sorted(folder.glob(f"*.{DRIVER}"))
+        files = [each.path for each in files_beside(remotes, tm_mad)]
+    yield from sorted(path for path in files if os.path.lexists(path))
 
 
 def remove(path: Path) -> None:
     """Remove a file, and the driver's own folders when they are empty then. Raises SettingsError."""
     try:
-        path.unlink()
+        remove_file(path)
         if path.parent.name == SEEN:
             _remove_if_empty(path.parent)
         if path.parent.name == DRIVER:

@@ -5,6 +5,7 @@ What it asks of OpenNebula is in tests/real_oned/test_transfer.py.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +16,9 @@ from lxml import etree
 
 from one_provider_mad.cli.install_transfer import Step, Transfer
 from one_provider_mad.cli.transfer_core import ATTRIBUTES, clusters_of, read_stores, vms_in_clouds
+from one_provider_mad.errors import SettingsError
 from one_provider_mad.safe_xml import Element
+from one_provider_mad.template_text.strict_reader import read_template
 from one_provider_mad.xmlrpc.local import LocalCore
 from tests.cli.running import json_of, output_of
 
@@ -68,7 +71,7 @@ class Core:
     def call(self, method: str, *arguments: object) -> object:
         if method == "one.datastore.update":
             _, text, is_merge = arguments
-            pairs = dict(re.findall(r'^(\w+)="(.*)"$', str(text), re.MULTILINE))
+            pairs = dict(re.findall(r'^(\w+) ?= ?"(.*)"$', str(text), re.MULTILINE))
             self.attributes = {**(self.attributes if is_merge else {}), **pairs}
         elif method == "one.cluster.adddatastore":
             self.clusters.append(int(str(arguments[0])))
@@ -116,13 +119,62 @@ def test_removing_one_cloud_keeps_what_another_needs_and_the_last_one_removes_al
 
 
 def test_a_template_without_the_drivers_attributes_is_the_one_before() -> None:
-    kept = '<NOTE><![CDATA[a "b"]]></NOTE><EMPTY/><BRIDGE><A>1</A><B>2</B></BRIDGE>'
+    kept = '<NOTE><![CDATA[a "b"]]></NOTE><EMPTY/><BRIDGE><A>1</A><B/></BRIDGE><BRIDGE><A>2</A></BRIDGE><NOTE>2</NOTE>'
     ours = "".join(f"<{name}>{value}</{name}>" for name, value in ATTRIBUTES.items())
     xml = f"<DATASTORE><ID>1</ID><NAME>d</NAME><TYPE>0</TYPE><TEMPLATE>{kept}{ours}</TEMPLATE></DATASTORE>"
     (store,) = read_stores(etree.fromstring(f"<DATASTORE_POOL>{xml}</DATASTORE_POOL>"))
     assert store.has_attributes()
     assert store.missing() == {}
-    assert store.text_without() == 'NOTE="a \\"b\\""\nEMPTY=""\nBRIDGE=[\n  A="1",\n  B="2" ]'
+    assert dict(read_template(store.text_without()).values) == {
+        "NOTE": ('a "b"', "2"),
+        "EMPTY": ("",),
+        "BRIDGE": ({"A": "1", "B": ""}, {"A": "2"}),
+    }
+
+
+def test_removing_keeps_an_attribute_that_somebody_sets_meanwhile(one: Path) -> None:
+    core = Core()
+    transfer = Transfer(one / "var", cast("LocalCore", core))
+    for step in list(transfer.install("aws", ["images"])):
+        step.carry_out()
+    steps = list(transfer.remove("aws", []))
+    core.attributes["LIMIT_MB"] = "1000"
+    for step in steps:
+        step.carry_out()
+    assert core.attributes == {"LIMIT_MB": "1000"}
+
+
+def test_removing_keeps_files_that_were_not_installed(one: Path) -> None:
+    core = Core()
+    transfer = Transfer(one / "var", cast("LocalCore", core))
+    for step in list(transfer.install("aws", ["images"])):
+        step.carry_out()
+    tm = one / "var" / "remotes" / "tm"
+    others = [
+        tm / "one_provider" / "site.conf",
+        tm / "one_provider" / ".seen" / "note",
+        tm / "ssh" / "notes.one_provider",
+    ]
+    others[1].parent.mkdir()
+    for path in (*others, others[1].with_name("104")):
+        path.touch()
+    for step in list(transfer.remove("aws", [])):
+        step.carry_out()
+    assert sorted(each for each in tm.rglob("*") if each.is_file()) == sorted(others)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root could remove other users' files")
+def test_root_removes_nothing_through_a_link_that_opennebulas_user_planted(one: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "answer").touch()
+    tm = one / "var" / "remotes" / "tm"
+    (tm / "one_provider").symlink_to(elsewhere)
+    os.chown(tm / "one_provider", 65534, 65534, follow_symlinks=False)
+    first, *_ = Transfer(one / "var", cast("LocalCore", Core())).remove("aws", [])
+    with pytest.raises(SettingsError, match="answer cannot be removed"):
+        first.carry_out()
+    assert (elsewhere / "answer").exists()
 
 
 @pytest.mark.parametrize(("host_cluster", "expected"), [(7, {7: "west"}), (None, {9: "aws"})])
