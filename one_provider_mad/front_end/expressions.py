@@ -7,7 +7,9 @@ that is not there is false, `!=` as well.
 
 from __future__ import annotations
 
+import math
 import re
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
@@ -25,8 +27,8 @@ _MOST_NESTED = 100
 _MOST_TERMS = 300
 """Comparisons of one requirement; OpenNebula's own has one for each cluster of a VM's images."""
 
-_MOST_RANK = 2**31 - 1
-"""A rank is a number of 32 bits."""
+_MOST_RANK = 2**31
+"""A rank is a number of 32 bits; one that does not fit, such as infinity, counts as the least, -2^31, on x86."""
 
 _EXCERPT = 40
 
@@ -237,19 +239,19 @@ class _Arithmetic:
     """Computes a rank from the left to the right; `*` and `/` come before `+` and `-`."""
 
     def __init__(self, text: str, search: Search) -> None:
-        self._tokens = list(_tokens(text))
+        self._tokens = deque(_tokens(text))
         self._search = search
 
     def whole(self) -> int:
         value = self._sum(0) if self._tokens else 0.0
         if self._tokens:
             raise ExpressionError(f"expected +, -, * or /, got {self._tokens[0][:_EXCERPT]}")
-        return max(-_MOST_RANK, min(_MOST_RANK, int(value)))
+        return int(value) if -_MOST_RANK < value < _MOST_RANK else -_MOST_RANK
 
     def _sum(self, depth: int) -> float:
         value = self._product(depth)
         while self._tokens and self._tokens[0] in ("+", "-"):
-            is_sum = self._tokens.pop(0) == "+"
+            is_sum = self._tokens.popleft() == "+"
             other = self._product(depth)
             value = value + other if is_sum else value - other
         return value
@@ -257,20 +259,20 @@ class _Arithmetic:
     def _product(self, depth: int) -> float:
         value = self._factor(depth)
         while self._tokens and self._tokens[0] in ("*", "/"):
-            is_product = self._tokens.pop(0) == "*"
+            is_product = self._tokens.popleft() == "*"
             other = self._factor(depth)
-            value = value * other if is_product else value / other if other else 0.0
+            value = value * other if is_product else _divided(value, other)
         return value
 
     def _factor(self, depth: int) -> float:
-        word = self._tokens.pop(0) if self._tokens else ""
+        word = self._tokens.popleft() if self._tokens else ""
         if depth > _MOST_NESTED:
             raise ExpressionError(f"more than {_MOST_NESTED} parentheses are inside each other")
         if word == "-":
             return -self._factor(depth + 1)
         if word == "(":
             value = self._sum(depth + 1)
-            if not self._tokens or self._tokens.pop(0) != ")":
+            if not self._tokens or self._tokens.popleft() != ")":
                 raise ExpressionError("a ) is missing")
             return value
         if word[:1].isalpha() or word.startswith('"'):
@@ -279,6 +281,13 @@ class _Arithmetic:
         if word[-1:].isdigit():
             return float(word)
         raise ExpressionError(f"expected a name or a number, got {word[:_EXCERPT] or 'the end'}")
+
+
+def _divided(value: float, divisor: float) -> float:
+    """Return the quotient, as C++ has it for a divisor of 0, too."""
+    if divisor:
+        return value / divisor
+    return math.copysign(math.inf, value) if value else math.nan
 
 
 def _tokens(text: str) -> Iterator[str]:

@@ -101,8 +101,12 @@ def test_names_are_found_in_ranks_and_comparisons() -> None:
         ("PRIORITY * 100 + FREE_CPU", 350),
         ("2 + 3 * (FACTOR - 0.5)", 5),
         ("10 - 4 - 3", 3),
-        ("FREE_CPU / 0", 0),
-        ("-3 * 1000000000", 1 - 2**31),
+        ("FREE_CPU / 0", -(2**31)),
+        ("0 / 0", -(2**31)),
+        ("-3 * 1000000000", -(2**31)),
+        ("3 * 1000000000", -(2**31)),
+        ("9" * 400 + ".0", -(2**31)),
+        ("{0} - {0}".format("9" * 400 + ".0"), -(2**31)),
     ],
 )
 def test_a_rank_is_computed_as_the_scheduler_does(text: str, rank: int) -> None:
