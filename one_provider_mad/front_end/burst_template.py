@@ -15,12 +15,10 @@ from one_provider_mad.front_end.expressions import (
     is_choice,
     is_met,
     names_in,
+    rank_of,
     read_requirements,
 )
-
-PRIORITY_WEIGHT = 100_000_000
-"""What one step of PRIORITY counts in a rank: more than a host's other figures. OpenNebula makes a rank a number of 32
-bits (src/parsers/expr_arith.y), so that steps beyond 21 count alike."""
+from one_provider_mad.front_end.rank import CUSTOM, PRIORITY, Policy, home_first
 
 TRANSFER_DRIVER = "one_provider"
 """TM_MAD of a cloud's system datastore in OpenNebula 7.x."""
@@ -94,7 +92,7 @@ def edits_of(template: Template, clouds: Sequence[CloudHost]) -> Iterator[Edit]:
     """Yield the changes by which VMs of a template may run in the clouds.
 
     Raises:
-        ExpressionError: OpenNebula cannot read SCHED_REQUIREMENTS or SCHED_DS_REQUIREMENTS; the message names it.
+        ExpressionError: OpenNebula cannot read a requirement or the rank; the message names it.
     """
     yield from _sections(template, clouds)
     yield from _requirements(template, clouds)
@@ -266,8 +264,12 @@ def _has(value: Attribute, key: str) -> bool:
 def _ranks(template: Template) -> Iterator[Edit]:
     name = "SCHED_RANK" if "SCHED_RANK" in template.values else "RANK"
     text = template.text(name).strip()
-    if text and "PRIORITY" not in names_in(text):
+    try:
+        rank_of(text, lambda _: [])
+    except ExpressionError as error:
+        raise ExpressionError(f"{name} cannot be read: {error}") from error
+    if text and PRIORITY not in names_in(text):
         why = (
             "its own rank counted alone, so that the cloud's host could come before those at home: PRIORITY comes first"
         )
-        yield Edit(name=name, number=0, value=f"PRIORITY * {PRIORITY_WEIGHT} + ({text})", why=why)
+        yield Edit(name=name, number=0, value=home_first(Policy(number=CUSTOM, expression=text)).rank, why=why)
