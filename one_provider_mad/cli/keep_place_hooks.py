@@ -6,16 +6,19 @@ OpenNebula's user (OpenNebula src/hm, src/hem).
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
+from one_provider_mad.cli.decode import printable
 from one_provider_mad.domain import Value, whole_number
 from one_provider_mad.errors import MadError, NotSupported
 from one_provider_mad.providers.interface import CheckResult
-from one_provider_mad.safe_xml import Element, elements_at, text_of
+from one_provider_mad.safe_xml import elements_at, text_of
 from one_provider_mad.template_text.exact_writer import attribute
 from one_provider_mad.xmlrpc.local import LocalCore
 from one_provider_mad.xmlrpc.release import release_of
@@ -23,6 +26,9 @@ from one_provider_mad.xmlrpc.release import release_of
 _PROGRAM = "one-provider"
 HOOKS_SINCE = (5, 10)
 """First release whose hooks are made through its API; before, they are sections of oned.conf."""
+
+_SPECIAL = re.compile(r"[^\w/.+@-]")
+"""Characters of a path before which a shell needs a backslash."""
 
 _EVERYTHING = (-2, -1, -1)
 
@@ -48,13 +54,33 @@ HOOKS = (
 )
 
 
-def template_of(hook: Hook, program: str) -> str:
-    """Return a hook as onehook create takes it.
+class Present(Value, frozen=True, kw_only=True):
+    """One of these hooks, as OpenNebula has it.
 
-    Args:
-        hook: the hook.
-        program: path of `one-provider`.
+    Attributes:
+        number: its number.
+        command: what it calls.
     """
+
+    number: int
+    command: str
+
+    def is_callable(self) -> bool:
+        """Return False if the program that it calls is not on this machine."""
+        try:
+            return Path(shlex.split(self.command)[0]).exists()
+        except (IndexError, OSError, ValueError):
+            return False
+
+
+def command_of(hook: Hook) -> str:
+    """Return what a hook calls, for a shell; onehem-server takes it for a whole path only if it begins with `/`."""
+    program = _SPECIAL.sub(r"\\\g<0>", program_path())
+    return f"{program} keep-place {hook.options}"
+
+
+def template_of(hook: Hook) -> str:
+    """Return a hook as onehook create takes it."""
     values = {
         "NAME": hook.name,
         "TYPE": "state",
@@ -62,7 +88,7 @@ def template_of(hook: Hook, program: str) -> str:
         "ON": "CUSTOM",
         "STATE": "ACTIVE",
         "LCM_STATE": hook.lcm_state,
-        "COMMAND": f"{program} keep-place {hook.options}",
+        "COMMAND": command_of(hook),
         "ARGUMENTS": "$TEMPLATE",
         "ARGUMENTS_STDIN": "yes",
     }
@@ -78,6 +104,8 @@ def program_path() -> str:
 def install_hooks(core: LocalCore) -> Iterator[str]:
     """Make the hooks that OpenNebula lacks, and yield what was done, as sentences. Blocks.
 
+    A hook that calls another program, as before the package was moved, is made anew.
+
     Raises:
         MadError: OpenNebula did not answer, or refused.
         click.ClickException: OpenNebula is older than 5.10.
@@ -87,11 +115,15 @@ def install_hooks(core: LocalCore) -> Iterator[str]:
         raise click.ClickException(f"OpenNebula {numbers} has no hooks that can be made: they need 5.10 or later")
     present = _present(core)
     for hook in HOOKS:
-        if hook.name in present:
-            yield f"hook {hook.name} is there already ({present[hook.name]})"
-        else:
-            number = core.call("one.hook.allocate", template_of(hook, program_path()))
-            yield f"hook {hook.name} was made ({number}): onehem-server runs it for each VM in {hook.lcm_state}"
+        old = present.get(hook.name)
+        if old is not None and old.command == command_of(hook):
+            yield f"hook {hook.name} is there already ({old.number})"
+            continue
+        if old is not None:
+            core.call("one.hook.delete", old.number)
+            yield f"hook {hook.name} was removed ({old.number}): it called {printable(old.command)}"
+        number = core.call("one.hook.allocate", template_of(hook))
+        yield f"hook {hook.name} was made ({number}): onehem-server runs it for each VM in {hook.lcm_state}"
 
 
 def remove_hooks(core: LocalCore) -> Iterator[str]:
@@ -99,7 +131,7 @@ def remove_hooks(core: LocalCore) -> Iterator[str]:
     present = _present(core)
     for hook in HOOKS:
         if hook.name in present:
-            core.call("one.hook.delete", present[hook.name])
+            core.call("one.hook.delete", present[hook.name].number)
             yield f"hook {hook.name} was removed"
     if not present:
         yield "there are no such hooks"
@@ -113,26 +145,31 @@ def missing_hooks(core: LocalCore) -> list[str]:
 
 def check_hooks(core: LocalCore) -> list[CheckResult]:
     """Return whether OpenNebula has the hooks; [] before 5.10. Blocks."""
-    what = "undeployed VMs"
+    what, remedy = "undeployed VMs", "one-provider keep-place --install"
     try:
-        missing = missing_hooks(core)
+        present = _present(core)
     except NotSupported:
         return []
     except MadError as error:
         return [CheckResult(what=what, is_well=None, found=str(error), remedy="run this as oneadmin")]
-    if not missing:
-        return [CheckResult(what=what, is_well=True, found="hooks keep them where their disks are")]
-    found = f"they may be resumed where their disks are not: OpenNebula lacks the hooks {', '.join(missing)}"
-    return [CheckResult(what=what, is_well=None, found=found, remedy="one-provider keep-place --install")]
+    if missing := [hook.name for hook in HOOKS if hook.name not in present]:
+        found = f"they may be resumed where their disks are not: OpenNebula lacks the hooks {', '.join(missing)}"
+        return [CheckResult(what=what, is_well=None, found=found, remedy=remedy)]
+    for name, hook in present.items():
+        if not hook.is_callable():
+            found = f"hook {name} calls {printable(hook.command)}, and this machine has no such program"
+            return [CheckResult(what=what, is_well=False, found=found, remedy=remedy)]
+    return [CheckResult(what=what, is_well=True, found="hooks keep them where their disks are")]
 
 
-def _present(core: LocalCore) -> dict[str, int]:
+def _present(core: LocalCore) -> dict[str, Present]:
     names = {hook.name for hook in HOOKS}
-    found = _numbers(core.document("one.hookpool.info", *_EVERYTHING))
-    return {name: number for name, number in found.items() if name in names}
-
-
-def _numbers(pool: Element) -> dict[str, int]:
+    hooks = elements_at(core.document("one.hookpool.info", *_EVERYTHING), "HOOK")
+    found = {text_of(each.find("NAME")): each for each in hooks}
     return {
-        text_of(each.find("NAME")): whole_number(text_of(each.find("ID"))) or 0 for each in elements_at(pool, "HOOK")
+        name: Present(
+            number=whole_number(text_of(each.find("ID"))) or 0, command=text_of(each.find("TEMPLATE/COMMAND"))
+        )
+        for name, each in found.items()
+        if name in names
     }

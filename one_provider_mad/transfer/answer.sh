@@ -9,7 +9,7 @@
 #   ARGUMENT  as one_tm passes them (OpenNebula src/tm/TransferManager.cc)
 #
 # The disks of a VM keep the driver of the system datastore that it was first deployed to
-# (VirtualMachine::check_tm_mad_disks), also when `onevm recover --delete-recreate` starts it anew at home. So an action
+# (VirtualMachine::check_tm_mad_disks), also when `onevm recover --recreate` starts it anew at home. So an action
 # beside another driver looks where the disk is, and leaves one at home to the driver there.
 
 folder=$1 action=${2%.one_provider}

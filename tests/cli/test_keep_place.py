@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from one_provider_mad.cli import main as program
-from one_provider_mad.cli.keep_place_hooks import HOOKS, check_hooks
+from one_provider_mad.cli.keep_place_hooks import HOOKS, check_hooks, command_of
 from one_provider_mad.xmlrpc.local import LocalCore as Core
 from tests.cli.running import surroundings
 from tests.cli.test_template import KVM, SIM, host
@@ -28,6 +30,16 @@ def vm(driver: str, requirements: str = "", *, automatic: str = "") -> str:
         f"<USER_TEMPLATE><SCHED_REQUIREMENTS>{requirements}</SCHED_REQUIREMENTS></USER_TEMPLATE>"
         f"<HISTORY_RECORDS>{history}</HISTORY_RECORDS></VM>"
     )
+
+
+def hook(number: int, name: str, command: str) -> str:
+    """A hook of OpenNebula."""
+    return f"<HOOK><ID>{number}</ID><NAME>{name}</NAME><TEMPLATE><COMMAND>{command}</COMMAND></TEMPLATE></HOOK>"
+
+
+def hooks(*all_of_them: str) -> str:
+    """The answer to one.hookpool.info."""
+    return f"<HOOK_POOL>{''.join(all_of_them)}</HOOK_POOL>"
 
 
 @pytest.fixture
@@ -110,14 +122,21 @@ def test_a_vm_is_freed(core: LocalCore, tmp_path: Path) -> None:
 
 
 def test_the_hooks_are_made_that_are_missing_and_only_these_are_removed(core: LocalCore, tmp_path: Path) -> None:
-    there = f"<HOOK><ID>3</ID><NAME>{HOOKS[0].name}</NAME></HOOK><HOOK><ID>9</ID><NAME>another</NAME></HOOK>"
-    core.answers["one.hookpool.info"] = f"<HOOK_POOL>{there}</HOOK_POOL>"
+    called = command_of(HOOKS[0])
+    core.answers["one.hookpool.info"] = hooks(hook(3, HOOKS[0].name, called), hook(9, "another", called))
     assert f"hook {HOOKS[0].name} is there already (3)" in ran(core, tmp_path, "--install")
     made = [call[1] for call in core.calls if call[0] == "one.hook.allocate"]
     assert [f'LCM_STATE="{hook.lcm_state}"' in text for hook, text in zip(HOOKS[1:], made, strict=True)] == [True, True]
     assert all("/one-provider keep-place --hook" in text for text in made)
     ran(core, tmp_path, "--remove")
     assert [call[1] for call in core.calls if call[0] == "one.hook.delete"] == [3]
+
+
+def test_a_hook_calls_a_program_in_a_folder_with_a_blank(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/opt/a b/one-provider"])
+    command = command_of(HOOKS[0])
+    assert shlex.split(command) == ["/opt/a b/one-provider", "keep-place", "--hook"]
+    assert command.startswith("/")  # else onehem-server takes it for a path in its own folder
 
 
 def test_requirements_that_cannot_be_written_are_named(core: LocalCore, tmp_path: Path) -> None:
@@ -138,9 +157,19 @@ def test_check_says_which_hooks_are_missing(core: LocalCore, tmp_path: Path) -> 
     (missing,) = check_hooks(Core(environ))
     assert (missing.is_well, missing.remedy) == (None, "one-provider keep-place --install")
     assert all(hook.name in missing.found for hook in HOOKS)
-    there = "".join(f"<HOOK><ID>{number}</ID><NAME>{hook.name}</NAME></HOOK>" for number, hook in enumerate(HOOKS))
-    core.answers["one.hookpool.info"] = f"<HOOK_POOL>{there}</HOOK_POOL>"
+    core.answers["one.hookpool.info"] = hooks(*(hook(3, each.name, f"{sys.executable} -h") for each in HOOKS))
     assert [each.is_well for each in check_hooks(Core(environ))] == [True]
+
+
+def test_hooks_of_a_package_that_has_moved_are_named_and_made_anew(core: LocalCore, tmp_path: Path) -> None:
+    gone = f"{tmp_path}/old/one-provider keep-place --hook"
+    core.answers["one.hookpool.info"] = hooks(*(hook(3, each.name, gone) for each in HOOKS))
+    (wrong,) = check_hooks(Core({"ONE_XMLRPC": core.url, "ONE_AUTH": str(tmp_path / "one_auth")}))
+    assert (wrong.is_well, wrong.remedy) == (False, "one-provider keep-place --install")
+    assert f"calls {gone}, and this machine has no such program" in wrong.found
+    assert f"hook {HOOKS[0].name} was removed (3): it called {gone}\n" in ran(core, tmp_path, "--install")
+    changes = [call[0] for call in core.calls if call[0] in ("one.hook.delete", "one.hook.allocate")]
+    assert changes == ["one.hook.delete", "one.hook.allocate"] * len(HOOKS)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.oned, pytest.mark.timeout(300)]
 
 CLOUD = "simulated"
 DELETE, RECREATE = 3, 4
-"""Operations of `onevm recover`: --delete, --delete-recreate."""
+"""Operations of `onevm recover`: --delete, --recreate."""
 
 PENDING = 1
 """STATE (include/VirtualMachine.h)."""
