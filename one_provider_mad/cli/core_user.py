@@ -63,7 +63,9 @@ class CoreUser(Value, frozen=True, kw_only=True):
         """Return True if this process is that user, or root that can become it."""
         return os.geteuid() == self.uid or self.run(["/bin/sh", "-c", ":"]) is not None
 
-    def run(self, command: Sequence[str], *, environ: Mapping[str, str] | None = None) -> tuple[int, str, str] | None:
+    def run(
+        self, command: Sequence[str], *, environ: Mapping[str, str] | None = None, stdin: str = ""
+    ) -> tuple[int, str, str] | None:
         """Run a command as that user; return exit code, stdout and stderr, None if this process cannot become it."""
         is_same = os.geteuid() == self.uid
         try:
@@ -75,7 +77,7 @@ class CoreUser(Value, frozen=True, kw_only=True):
                 timeout=_SECONDS,
                 check=False,
                 cwd="/",
-                stdin=subprocess.DEVNULL,
+                input=stdin,
                 env=environ,
                 user=None if is_same else self.uid,
                 group=None if is_same else self.gid,

@@ -9,19 +9,18 @@ that it writes no log here.
 from __future__ import annotations
 
 import base64
-import shutil
-import subprocess
-import tempfile
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 from lxml import etree
 
+from one_provider_mad.cli.core_user import CoreUser
 from one_provider_mad.cli.driver_message import build
 from one_provider_mad.domain import Template
 from one_provider_mad.errors import MadError, ProviderUnavailable
-from one_provider_mad.file_owner import make_directory
 from one_provider_mad.front_end.burst_template import CloudHost, datastore_of, host_of
 from one_provider_mad.front_end.devices import Pools, used_of
 from one_provider_mad.front_end.expressions import Search
@@ -43,7 +42,11 @@ from one_provider_mad.settings import Places
 from one_provider_mad.xmlrpc.local import LocalCore
 from one_provider_mad.xmlrpc.release import Release, release_of
 
-_PLACE_SECONDS = 60.0
+_PLACE = 'mkdir "$1/etc" "$1/var" && cp -RL "$2" "$1/etc" && ONE_LOCATION=$1 exec "$3"'
+"""Runs a program with a copy of OpenNebula's settings. Arguments: an empty folder, etc/schedulers, the program."""
+
+_ENVIRON = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+
 _EVERYTHING = (-2, -1, -1)
 """Filter of a pool: all objects, from the first to the last."""
 
@@ -158,8 +161,8 @@ def placement_of(template: Template, known: Known, places: Places) -> Placement:
     stores = system_datastores(known.pools.datastores, wanted)
     program = places.var / "remotes" / "scheduler" / "rank" / "place"
     try:
-        plan = run_place(program, places.etc, document_of(template, known, fit, stores))
-    except (MadError, OSError) as error:
+        plan = run_place(program, places.etc, document_of(template, known, fit, stores), os.environ)
+    except MadError as error:
         return Placement(hosts, chosen=_best(hosts), note=f"{program} was not asked: {error}")
     chosen = next((text_of(each) for each in plan.iter("HOST_ID")), "")
     names = {each.host_id: each.name for each in hosts}
@@ -230,40 +233,36 @@ def _copy(element: Element) -> Element:
     return parse_document(etree.tostring(element, with_tail=False))
 
 
-def run_place(program: Path, etc: Path, document: bytes) -> Element:
+def run_place(program: Path, etc: Path, document: bytes, environ: Mapping[str, str]) -> Element:
     """Run the scheduler's program and return the plan that it prints. Blocks.
+
+    OpenNebula's user owns the program, and its settings: root runs it, and copies them, as that user.
 
     Args:
         program: `place`.
         etc: OpenNebula's etc directory, with schedulers/rank.conf.
         document: as `document_of` returns it.
+        environ: environment variables, for OpenNebula's directories.
 
     Raises:
         ProviderUnavailable: it failed, took too long, or printed no plan.
-        OSError: the program or its settings cannot be read.
     """
-    with tempfile.TemporaryDirectory(prefix="one-provider-") as folder:
-        shutil.copytree(etc / "schedulers", Path(folder) / "etc" / "schedulers")
-        make_directory(Path(folder) / "var")
-        try:
-            done = subprocess.run(  # noqa: S603 - OpenNebula's own program
-                [program],
-                input=base64.b64encode(document),
-                env=_environ(folder),
-                capture_output=True,
-                timeout=_PLACE_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise ProviderUnavailable(f"it took longer than {_PLACE_SECONDS:g} s") from error
+    user = CoreUser.of(environ)
+    if user is None:
+        raise ProviderUnavailable("OpenNebula's directories are not here")
+    if os.geteuid() != 0:
+        user = msgspec.structs.replace(user, uid=os.geteuid())
+    folder = (user.run(["mktemp", "-d"], environ=_ENVIRON) or (1, "", ""))[1]
+    if not folder:
+        raise ProviderUnavailable(f"user {user.name} can make no folder for a copy of its settings")
     try:
-        return parse_document(done.stdout)
+        command = ["/bin/sh", "-c", _PLACE, "sh", folder, os.fspath(etc / "schedulers"), os.fspath(program)]
+        done = user.run(command, environ=_ENVIRON, stdin=base64.b64encode(document).decode())
+    finally:
+        user.run(["rm", "-rf", folder])
+    code, printed, said = done or (1, "", "it cannot be run")
+    try:
+        return parse_document(printed.encode())
     except etree.XMLSyntaxError as error:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise ProviderUnavailable(
-            f"it printed no plan: {said[-1] if said else f'exit code {done.returncode}'}"
-        ) from error
-
-
-def _environ(folder: str) -> Mapping[str, str]:
-    return {"ONE_LOCATION": folder, "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+        last = said.splitlines()[-1:] or [f"exit code {code}"]
+        raise ProviderUnavailable(f"it printed no plan: {last[0]}") from error
