@@ -21,7 +21,7 @@ _FIRST = (7, 0)
 _SYSTEM_DS = "1"
 """DATASTORE/TYPE (OpenNebula include/Datastore.h, DatastoreType)."""
 
-_EARLIER = "dummy"
+EARLIER = "dummy"
 """OpenNebula's own transfer driver that does nothing, and reports success for what it cannot do."""
 
 _WHAT, _DRIVER = "system datastore", "transfer driver"
@@ -104,12 +104,12 @@ def transfer_driver(datastores: Sequence[Datastore], hosts: Sequence[Host]) -> s
     """Return the transfer driver of the cloud's system datastores: one_provider, or dummy where it has only that."""
     clusters = {each.cluster_id for each in hosts}
     drivers = {each.tm_mad for each in datastores if not clusters or clusters & each.clusters}
-    return _EARLIER if _EARLIER in drivers and DRIVER not in drivers else DRIVER
+    return EARLIER if EARLIER in drivers and DRIVER not in drivers else DRIVER
 
 
 def judge(datastores: Sequence[Datastore], hosts: Sequence[Host], *, name: str) -> Iterator[CheckResult]:
     """Yield results for each cluster with a host of the cloud, or one result if there is no host yet. Calls nothing."""
-    usable = [each for each in datastores if each.tm_mad in (DRIVER, _EARLIER)]
+    usable = [each for each in datastores if each.tm_mad in (DRIVER, EARLIER)]
     remedy = f"create one as one-provider oned-conf {name} --release 7.4 prints; onevm recover --success ends such a VM"
     if not usable:
         yield CheckResult(what=_WHAT, is_well=False, found=f"none has TM_MAD={DRIVER}: {_ENDS}", remedy=remedy)
@@ -127,7 +127,7 @@ def judge(datastores: Sequence[Datastore], hosts: Sequence[Host], *, name: str) 
         yield CheckResult(what=_WHAT, is_well=True, found=f"{_told(fit)} in cluster {cluster}{note}")
         if others := [each for each in inside if each not in usable]:
             found = f"cluster {cluster} also has {_told(others)}: VMs placed there end in EPILOG_FAILURE"
-            driver = DRIVER if any(each.tm_mad == DRIVER for each in fit) else _EARLIER
+            driver = DRIVER if any(each.tm_mad == DRIVER for each in fit) else EARLIER
             advice = f'SCHED_DS_REQUIREMENTS = "TM_MAD = \\"{driver}\\"" in each template, or a cluster of its own'
             yield CheckResult(what=_WHAT, is_well=None, found=found, remedy=advice)
 

@@ -19,6 +19,8 @@ from lxml import etree
 
 from one_provider_mad.cli.core_user import CoreUser
 from one_provider_mad.cli.driver_message import build
+from one_provider_mad.cli.system_datastores import EARLIER
+from one_provider_mad.cli.transfer_files import DRIVER
 from one_provider_mad.domain import Template
 from one_provider_mad.errors import MadError, ProviderUnavailable
 from one_provider_mad.front_end.burst_template import CloudHost, datastore_of, host_of
@@ -111,17 +113,24 @@ def known_of(core: LocalCore) -> Known:
 
 def cloud_host(name: str, hypervisor: str, known: Known | None) -> CloudHost:
     """Return a cloud's hosts and system datastores: OpenNebula's, or what they are by its configuration."""
+    configured = host_of(name, hypervisor)
     hosts: list[Search] = []
     stores: list[Search] = []
     for host in _hosts_of(name, known):
-        hosts.append(attributes_of(host, cluster_of(host, known.clusters) if known else None, are_lasting=True))
+        found = attributes_of(host, cluster_of(host, known.clusters) if known else None, are_lasting=True)
+        hosts.append(_either(found, configured))
         stores += _stores_of(host, known)
     return CloudHost(
         name=name,
         hypervisor=hypervisor,
-        hosts=hosts or [host_of(name, hypervisor)],
+        hosts=hosts or [configured],
         datastores=stores or [datastore_of()],
     )
+
+
+def _either(found: Search, configured: Search) -> Search:
+    """Return how an attribute is found that a host sends only once it is monitored."""
+    return lambda name: found(name) or configured(name)
 
 
 def _hosts_of(name: str, known: Known | None) -> list[Element]:
@@ -131,10 +140,13 @@ def _hosts_of(name: str, known: Known | None) -> list[Element]:
 
 
 def _stores_of(host: Element, known: Known | None) -> Iterator[Search]:
+    """Yield the system datastores for VMs in the cloud; its cluster may have some of hosts at home, too."""
     number = text_of(host.find("CLUSTER_ID"))
     for each in elements_at(known.pools.datastores, "DATASTORE") if known is not None else ():
-        if text_of(each.find("TYPE")) == "1" and number in [text_of(own) for own in elements_at(each, "CLUSTERS/ID")]:
-            yield datastore_attributes(each)
+        search = datastore_attributes(each)
+        is_near = number in [text_of(own) for own in elements_at(each, "CLUSTERS/ID")]
+        if text_of(each.find("TYPE")) == "1" and is_near and {DRIVER, EARLIER} & set(search("TM_MAD")):
+            yield search
 
 
 def placement_of(template: Template, known: Known, places: Places) -> Placement:

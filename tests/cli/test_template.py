@@ -153,6 +153,24 @@ def test_a_template_of_opennebula_is_printed_whole_with_what_its_image_hands_on(
     assert "note: undeploy: a VM that was undeployed at home may be resumed in the cloud" in told
 
 
+def test_a_host_that_is_not_monitored_yet_counts_as_its_configuration_says(root: Path, core: LocalCore) -> None:
+    core.answers["one.hostpool.info"] = f"<HOST_POOL>{host(2, 'cloud', 'sim', 5)}</HOST_POOL>"
+    printed = root / "printed.txt"
+    printed.write_text(asked(root, core, "3", "--for", "sim")[1])
+    assert '| HYPERVISOR = \\"sim\\"' in printed.read_text()
+    assert asked(root, core, str(printed), "--for", "sim")[1] == printed.read_text()
+
+
+def test_no_system_datastore_of_home_is_opened_to_vms_of_the_template(root: Path, core: LocalCore) -> None:
+    core.answers["one.datastorepool.info"] = (
+        f"<DATASTORE_POOL>{STORE.format(104, 'home', 1, 5, 'ssh')}</DATASTORE_POOL>"
+    )
+    file = root / "fast.txt"
+    file.write_text('CPU = 1\nMEMORY = 64\nSCHED_DS_REQUIREMENTS = "NAME = fast"\n')
+    template = asked(root, core, str(file), "--for", "sim")[1]
+    assert 'SCHED_DS_REQUIREMENTS = "NAME = fast | TM_MAD = \\"one_provider\\""\n' in template
+
+
 @pytest.mark.parametrize(
     ("release", "of_cloud"),
     [
