@@ -253,6 +253,7 @@ NOT_RUN = {
     "one-provider upgrade --check": "ends with 3 for a NAME without its region; tests/cli/test_upgrade.py runs it",
     "one-provider template 5 --for NAME --dry-run": "needs OpenNebula's template 5; tests/cli/test_template.py runs it",
     "one-provider keep-place --install": "makes hooks in an OpenNebula; tests/cli/test_keep_place.py runs it",
+    "one-provider keep-place --remove": "removes hooks of an OpenNebula; the same",
     "one-provider keep-place 42": "needs OpenNebula's VM 42; tests/cli/test_keep_place.py runs it",
     "one-provider keep-place 42 --free": "the same",
     "one-provider install NAME --recreate-hook": "asks OpenNebula; tests/cli/test_install_hook.py runs it",
