@@ -80,6 +80,8 @@ def _disk(disk: Mapping[str, str], pools: Pools) -> Mapping[str, str]:
         "TYPE": "CDROM" if text_of(image.find("TYPE")) == _CDROM else "FILE",
         **_handed_on(image),
     }
+    if text_of(image.find("PERSISTENT")) == "1":
+        known["PERSISTENT"] = "YES"
     return {"SIZE": text_of(image.find("SIZE")), **disk, **known}
 
 

@@ -15,7 +15,9 @@ POOLS = Pools(
         "<DATASTORE_ID>1</DATASTORE_ID><DATASTORE>default</DATASTORE><TEMPLATE><PROVIDER_IMAGE>ami-7</PROVIDER_IMAGE>"
         "<DRIVER>qcow2</DRIVER></TEMPLATE></IMAGE>"
         "<IMAGE><ID>8</ID><NAME>debian</NAME><UNAME>bob</UNAME><TYPE>1</TYPE><SIZE>700</SIZE>"
-        "<DATASTORE_ID>2</DATASTORE_ID><DATASTORE>isos</DATASTORE><TEMPLATE/></IMAGE></IMAGE_POOL>"
+        "<DATASTORE_ID>2</DATASTORE_ID><DATASTORE>isos</DATASTORE><TEMPLATE/></IMAGE>"
+        "<IMAGE><ID>9</ID><NAME>data</NAME><TYPE>2</TYPE><SIZE>10</SIZE><PERSISTENT>1</PERSISTENT>"
+        "<DATASTORE_ID>1</DATASTORE_ID><DATASTORE>default</DATASTORE><TEMPLATE/></IMAGE></IMAGE_POOL>"
     ),
     networks=etree.fromstring(
         "<VNET_POOL><VNET><ID>3</ID><NAME>private</NAME><UNAME>ann</UNAME><CLUSTERS><ID>0</ID><ID>5</ID></CLUSTERS>"
@@ -51,6 +53,19 @@ def whole(text: str) -> Template:
                 "TYPE": "CDROM",
             },
             id="by-name-and-owner",
+        ),
+        pytest.param(
+            "IMAGE_ID = 9",
+            {
+                "IMAGE": "data",
+                "IMAGE_ID": "9",
+                "DATASTORE": "default",
+                "DATASTORE_ID": "1",
+                "SIZE": "10",
+                "TYPE": "FILE",
+                "PERSISTENT": "YES",
+            },
+            id="persistent",
         ),
         pytest.param("IMAGE = other", {"IMAGE": "other"}, id="unknown"),
         pytest.param("SIZE = 5, TYPE = fs", {"SIZE": "5", "TYPE": "fs"}, id="volatile"),
