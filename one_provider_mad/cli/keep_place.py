@@ -11,8 +11,10 @@ from collections.abc import Iterator, Mapping
 import click
 from lxml import etree
 
+from one_provider_mad.cli.decode import printable
 from one_provider_mad.cli.keep_place_hooks import install_hooks, remove_hooks
 from one_provider_mad.domain import Template, whole_number
+from one_provider_mad.errors import MadError
 from one_provider_mad.front_end.expressions import ExpressionError, is_met, read_requirements
 from one_provider_mad.front_end.keeping import freed, kept
 from one_provider_mad.front_end.placement import attributes_of, cluster_of
@@ -53,8 +55,9 @@ def command(vm: int | None, is_freed: bool, is_hook: bool, is_installed: bool, i
     if is_installed or is_removed:
         for line in (install_hooks if is_installed else remove_hooks)(core):
             click.echo(line)
-        for vm_off in _off(core) if is_installed else ():
-            click.echo(keep(vm_off, core, _places()))
+        are_kept = [_is_kept(vm_off, core) for vm_off in _off(core)] if is_installed else []
+        if not all(are_kept):
+            raise SystemExit(1)
         return
     document = _handed_over(sys.stdin.buffer.read(_LONGEST)) if is_hook else core.document("one.vm.info", vm or 0)
     click.echo(keep(document, core, _places(), is_freed=is_freed))
@@ -69,6 +72,17 @@ def _off(core: LocalCore) -> Iterator[Element]:
     for state in _OFF:
         for each in elements_at(core.document("one.vmpool.info", *_EVERYTHING, state), "VM"):
             yield core.document("one.vm.info", whole_number(text_of(each.find("ID"))) or 0)
+
+
+def _is_kept(vm: Element, core: LocalCore) -> bool:
+    """Keep one of several VMs, and print what was done; return False if it failed, so that the others come next."""
+    try:
+        click.echo(keep(vm, core, _places()))
+    except (MadError, click.ClickException) as error:
+        sentence = error.message if isinstance(error, click.ClickException) else str(error)
+        click.echo(printable(f"VM {text_of(vm.find('ID'))}: {sentence}"), err=True)
+        return False
+    return True
 
 
 def _handed_over(text: bytes) -> Element:

@@ -152,6 +152,15 @@ def test_vms_that_are_undeployed_when_the_hooks_are_made_are_kept_as_well(core: 
     assert [call[4] for call in core.calls if call[0] == "one.vmpool.info"] == [4, 9]
 
 
+def test_a_vm_that_cannot_be_kept_does_not_keep_the_next_ones_from_it(core: LocalCore, tmp_path: Path) -> None:
+    core.answers |= {
+        "one.vmpool.info": "<VM_POOL><VM><ID>7</ID></VM><VM><ID>7</ID></VM></VM_POOL>",
+        "one.vm.info": vm(CLOUD, "A = ]]&gt;"),
+    }
+    printed = ran(core, tmp_path, "--install", code=1)
+    assert printed.count("VM 7: VM 7 is left as it is: SCHED_REQUIREMENTS holds ]]>") == 4
+
+
 def test_check_says_which_hooks_are_missing(core: LocalCore, tmp_path: Path) -> None:
     environ = {"ONE_XMLRPC": core.url, "ONE_AUTH": str(tmp_path / "one_auth")}
     (missing,) = check_hooks(Core(environ))
