@@ -70,14 +70,16 @@ class Step(Value, frozen=True, kw_only=True):
 
 
 def carry_out_all(steps: Sequence[Step], *, is_dry: bool, is_json: bool) -> None:
-    """Carry steps out one after the other, unless this is a dry run, and print them. Raises MadError."""
-    for step in steps if not is_dry else ():
-        step.carry_out()
+    """Carry steps out one after the other, unless this is a dry run, and print each that is done. Raises MadError."""
+    for step in steps:
+        if not is_dry:
+            step.carry_out()
+        if not is_json:
+            click.echo("\n".join(told([step], is_dry=is_dry)))
     if is_json:
         click.echo(json.dumps([each.entry() for each in steps], indent=2))
-        return
-    for sentence in told(steps, is_dry=is_dry) if steps else ["nothing to remove"]:
-        click.echo(sentence)
+    elif not steps:
+        click.echo("nothing to remove")
 
 
 def told(steps: Sequence[Step], *, is_dry: bool) -> Iterator[str]:

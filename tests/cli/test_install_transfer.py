@@ -14,7 +14,7 @@ from typing import cast
 import pytest
 from lxml import etree
 
-from one_provider_mad.cli.install_transfer import Step, Transfer
+from one_provider_mad.cli.install_transfer import Step, Transfer, carry_out_all
 from one_provider_mad.cli.transfer_core import ATTRIBUTES, clusters_of, read_stores, vms_in_clouds
 from one_provider_mad.errors import SettingsError
 from one_provider_mad.safe_xml import Element
@@ -142,6 +142,16 @@ def test_removing_keeps_an_attribute_that_somebody_sets_meanwhile(one: Path) -> 
     for step in steps:
         step.carry_out()
     assert core.attributes == {"LIMIT_MB": "1000"}
+
+
+def test_what_was_done_is_printed_although_a_later_step_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise SettingsError("OpenNebula does not answer")
+
+    steps = [Step(sentence="removed: first", run=list), Step(sentence="removed: second", run=fail)]
+    with pytest.raises(SettingsError):
+        carry_out_all(steps, is_dry=False, is_json=False)
+    assert capsys.readouterr().out == "removed: first\n"
 
 
 def test_removing_keeps_files_that_were_not_installed(one: Path) -> None:
