@@ -13,6 +13,9 @@ from one_provider_mad.safe_xml import Element, elements_at, text_of
 _CDROM = "1"
 """TYPE of images for CD drives (include/Image.h, ImageType)."""
 
+_NO_CLUSTER = frozenset({"", "-1"})
+"""CLUSTER_ID of what is in no cluster (4.14 include/ClusterPool.h, NONE_CLUSTER_ID)."""
+
 _INHERITED = "PROVIDER_"
 """Beginning of the attributes of images and networks that DISK and NIC get (INHERIT_IMAGE_ATTR, INHERIT_VNET_ATTR)."""
 
@@ -52,13 +55,17 @@ def used_of(template: Template, pools: Pools) -> Iterator[Used]:
     """Yield the datastores and networks that a completed template uses; all must share a cluster with a VM's host."""
     stores = {text_of(each.find("ID")): each for each in elements_at(pools.datastores, "DATASTORE")}
     for number, disk in enumerate(template.vectors("DISK")):
-        store = stores.get(disk.get("DATASTORE_ID", ""))
-        if store is not None:
-            yield Used(what=f"datastore {text_of(store.find('NAME'))} of disk {number}", clusters=_clusters(store))
+        yield from _used(stores.get(disk.get("DATASTORE_ID", "")), "datastore {name} of disk {number}", number)
     for number, nic in enumerate(template.vectors("NIC")):
-        network = _found(elements_at(pools.networks, "VNET"), nic, "NETWORK")
-        if network is not None and nic.get("NETWORK_MODE", "").upper() not in ("AUTO", "DUMMY"):
-            yield Used(what=f"network {text_of(network.find('NAME'))} of NIC {number}", clusters=_clusters(network))
+        if nic.get("NETWORK_MODE", "").upper() not in ("AUTO", "DUMMY"):
+            network = _found(elements_at(pools.networks, "VNET"), nic, "NETWORK")
+            yield from _used(network, "network {name} of NIC {number}", number)
+
+
+def _used(owner: Element | None, what: str, number: int) -> Iterator[Used]:
+    clusters = None if owner is None else _clusters(owner)
+    if owner is not None and clusters is not None:
+        yield Used(what=what.format(name=text_of(owner.find("NAME")), number=number), clusters=clusters)
 
 
 def _with(template: Template, name: str, complete: Callable[[Mapping[str, str]], Mapping[str, str]]) -> Template:
@@ -107,5 +114,9 @@ def _handed_on(owner: Element) -> dict[str, str]:
     return {each.tag: text_of(each) for template in attributes for each in template if each.tag.startswith(_INHERITED)}
 
 
-def _clusters(owner: Element) -> frozenset[str]:
-    return frozenset(text_of(each) for each in elements_at(owner, "CLUSTERS/ID"))
+def _clusters(owner: Element) -> frozenset[str] | None:
+    """Return the clusters; None if all hosts may use the owner. Up to 4.14 it is in one cluster, or in none."""
+    if owner.find("CLUSTERS") is not None:
+        return frozenset(text_of(each) for each in elements_at(owner, "CLUSTERS/ID"))
+    number = text_of(owner.find("CLUSTER_ID"))
+    return None if number in _NO_CLUSTER else frozenset({number})

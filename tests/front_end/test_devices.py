@@ -88,3 +88,17 @@ def test_the_clusters_of_what_a_template_uses_are_told() -> None:
         "datastore default of disk 0": frozenset({"0"}),
         "network private of NIC 0": frozenset({"0", "5"}),
     }
+
+
+def test_up_to_4_14_all_hosts_may_use_what_is_in_no_cluster() -> None:
+    stores = "".join(
+        f"<DATASTORE><ID>{number}</ID><NAME>d{number}</NAME><CLUSTER_ID>{cluster}</CLUSTER_ID></DATASTORE>"
+        for number, cluster in ((1, -1), (2, 100))
+    )
+    pools = Pools(
+        images=POOLS.images,
+        networks=etree.fromstring("<VNET_POOL><VNET><ID>3</ID><CLUSTER_ID>-1</CLUSTER_ID></VNET></VNET_POOL>"),
+        datastores=etree.fromstring(f"<DATASTORE_POOL>{stores}</DATASTORE_POOL>"),
+    )
+    used = used_of(whole("DISK = [ IMAGE_ID = 7 ]\nDISK = [ IMAGE_ID = 8 ]\nNIC = [ NETWORK_ID = 3 ]"), pools)
+    assert [(each.what, each.clusters) for each in used] == [("datastore d2 of disk 1", frozenset({"100"}))]
