@@ -6,7 +6,9 @@ import base64
 import binascii
 import os
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 
 import click
 from lxml import etree
@@ -14,7 +16,7 @@ from lxml import etree
 from one_provider_mad.cli.decode import printable
 from one_provider_mad.cli.keep_place_hooks import install_hooks, remove_hooks
 from one_provider_mad.domain import Template, whole_number
-from one_provider_mad.errors import MadError
+from one_provider_mad.errors import MadError, ProviderUnavailable
 from one_provider_mad.front_end.expressions import ExpressionError, is_met, read_requirements
 from one_provider_mad.front_end.keeping import freed, kept
 from one_provider_mad.front_end.placement import attributes_of, cluster_of
@@ -30,6 +32,9 @@ _APPEND = 1
 _EVERYTHING = (-2, -1, -1)
 _OFF = (4, 9)
 """VM/STATE of STOPPED and UNDEPLOYED (include/VirtualMachine.h)."""
+
+_PAUSES = (2.0, 8.0)
+"""Seconds before a hook asks again. OpenNebula runs ten hooks at a time, so that longer ones would hold up others."""
 
 _LONGEST = 8 * 1024 * 1024
 """Most bytes that a hook hands over."""
@@ -59,8 +64,11 @@ def command(vm: int | None, is_freed: bool, is_hook: bool, is_installed: bool, i
         if not all(are_kept):
             raise SystemExit(1)
         return
-    document = _handed_over(sys.stdin.buffer.read(_LONGEST)) if is_hook else core.document("one.vm.info", vm or 0)
-    click.echo(keep(document, core, _places(), is_freed=is_freed))
+    if is_hook:
+        handed_over = _handed_over(sys.stdin.buffer.read(_LONGEST))
+        click.echo(_asked_again(lambda: keep(handed_over, core, _places(), is_freed=is_freed)))
+        return
+    click.echo(keep(core.document("one.vm.info", vm or 0), core, _places(), is_freed=is_freed))
 
 
 def _places() -> Places:
@@ -72,6 +80,15 @@ def _off(core: LocalCore) -> Iterator[Element]:
     for state in _OFF:
         for each in elements_at(core.document("one.vmpool.info", *_EVERYTHING, state), "VM"):
             yield core.document("one.vm.info", whole_number(text_of(each.find("ID"))) or 0)
+
+
+def _asked_again(keep_it: Callable[[], str]) -> str:
+    """Call a function, and again after pauses while OpenNebula does not answer; it runs no hook a second time."""
+    for pause in _PAUSES:
+        with suppress(ProviderUnavailable):
+            return keep_it()
+        time.sleep(pause)
+    return keep_it()
 
 
 def _is_kept(vm: Element, core: LocalCore) -> bool:

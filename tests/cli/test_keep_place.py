@@ -139,6 +139,17 @@ def test_a_hook_calls_a_program_in_a_folder_with_a_blank(monkeypatch: pytest.Mon
     assert command.startswith("/")  # else onehem-server takes it for a path in its own folder
 
 
+@pytest.mark.parametrize(("unanswered", "code"), [(2, 0), (3, 1)])
+def test_a_hook_asks_again_while_opennebula_does_not_answer(
+    core: LocalCore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unanswered: int, code: int
+) -> None:
+    monkeypatch.setattr("one_provider_mad.cli.keep_place._PAUSES", (0.0, 0.0))
+    core.answers["one.vm.info"] = vm(HOME)
+    core.unanswered = unanswered
+    ran(core, tmp_path, "--hook", stdin=base64.b64encode(vm(HOME).encode()).decode(), code=code)
+    assert len(updates(core)) == (code == 0)
+
+
 def test_requirements_that_cannot_be_written_are_named(core: LocalCore, tmp_path: Path) -> None:
     core.answers["one.vm.info"] = vm(CLOUD, "A = ]]&gt;")
     sentence = "VM 7 is left as it is: SCHED_REQUIREMENTS holds ]]>, which no template can hold"
