@@ -16,7 +16,7 @@ from one_provider_mad.actions.resuming import Resumption, wanted_spec
 from one_provider_mad.actions.terminating import destroy
 from one_provider_mad.actions.work import Work
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmRequest
-from one_provider_mad.errors import InstanceNotFound, ProviderError, WrongState
+from one_provider_mad.errors import InstanceNotFound, MadError, NoCapacity, ProviderError, QuotaExceeded, WrongState
 from one_provider_mad.ownership.creating import Order
 from one_provider_mad.ownership.deploying import instance_for_deploy
 from one_provider_mad.ownership.locating import locate
@@ -37,7 +37,23 @@ async def perform_intent(work: Work, intent: Intent, *, is_soft: bool = False) -
 
 
 async def create(work: Work) -> str:
-    """Adopt the VM's instance, or create it where the VM certainly has none; return its id once it runs."""
+    """Adopt the VM's instance, or create it where the VM certainly has none; return its id once it runs.
+
+    The mark of a refusal (journal/recreations.py) is deleted unless the cloud lacks room again: `onevm recover --retry`
+    repeats a deploy within one life, and may fail for another reason than the first time.
+    """
+    try:
+        deploy_id = await _created(work)
+    except (NoCapacity, QuotaExceeded):
+        raise
+    except MadError:
+        await work.warn_if_unwritten(work.journal.forget_recreation(work.request.vm_id))
+        raise
+    await work.warn_if_unwritten(work.journal.forget_recreation(work.request.vm_id))
+    return deploy_id
+
+
+async def _created(work: Work) -> str:
     check_attributes(work.policy, work.request)
     order = Order(
         request=work.request,
@@ -59,7 +75,6 @@ async def create(work: Work) -> str:
         leads_since=work.leads_since,
     )
     await resumption_of(work).note_baseline(deploy_id)
-    await work.warn_if_unwritten(work.journal.forget_recreation(work.request.vm_id))
     return deploy_id
 
 

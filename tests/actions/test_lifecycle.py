@@ -587,6 +587,24 @@ async def test_the_mark_goes_when_the_vm_runs_or_ends(
     assert ([record.reason] if record else []) == kept
 
 
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [
+        pytest.param(NoCapacity("still no room"), ["still no room"], id="no-room"),
+        pytest.param(PermissionDenied("not allowed"), [], id="another-reason"),
+    ],
+)
+async def test_the_mark_goes_when_a_repeated_deploy_fails_for_another_reason(
+    world: World, error: ProviderError, kept: list[str]
+) -> None:
+    await world.journal.note_refused_vm(identity_of(), "no room")
+    world.provider.always["create"] = error
+    with pytest.raises(type(error)):
+        await perform(world, Intent.CREATE, seq=1)
+    record = await world.journal.recreation(VmId(7))
+    assert ([record.reason] if record else []) == kept
+
+
 class SpotCloud(FakeCloud):
     """A cloud that may take small instances back."""
 
