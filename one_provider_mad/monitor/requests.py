@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 
+import msgspec
 import structlog
 
 from one_provider_mad import metrics
@@ -290,7 +291,7 @@ class RequestHandler:
             sweep = await self._sweeper.sweep()
         except MadError as error:
             return self._held_report(request, error)
-        report = await self._host_report(request, sweep)
+        report = await self._with_own(request, self._capacity_report(request, sweep))
         self._room_watch.reported(request.host_id, (report.total_cpu, report.total_memory, sweep.warning))
         return await self._legacy_text(request, sweep, report)
 
@@ -300,28 +301,30 @@ class RequestHandler:
         if request is None or self.is_silent or self._source.probes() is not None:
             return reported
         sweep = await self._sweeper.sweep()
-        report = await self._host_report(request, sweep)
+        report = self._capacity_report(request, sweep)
         shown = report.total_cpu, report.total_memory, sweep.warning
         if shown != reported:
+            report = await self._with_own(request, report)
             log.info("host reported unasked", host=host_id, total_cpu=report.total_cpu)
             text = await self._legacy_text(request, sweep, report)
             reply = LegacyReply(word="MONITOR", host_id=host_id, text=text)
             self._output.send(await in_thread_if_large(len(text), lambda: format_legacy_reply(reply)))
         return shown
 
-    async def _host_report(self, request: Monitor, sweep: Sweep) -> HostReport:
-        settings = self._source.report_settings()
-        own = await self._host_attributes.to_write(
-            request.host_id, name=request.host, priority=settings.monitor.priority_text
-        )
+    def _capacity_report(self, request: Monitor, sweep: Sweep) -> HostReport:
         return report_of(
-            settings,
+            self._source.report_settings(),
             sweep.capacities.get(request.host_id),
             sweep.load(request.host_id),
             wilds=sweep.wilds,
             warning=sweep.warning,
-            own=own,
         )
+
+    async def _with_own(self, request: Monitor, report: HostReport) -> HostReport:
+        """Return the report with HOSTNAME, PRIORITY and VERSION, for which OpenNebula is asked."""
+        priority = self._source.report_settings().monitor.priority_text
+        own = await self._host_attributes.to_write(request.host_id, name=request.host, priority=priority)
+        return msgspec.structs.replace(report, own=own or {})
 
     async def _legacy_text(self, request: Monitor, sweep: Sweep, report: HostReport) -> str:
         is_old = self._source.report_settings().monitor.is_before_4_14

@@ -14,6 +14,7 @@ from one_provider_mad.errors import ProviderUnavailable
 from one_provider_mad.journal.records import ANY_ROOM, Refusal, Shortage
 from one_provider_mad.journal.writer import Journal
 from one_provider_mad.monitor.host import UNLIMITED
+from one_provider_mad.monitor.host_attributes import HostAttributes, HostTemplate
 from one_provider_mad.monitor.settings import CapacitySettings
 from one_provider_mad.monitor.shortages import LIMIT_SECONDS
 from one_provider_mad.providers.interface import Capacity, Parameters, Size
@@ -243,6 +244,23 @@ async def test_up_to_5_10_a_quota_that_is_free_again_is_reported_without_being_a
     cloud.answer = Capacity(left=5)
     await pass_time(90)
     assert totals(one)[-1] == OPEN[0]
+    await one.handler.stop()
+
+
+async def test_up_to_5_10_opennebula_is_asked_for_a_host_only_when_that_is_reported(tmp_path: Path) -> None:
+    cloud, asked = SizedCloud(), [0]
+    cloud.answer = Capacity(left=0)
+
+    async def template(_host_id: int) -> HostTemplate:
+        asked[0] += 1
+        return HostTemplate()
+
+    attributes = HostAttributes()
+    attributes.templates = template
+    one = VirtualDriver(tmp_path, cloud, host_attributes=attributes)
+    one.ask()
+    await pass_time(120)
+    assert asked == [len(one.lines("MONITOR"))], "a full cloud is looked at every five seconds"
     await one.handler.stop()
 
 
