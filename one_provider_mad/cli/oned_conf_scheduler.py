@@ -60,7 +60,7 @@ def _rank(policy: Policy, file: str) -> Block:
         f" at home your policy decides as before ({_told(policy)}): the large factor only sets the cloud apart"
     )
     if found.last > _MANY_CLOUDS:
-        what += f", and clouds with PRIORITY {found.last} or lower count alike"
+        what += f", and clouds with a PRIORITY below {found.last} count alike"
     if not found.is_readable:
         what = (
             f"Home first: the driver gives the cloud's host PRIORITY -1. The RANK {policy.expression!r} of {file}"

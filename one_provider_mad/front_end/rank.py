@@ -25,12 +25,13 @@ SHIPPED: Mapping[str, str] = {"POLICY": STRIPING}
 
 _EXPRESSIONS: Mapping[str, str] = {PACKING: "RUNNING_VMS", STRIPING: "- RUNNING_VMS", LOAD_AWARE: "FREE_CPU"}
 
-_LEAST, _MOST = 10**6, 10**9
+_LEAST, _MOST = 10**6, 2 * 10**9
 """Bounds of N. With the least, prices in PRIORITY may differ by 0.01 where one cloud runs 10,000 VMs more than another;
-with the most, PRIORITY = -1 still fits into 32 bits."""
+with the most, PRIORITY = -1 still fits into 32 bits, and N is more than the memory of any host."""
 
-_GREATEST: Mapping[str, float] = {"RUNNING_VMS": 1e5, "CPU": 999_999.0, "MEM": 1e9}
-"""The greatest value of an attribute whose name has this word: CPU in percent, memory in KiB."""
+_GREATEST: Mapping[str, float] = {"RUNNING_VMS": 1e5, "CPU": 999_999.0, "MEM": 2.0**30}
+"""The greatest value of an attribute whose name has this word: CPU in percent, memory in KiB. A cloud without a known
+limit reports so much memory (monitor/settings.py)."""
 
 _GREATEST_ELSE = 999_999.0
 
@@ -77,7 +78,7 @@ class HomeFirst(Value, frozen=True, kw_only=True):
 
     @property
     def last(self) -> int:
-        """The PRIORITY from which on downwards clouds count alike."""
+        """The PRIORITY below which clouds count alike."""
         return -(2**31 // self.factor)
 
 
@@ -158,7 +159,7 @@ def home_first(policy: Policy) -> HomeFirst:
         return HomeFirst(rank=PRIORITY, factor=1)
     factor = _LEAST
     while factor < _MOST and factor <= high - low:
-        factor *= 10
+        factor = min(10 * factor, _MOST)
     return HomeFirst(rank=f"{PRIORITY} * {factor} + ({policy.expression})", factor=factor)
 
 

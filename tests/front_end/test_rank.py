@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from one_provider_mad.front_end.rank import Expression, UnreadableRank, home_first, policy_of
+from one_provider_mad.monitor.settings import UNLIMITED_MEMORY
 
 Host = Mapping[str, float]
 
@@ -83,6 +84,7 @@ POLICIES: Sequence[Mapping[str, str]] = (
 
 @given(HOSTS, st.sampled_from(POLICIES), st.integers(-5, -1))
 @example([{"RUNNING_VMS": 2000}, {"RUNNING_VMS": 0}], POLICIES[0], -1)
+@example([{"FREE_MEMORY": 2**25}, {"FREE_MEMORY": 1024 * UNLIMITED_MEMORY}], POLICIES[4], -1)
 def test_home_comes_first_and_keeps_the_order_of_its_policy(
     hosts: list[Host], section: Mapping[str, str], priority: int
 ) -> None:
