@@ -22,10 +22,11 @@ from one_provider_mad.cli.driver_message import build
 from one_provider_mad.cli.system_datastores import EARLIER
 from one_provider_mad.cli.transfer_files import DRIVER
 from one_provider_mad.domain import Template
-from one_provider_mad.errors import MadError, ProviderUnavailable
+from one_provider_mad.errors import MadError, ProviderUnavailable, SettingsError
 from one_provider_mad.front_end.burst_template import CloudHost, datastore_of, host_of
 from one_provider_mad.front_end.devices import Pools, used_of
 from one_provider_mad.front_end.expressions import Search
+from one_provider_mad.front_end.files import RANK, SCHED, read_front_end
 from one_provider_mad.front_end.placement import (
     MONITORED,
     PLANS,
@@ -35,10 +36,10 @@ from one_provider_mad.front_end.placement import (
     candidates,
     cluster_of,
     datastore_attributes,
-    policy_in,
     system_datastores,
     with_monitoring,
 )
+from one_provider_mad.front_end.scheduler import policy_in
 from one_provider_mad.safe_xml import Element, elements_at, parse_document, text_of
 from one_provider_mad.settings import Places
 from one_provider_mad.xmlrpc.local import LocalCore
@@ -184,8 +185,8 @@ def placement_of(template: Template, known: Known, places: Places) -> Placement:
 def _policy(etc: Path, release: Release) -> str:
     """Return the rank of the scheduler's settings, "" where they cannot be read."""
     try:
-        return policy_in((etc / ("schedulers/rank.conf" if release >= PLANS else "sched.conf")).read_text())
-    except (OSError, UnicodeDecodeError):
+        return policy_in(read_front_end(etc), RANK if release >= PLANS else SCHED).expression
+    except SettingsError:
         return ""
 
 

@@ -13,7 +13,6 @@ from one_provider_mad.domain import Template, Value
 from one_provider_mad.front_end.devices import Used
 from one_provider_mad.front_end.expressions import Search, is_met, names_in, rank_of, read_requirements
 from one_provider_mad.safe_xml import Element, elements_at, text_of
-from one_provider_mad.template_text.lenient_reader import pairs_of, split_attributes
 
 PLANS = (7, 0)
 """First release without public clouds, in which oned matches hosts and `place` chooses among them."""
@@ -40,21 +39,6 @@ _SYSTEM_DS, _DS_READY = "1", "0"
 """TYPE and STATE of a datastore (include/Datastore.h)."""
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_/]*")
-
-
-_POLICIES = {"0": "RUNNING_VMS", "1": "- RUNNING_VMS", "2": "FREE_CPU", "4": "PRIORITY"}
-"""DEFAULT_SCHED/POLICY as a rank (SchedulerTemplate::get_policy); 3 is the administrator's own RANK."""
-
-
-def policy_in(settings: str) -> str:
-    """Return the rank of DEFAULT_SCHED in the text of sched.conf or rank.conf; "" for none."""
-    found = split_attributes(settings)
-    for name, text in [] if isinstance(found, str) else found:
-        if name == "DEFAULT_SCHED":
-            values = {key.upper(): value for key, value in pairs_of(text)}
-            policy = values.get("POLICY", "")
-            return values.get("RANK", "") if policy == "3" else _POLICIES.get(policy, "")
-    return ""
 
 
 class Wanted(Value, frozen=True, kw_only=True):

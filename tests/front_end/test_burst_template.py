@@ -73,8 +73,8 @@ SECTION = {"PUBLIC_CLOUD": "{'TYPE': 'ec2'}"}
         ),
         pytest.param(
             "SCHED_RANK = FREE_MEMORY",
-            {**SECTION, "SCHED_RANK": "PRIORITY * 1000000000 + (FREE_MEMORY)"},
-            id="a-rank-of-memory-which-is-in-kib",
+            {**SECTION, "SCHED_RANK": "PRIORITY * 2000000000 + (FREE_MEMORY)"},
+            id="a-rank-of-which-the-cloud-has-more",
         ),
         pytest.param('SCHED_RANK = "PRIORITY * 10 + FREE_CPU"', SECTION, id="a-rank-with-priority"),
         pytest.param(

@@ -11,7 +11,6 @@ from one_provider_mad.front_end.placement import (
     attributes_of,
     candidates,
     cluster_of,
-    policy_in,
     system_datastores,
     unranked,
     with_monitoring,
@@ -102,19 +101,6 @@ def test_a_hosts_own_attributes_come_before_those_of_its_cluster() -> None:
 
 def test_attributes_that_no_host_has_are_told_for_a_rank() -> None:
     assert unranked(host(""), CLUSTERS, "PRIORITY * 10 + SPEED") == {"SPEED": ["h"]}
-
-
-@pytest.mark.parametrize(
-    ("settings", "rank"),
-    [
-        ("# POLICY = 3\nDEFAULT_SCHED = [\n   policy = 1\n]\n", "- RUNNING_VMS"),
-        ('DEFAULT_SCHED = [ POLICY = 3, RANK = "PRIORITY * 9" ]', "PRIORITY * 9"),
-        ("MAX_HOST = 1", ""),
-        ("DEFAULT_SCHED = [", ""),
-    ],
-)
-def test_the_policy_of_the_scheduler_is_a_rank(settings: str, rank: str) -> None:
-    assert policy_in(settings) == rank
 
 
 def test_system_datastores_are_those_that_are_ready_in_a_shared_cluster_and_meet_requirements() -> None:
