@@ -94,6 +94,7 @@ class HostAttributes:
 
     def __init__(self, remotes: Path | None = None) -> None:
         self._remotes = remotes
+        self._complaints: dict[int, str] = {}
         self.templates: HostTemplates | None = None
         self.may_ask: bool | None = None
 
@@ -122,9 +123,18 @@ class HostAttributes:
     async def _ask(self, templates: HostTemplates, host_id: int) -> HostTemplate | None:
         try:
             async with asyncio.timeout(ASK_SECONDS):
-                return await templates(host_id)
+                found = await templates(host_id)
         except (MadError, TimeoutError) as error:
-            log.warning("host not known", host=host_id, reason=str(error) or f"no answer within {ASK_SECONDS:g} s")
+            self._complain(host_id, str(error) or f"no answer within {ASK_SECONDS:g} s")
         except Exception:
             log.exception("host not known", host=host_id)
+        else:
+            self._complaints.pop(host_id, None)
+            return found
         return None
+
+    def _complain(self, host_id: int, reason: str) -> None:
+        """Log why a host is not known, once until that changes: OpenNebula may refuse for ever what ONE_AUTH asks."""
+        if self._complaints.get(host_id) != reason:
+            log.warning("host not known", host=host_id, reason=reason)
+        self._complaints[host_id] = reason

@@ -167,15 +167,20 @@ class HostSchedule:
             warning=sweep.warning if sweep else "",
         )
 
-    async def _send_system_host(self) -> None:
-        """Send SYSTEM_HOST, unless the host is to be in ERROR: nothing else makes a host MONITORED (decision 20)."""
+    async def _send_system_host(self, own: Mapping[str, str] | None = None) -> None:
+        """Send SYSTEM_HOST, unless the host is to be in ERROR: nothing else makes a host MONITORED (decision 20).
+
+        Args:
+            own: HOSTNAME, PRIORITY and VERSION as far as they are to be written; None to ask OpenNebula first.
+        """
         self._enter_error_if_due()
         if self._is_in_error:
             return
         if self._is_waiting(Kind.SYSTEM_HOST):
             self._system.at = self._loop.time() + _AGAIN
             return
-        own = await self._own_attributes()
+        if own is None:
+            own = await self._own_attributes()
         report = self._report()
         self._sent_system_host, self._sent_system_host_at = report, self._loop.time()
         report = msgspec.structs.replace(report, own=own)
@@ -191,10 +196,12 @@ class HostSchedule:
         self._written_priority = priority if own is not None else ""
         return own or {}
 
-    def _is_own_due(self) -> bool:
-        """True if PRIORITY was edited, or if OpenNebula could not be asked for what the host has."""
+    async def _own_news(self) -> Mapping[str, str] | None:
+        """Return what is to be written after an edit of PRIORITY, or once OpenNebula can be asked; else None."""
         is_news = self._written_priority != self._source.report_settings().monitor.priority_text
-        return is_news and self._host_attributes.is_known and self._loop.time() >= self._own_due_at
+        if not is_news or not self._host_attributes.is_known or self._loop.time() < self._own_due_at:
+            return None
+        return await self._own_attributes() or None
 
     def _send_monitor_host(self) -> None:
         if not self._is_waiting(Kind.MONITOR_HOST):
@@ -247,8 +254,9 @@ class HostSchedule:
         now = self._loop.time()
         if is_recovery:
             self._sync.at = now
-        if is_recovery or self._has_host_changed(now, report_periods) or self._is_own_due():
-            await self._send_system_host()
+        own: Mapping[str, str] | None = None
+        if is_recovery or self._has_host_changed(now, report_periods) or (own := await self._own_news()):
+            await self._send_system_host(own)
             self._send_monitor_host()
         vms = sweep.vms(self.request.host_id)
         if not self._is_waiting(Kind.STATE_VM):

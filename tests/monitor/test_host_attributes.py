@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
 from one_provider_mad.errors import ProviderUnavailable
 from one_provider_mad.monitor.core_hosts import template_of
@@ -202,6 +203,19 @@ async def test_while_opennebula_cannot_be_asked_nothing_is_written_and_then_all(
     core.is_silent = False
     await pass_time(30)
     assert plain(driver.lines("SYSTEM_HOST")[-1].values, "PRIORITY") == "-1"
+
+
+@looptime
+async def test_while_opennebula_cannot_be_asked_a_host_is_reported_as_often_as_ever(
+    driver: VirtualDriver, core: Core
+) -> None:
+    core.is_silent = True
+    with capture_logs() as logs:
+        driver.start()
+        await pass_time(300)
+    assert core.asked > 10
+    assert len(driver.lines("SYSTEM_HOST")) <= 2
+    assert [each["reason"] for each in logs if each["event"] == "host not known"] == ["oned cannot be asked"]
 
 
 @looptime
