@@ -27,6 +27,14 @@ _DATASTORE_MAD = {
 }
 """The sections as 7.4 ships them."""
 
+
+def _list(short: str, long: str) -> re.Pattern[str]:
+    """Return the pattern of an option with a list, as Ruby's GetoptLong reads it."""
+    return re.compile(rf"((?<!\S)(?:-{short}[ \t]*|--{long}(?:=|[ \t]+)))([^\s-]\S*)")
+
+
+_OF_TM, _OF_DATASTORE = _list("d", "tm-types"), _list("s", "system-ds-types")
+
 _CONF = {
     "NAME": f'"{TRANSFER}"',
     "LN_TARGET": '"NONE"',
@@ -45,7 +53,7 @@ def transfer_steps(front_end: FrontEnd) -> Iterator[Block]:
         yield Block(
             what="The transfer driver of the cloud's VMs, which copies nothing; the rest of the list is as it was",
             where=ONED,
-            text=_with_transfer("TM_MAD", front_end, _TM_MAD, "d"),
+            text=_with_transfer("TM_MAD", front_end, _TM_MAD, _OF_TM),
             is_once=True,
         )
     if "DATASTORE_MAD" in missing:
@@ -53,7 +61,7 @@ def transfer_steps(front_end: FrontEnd) -> Iterator[Block]:
             what="With it in the list after -s, OpenNebula monitors the cloud's system datastore: the scheduler leaves"
             " out one that was never monitored",
             where=ONED,
-            text=_with_transfer("DATASTORE_MAD", front_end, _DATASTORE_MAD, "s"),
+            text=_with_transfer("DATASTORE_MAD", front_end, _DATASTORE_MAD, _OF_DATASTORE),
             is_once=True,
         )
     if "TM_MAD_CONF" in missing:
@@ -69,9 +77,11 @@ def transfer_settings_missing_in(front_end: FrontEnd) -> list[str]:
     """Return the sections of oned.conf in which a front-end of 7.x lacks the transfer driver."""
     oned = front_end.of(ONED)
     known = any(each.get("NAME") == TRANSFER for each in oned.vectors("TM_MAD_CONF"))
-    lists = {"TM_MAD": (_TM_MAD, "d"), "DATASTORE_MAD": (_DATASTORE_MAD, "s")}
+    lists = {"TM_MAD": (_TM_MAD, _OF_TM), "DATASTORE_MAD": (_DATASTORE_MAD, _OF_DATASTORE)}
     missing = [
-        name for name, (shipped, flag) in lists.items() if not _is_listed(_section(oned.vectors(name), shipped), flag)
+        name
+        for name, (shipped, pattern) in lists.items()
+        if not _is_listed(_section(oned.vectors(name), shipped), pattern)
     ]
     return missing if known else [*missing, "TM_MAD_CONF"]
 
@@ -80,21 +90,17 @@ def _section(found: tuple[Mapping[str, str], ...], shipped: Mapping[str, str]) -
     return found[0] if found else shipped
 
 
-def _is_listed(section: Mapping[str, str], flag: str) -> bool:
+def _is_listed(section: Mapping[str, str], pattern: re.Pattern[str]) -> bool:
     """Return True if the list has the driver, or if there is no list: then each driver in its folder is known."""
-    match = _list(flag).search(section.get("ARGUMENTS", ""))
+    match = pattern.search(section.get("ARGUMENTS", ""))
     return match is None or TRANSFER in match[2].split(",")
 
 
-def _with_transfer(name: str, front_end: FrontEnd, shipped: Mapping[str, str], flag: str) -> str:
+def _with_transfer(name: str, front_end: FrontEnd, shipped: Mapping[str, str], pattern: re.Pattern[str]) -> str:
     section = dict(_section(front_end.of(ONED).vectors(name), shipped))
-    section["ARGUMENTS"] = _list(flag).sub(rf"\1\2,{TRANSFER}", section.get("ARGUMENTS", ""), count=1)
+    section["ARGUMENTS"] = pattern.sub(rf"\1\2,{TRANSFER}", section.get("ARGUMENTS", ""), count=1)
     quoted = {key: '"' + value.replace('"', '\\"') + '"' for key, value in section.items()}
     return vector(name, quoted)
-
-
-def _list(flag: str) -> re.Pattern[str]:
-    return re.compile(rf"((?<!\S)-{flag}[ \t]*)([^\s-][^\s]*)")
 
 
 def image_steps(name: str) -> Iterator[Block]:

@@ -242,18 +242,37 @@ def test_settings_that_are_good_enough_on_the_front_end_are_left_as_they_are(pla
     assert kept in [block["what"] for block in blocks]
 
 
-def test_the_transfer_driver_is_added_to_the_lists_of_the_front_end(place: Place) -> None:
+@pytest.mark.parametrize(
+    ("tm", "datastores", "completed"),
+    [
+        pytest.param(
+            "-t 20 -d ssh,mine -w 60",
+            "-t 15 -d fs -s ssh,one_provider",
+            ["-t 20 -d ssh,mine,one_provider -w 60"],
+            id="short-options",
+        ),
+        pytest.param(
+            "--tm-types=ssh,mine -t 20",
+            "-d fs --system-ds-types ssh",
+            ["--tm-types=ssh,mine,one_provider -t 20", "-d fs --system-ds-types ssh,one_provider"],
+            id="long-options",
+        ),
+    ],
+)
+def test_the_transfer_driver_is_added_to_the_lists_of_the_front_end(
+    place: Place, tm: str, datastores: str, completed: list[str]
+) -> None:
     shipped_7(
         place,
-        oned='TM_MAD = [ EXECUTABLE = "one_tm", ARGUMENTS = "-t 20 -d ssh,mine -w 60" ]\n'
-        'DATASTORE_MAD = [ EXECUTABLE = "one_datastore", ARGUMENTS = "-t 15 -d fs -s ssh,one_provider" ]\n',
+        oned=f'TM_MAD = [ EXECUTABLE = "one_tm", ARGUMENTS = "{tm}" ]\n'
+        f'DATASTORE_MAD = [ EXECUTABLE = "one_datastore", ARGUMENTS = "{datastores}" ]\n',
     )
     blocks = json_of(place.root, "oned-conf", "aws", "--release", "7.4")
     sections = [read_template(block["text"]) for block in blocks if "_MAD" in block["text"]]
     arguments = [
         v["ARGUMENTS"] for name in ("TM_MAD", "DATASTORE_MAD") for each in sections for v in each.vectors(name)
     ]
-    assert arguments == ["-t 20 -d ssh,mine,one_provider -w 60"]
+    assert arguments == completed
 
 
 def test_a_second_cloud_repeats_only_steps_that_are_marked(place: Place) -> None:
