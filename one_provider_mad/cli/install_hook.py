@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from shlex import quote
 
+from one_provider_mad.cli.oned_conf_block import vector
 from one_provider_mad.errors import NotSupported, SettingsError
 from one_provider_mad.file_owner import make_directory, replace_file
 from one_provider_mad.safe_xml import Element, elements_at, text_of
@@ -34,9 +35,9 @@ _SECONDS = 300
 """TIMEOUT of a hook: the command asks OpenNebula and the cloud, again and again while they do not answer."""
 
 
-def script_path(places: Places) -> Path:
-    """Return the path of the hook's script."""
-    return places.var / "remotes" / "hooks" / "one_provider" / "recreate"
+def script_path(var: Path) -> Path:
+    """Return the path of the hook's script in OpenNebula's state directory."""
+    return var / "remotes" / "hooks" / "one_provider" / "recreate"
 
 
 def script_text(program: Path, places: Places) -> str:
@@ -66,7 +67,7 @@ def install(program: Path, places: Places, environ: Mapping[str, str], *, is_dry
     Raises:
         MadError: the script cannot be written, or OpenNebula does not answer or refuses.
     """
-    path = script_path(places)
+    path = script_path(places.var)
     yield _write(path, script_text(program, places), places, is_dry=is_dry)
     core = LocalCore(environ)
     try:
@@ -122,15 +123,24 @@ def template_of(name: str, state: str, lcm_state: str, path: Path) -> str:
 def vm_hooks(path: Path) -> str:
     """Return the sections of oned.conf that are the hooks, for releases up to 5.8."""
     return "\n".join(
-        f'VM_HOOK = [ name = "{name}", on = "CUSTOM", state = "{state}", lcm_state = "{lcm_state}",\n'
-        f'    command = "{path}", arguments = "$ID $TEMPLATE" ]'
+        vector(
+            "VM_HOOK",
+            {
+                "NAME": f'"{name}"',
+                "ON": '"CUSTOM"',
+                "STATE": f'"{state}"',
+                "LCM_STATE": f'"{lcm_state}"',
+                "COMMAND": f'"{path}"',
+                "ARGUMENTS": '"$ID $TEMPLATE"',
+            },
+        )
         for name, (state, lcm_state) in HOOKS.items()
     )
 
 
 def remove(places: Places, environ: Mapping[str, str], *, is_dry: bool) -> Iterator[str]:
     """Delete the hooks and the script, as far as they are ours; yield a sentence for each. Raises as `install`."""
-    path = script_path(places)
+    path = script_path(places.var)
     core = LocalCore(environ)
     try:
         for each in _hooks(core):

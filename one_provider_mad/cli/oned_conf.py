@@ -17,6 +17,7 @@ from textwrap import dedent, wrap
 
 import click
 
+from one_provider_mad.cli.install_hook import script_path, vm_hooks
 from one_provider_mad.cli.names import check_name, complete_name
 from one_provider_mad.cli.oned_conf_block import Block, vector
 from one_provider_mad.cli.oned_conf_group import fence_step, group_steps, users_step
@@ -337,31 +338,12 @@ def _recreate_hook(name: str) -> Block:
 
 def _vm_hooks(name: str, var: Path) -> Block:
     """Return the same step up to 5.8, whose hooks are sections of oned.conf."""
-    states = (
-        ("boot_failure", "ACTIVE", "BOOT_FAILURE"),
-        ("unknown", "ACTIVE", "UNKNOWN"),
-        ("poweroff", "POWEROFF", "LCM_INIT"),
-    )
-    hooks = "\n".join(
-        vector(
-            "VM_HOOK",
-            {
-                "NAME": f'"one_provider_{told}"',
-                "ON": '"CUSTOM"',
-                "STATE": f'"{state}"',
-                "LCM_STATE": f'"{lcm_state}"',
-                "COMMAND": f'"{var}/remotes/hooks/one_provider/recreate"',
-                "ARGUMENTS": '"$ID $TEMPLATE"',
-            },
-        )
-        for told, state, lcm_state in states
-    )
     return Block(
         what="Once for all clouds, and only if a VM that its cloud refused for want of room, or took back (spot), shall"
         " be recreated by itself, in the next cloud or at home, up to three times. First run one-provider install"
         f" {name} --recreate-hook, which installs the program",
         where=ONED,
-        text=hooks,
+        text=vm_hooks(script_path(var)),
         is_once=True,
         is_optional=True,
     )

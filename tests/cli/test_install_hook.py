@@ -13,6 +13,7 @@ import pytest
 from one_provider_mad.cli.install_hook import HOOKS, install, remove, script_path, script_text, vm_hooks
 from one_provider_mad.errors import SettingsError
 from one_provider_mad.settings import Places
+from one_provider_mad.template_text.strict_reader import read_template
 from tests.cli.hooked_core import HookedCore
 from tests.cli.running import json_of, output_of
 from tests.waiting import HANG
@@ -90,8 +91,11 @@ def test_up_to_5_8_the_lines_for_oned_conf_are_printed(core: HookedCore, one: Pa
         f"OpenNebula up to 5.8 has its hooks in oned.conf: add these lines\n{vm_hooks(path)}",
     ]
     assert path.exists()
-    assert 'on = "CUSTOM", state = "POWEROFF", lcm_state = "LCM_INIT",\n' in vm_hooks(path)
-    assert vm_hooks(path).count(f'    command = "{path}", arguments = "$ID $TEMPLATE" ]') == 3
+    hooks = read_template(vm_hooks(path)).vectors("VM_HOOK")
+    assert [(each["STATE"], each["LCM_STATE"]) for each in hooks] == [*HOOKS.values()]
+    assert {(each["ON"], each["COMMAND"], each["ARGUMENTS"]) for each in hooks} == {
+        ("CUSTOM", str(path), "$ID $TEMPLATE")
+    }
     remark, script = removed(core, one)
     assert (remark.partition(":")[0], script) == ("OpenNebula up to 5.8 has its hooks in oned.conf", f"removed: {path}")
 
@@ -154,7 +158,7 @@ def test_the_script_starts_the_command_for_vms_of_our_drivers_alone(one: Path, v
     program = one / "one provider"
     program.write_text('#!/bin/sh\necho "called: $*"\n')
     program.chmod(0o755)
-    script = script_path(Places(conf=one, var=one / "var", log=one))
+    script = script_path(one / "var")
     script.parent.mkdir(parents=True)
     places = Places(conf=one / "etc" / "one_provider_mad", var=one / "var", log=one)
     script.write_text(script_text(program, places))
