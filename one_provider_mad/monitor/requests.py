@@ -89,7 +89,7 @@ class RequestHandler:
         self._unconfirmed: set[int] = set()
         self._ran: dict[int, frozenset[VmId]] = {}
         self._asked: dict[int, Monitor] = {}
-        self._room_watch = RoomWatch(has_news=sweeper.has_room_news, report=self._report_room)
+        self._room_watch = RoomWatch(has_news=self._has_room_news, report=self._report_room)
         self._loop = asyncio.get_running_loop()
         self.is_silent = False
         self.core_is_up = asyncio.Event()
@@ -294,6 +294,10 @@ class RequestHandler:
         report = await self._with_own(request, self._capacity_report(request, sweep))
         self._room_watch.reported(request.host_id, (report.total_cpu, report.total_memory, sweep.warning))
         return await self._legacy_text(request, sweep, report)
+
+    async def _has_room_news(self) -> bool:
+        """Return True if a report may be due. While another front-end leads, neither cloud nor OpenNebula is asked."""
+        return not self.is_silent and await self._sweeper.has_room_news()
 
     async def _report_room(self, host_id: int, reported: Shown) -> Shown:
         """Send a report that oned has not asked for, if the host shows no longer what was reported."""

@@ -206,3 +206,16 @@ async def test_up_to_5_10_a_fault_is_shown_within_minutes_although_oned_asks_sel
     warnings = [plain(line.values, "PROVIDER_WARNING") for line in one.lines("MONITOR")]
     assert (warnings, told) == (["-", SENTENCE, "-"], [SENTENCE, OVER])
     await one.handler.stop()
+
+
+@pytest.mark.looptime
+async def test_up_to_5_10_a_front_end_that_no_longer_leads_asks_for_nothing(tmp_path: Path) -> None:
+    core = Core()
+    one, _ = driver(tmp_path, core)
+    one.ask()
+    await pass_time(10)
+    one.handler.set_silent(is_silent=True)
+    asked = core.asked
+    await pass_time(600)
+    assert core.asked == asked > 0
+    await one.handler.stop()
