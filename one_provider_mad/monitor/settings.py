@@ -78,8 +78,9 @@ class MonitorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     priority: Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)] | Literal["price"] = -1.0
     """PRIORITY of the host, by which schedulers rank hosts: hosts of the highest come first, and hosts at home have
-    none, which counts as 0. `"price"`: -1 less the price of an instance, so that the cheapest cloud comes first; -1
-    until prices are known. A PRIORITY that an administrator has written into the host's template stays."""
+    none, which counts as 0. `"price"` is for -1 less the price of an instance, so that the cheapest cloud comes
+    first; this release knows no prices, and sends -1. A PRIORITY that an administrator has written into the host's
+    template stays."""
 
     is_before_4_14: bool = False
     """True for OpenNebula before 4.14, whose requests look the same, but which expects other attribute names in
