@@ -15,13 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.real_oned.zone import _REPEATED, Zone, _plain
+from tests.real_oned.zone import Zone, applied
 from tests.waiting import until
 
 HOME = "home"
 """NAME of the drivers of hosts at home."""
-
-_SETTING = re.compile(r"^[ \t]*(?P<name>\w+)[ \t]*=[ \t]*(?:\[.*?\]|[^\n]*)[ \t]*$", re.MULTILINE | re.DOTALL)
 
 _PROBE = Path(__file__).with_name("home_probe.py")
 _ACTIONS = f'VM_MAD = [ NAME = "{HOME}", EXECUTABLE = "one_vmm_dummy", TYPE = "xml" ]\n'
@@ -193,11 +191,3 @@ def running_front_end(front_end: FrontEnd) -> Iterator[FrontEnd]:
         yield front_end
     finally:
         front_end.stop()
-
-
-def applied(text: str, settings: str) -> str:
-    """The text of a configuration file after these settings are written into it."""
-    for setting in _SETTING.finditer(settings):
-        text = _plain(text, *([] if _REPEATED.fullmatch(setting["name"]) else [setting["name"]]))
-        text += f"{setting[0].strip()}\n"
-    return text

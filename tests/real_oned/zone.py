@@ -58,6 +58,9 @@ class CoreError(Exception):
     """OpenNebula refused a call; the text is its own."""
 
 
+_SETTING = re.compile(r"^[ \t]*(?P<name>\w+)[ \t]*=[ \t]*(?:\[.*?\]|[^\n]*)[ \t]*$", re.MULTILINE | re.DOTALL)
+
+
 class Zone:
     """One OpenNebula.
 
@@ -130,7 +133,7 @@ class Zone:
         oned += f'PORT = {self._port}\nLISTEN_ADDRESS = "127.0.0.1"\n'
         oned += f'GRPC_PORT = {grpc}\nGRPC_LISTEN_ADDRESS = "127.0.0.1"\n' if self.release >= (7, 0) else ""
         oned = self._with_recipe("oned.conf", oned + _HOME.format(publish=publish, subscribe=subscribe))
-        oned += self.settings
+        oned = applied(oned, self.settings)
         if self._has_monitord:
             text = _plain(self._shipped("monitord.conf"), "IM_MAD", "NETWORK")
             text = self._with_recipe("monitord.conf", text + _NETWORK.format(port=monitord))
@@ -162,9 +165,7 @@ class Zone:
         """Return a file with the recipe's settings: each replaces those of its name, unless a file may have several."""
         for block in self._blocks():
             if block.where == file:
-                names = re.findall(r"^(\w+)\s*=", block.text, re.MULTILINE)
-                replaced = [each for each in names if not _REPEATED.fullmatch(each)]
-                text = (_plain(text, *replaced) if replaced else text) + f"{block.text}\n"
+                text = applied(text, block.text)
         return text
 
     def _blocks(self) -> Iterator[Block]:
@@ -296,6 +297,14 @@ def _release_of(folder: Path) -> tuple[int, ...]:
     match = re.search(r"OpenNebula (\d+)\.(\d+)", told)
     assert match, f"{folder}/bin/oned --version does not tell its release: {told[:200]}"
     return int(match[1]), int(match[2])
+
+
+def applied(text: str, settings: str) -> str:
+    """The text of a configuration file after these settings are written into it."""
+    for setting in _SETTING.finditer(settings):
+        text = _plain(text, *([] if _REPEATED.fullmatch(setting["name"]) else [setting["name"]]))
+        text += f"{setting[0].strip()}\n"
+    return text
 
 
 def _plain(text: str, *without: str) -> str:
