@@ -19,6 +19,7 @@ from one_provider_mad.cli.core_user import CoreUser
 from one_provider_mad.cli.decode import printable
 from one_provider_mad.cli.home_checks import home_results
 from one_provider_mad.cli.image_datastores import check_image_datastores
+from one_provider_mad.cli.install_hook import check_recreate_hooks
 from one_provider_mad.cli.keep_place_hooks import check_hooks
 from one_provider_mad.cli.names import complete_name
 from one_provider_mad.cli.progress import progress
@@ -389,6 +390,7 @@ async def _datastores(
         return [
             *await asyncio.to_thread(check_system_datastores, core, name, remotes=remotes),
             *await asyncio.to_thread(check_image_datastores, core, name, used=used, remotes=remotes),
+            *await asyncio.to_thread(check_recreate_hooks, core, remotes.parent),
             *await asyncio.to_thread(check_hooks, core),
         ]
     except MadError as error:

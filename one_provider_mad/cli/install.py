@@ -162,7 +162,7 @@ _DONE = ("linked", "written", "made", "removed")
 def _show_hook(done: Iterable[str], *, is_dry: bool, is_json: bool, further: str = "") -> None:
     sentences = [f"would be {each}" if is_dry and each.startswith(_DONE) else each for each in done]
     if is_json:
-        click.echo(json.dumps(sentences, indent=2))
+        click.echo(json.dumps([{"step": each} for each in sentences], indent=2))
         return
     click.echo("\n".join((*sentences, further) if further else sentences or ["there is nothing to remove"]))
 

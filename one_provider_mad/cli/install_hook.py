@@ -12,8 +12,9 @@ from pathlib import Path
 from shlex import quote
 
 from one_provider_mad.cli.oned_conf_block import vector
-from one_provider_mad.errors import NotSupported, SettingsError
+from one_provider_mad.errors import MadError, NotSupported, SettingsError
 from one_provider_mad.file_owner import make_directory, replace_file
+from one_provider_mad.providers.interface import CheckResult
 from one_provider_mad.safe_xml import Element, elements_at, text_of
 from one_provider_mad.settings import Places
 from one_provider_mad.xmlrpc.local import LocalCore
@@ -136,6 +137,29 @@ def vm_hooks(path: Path) -> str:
         )
         for name, (state, lcm_state) in HOOKS.items()
     )
+
+
+def check_recreate_hooks(core: LocalCore, var: Path) -> list[CheckResult]:
+    """Return whether OpenNebula recreates VMs that a cloud refused; [] up to 5.8. Blocks.
+
+    Args:
+        core: the local OpenNebula.
+        var: its state directory, with the hook's script.
+    """
+    what, remedy = "refused VMs", f"{_MARK}, unless they shall wait for a person"
+    try:
+        found = {text_of(each.find("NAME")) for each in _hooks(core)}
+    except NotSupported:
+        return []
+    except MadError as error:
+        return [CheckResult(what=what, is_well=None, found=str(error), remedy="run this as oneadmin")]
+    if missing := [name for name in HOOKS if name not in found]:
+        told = f"they stay in BOOT_FAILURE: OpenNebula lacks the hooks {', '.join(missing)}"
+        return [CheckResult(what=what, is_well=None, found=told, remedy=remedy)]
+    if not (path := script_path(var)).exists():
+        told = f"OpenNebula's hooks call {path}, and this machine has no such file"
+        return [CheckResult(what=what, is_well=False, found=told, remedy=_MARK)]
+    return [CheckResult(what=what, is_well=True, found="hooks have OpenNebula recreate them")]
 
 
 def remove(places: Places, environ: Mapping[str, str], *, is_dry: bool) -> Iterator[str]:

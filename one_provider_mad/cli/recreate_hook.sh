@@ -14,5 +14,9 @@ case $driver in
 esac
 [ -e "@conf@/$driver.toml" ] || [ -e "@var@/one_provider_mad_$driver.journal" ] || exit 0
 id=$(printf %s "$vm" | grep -o '<ID>[0-9]*' | head -n 1 | tr -dc 0-9)
-[ -n "$id" ] && [ -x "@program@" ] || exit 0
+[ -n "$id" ] || exit 0
+if [ ! -x "@program@" ]; then
+    echo "VM $id is left as it is: @program@ is not there; run one-provider install NAME --recreate-hook again" >&2
+    exit 1
+fi
 exec "@program@" recreate "$id" --hook

@@ -10,10 +10,19 @@ from typing import Any
 
 import pytest
 
-from one_provider_mad.cli.install_hook import HOOKS, install, remove, script_path, script_text, vm_hooks
+from one_provider_mad.cli.install_hook import (
+    HOOKS,
+    check_recreate_hooks,
+    install,
+    remove,
+    script_path,
+    script_text,
+    vm_hooks,
+)
 from one_provider_mad.errors import SettingsError
 from one_provider_mad.settings import Places
 from one_provider_mad.template_text.strict_reader import read_template
+from one_provider_mad.xmlrpc.local import LocalCore
 from tests.cli.hooked_core import HookedCore
 from tests.cli.running import json_of, output_of
 from tests.waiting import HANG
@@ -77,8 +86,8 @@ def test_the_command_installs_the_drivers_and_the_hook(core: HookedCore, one: Pa
 def test_the_command_removes_the_hook_alone(core: HookedCore, one: Path) -> None:
     installed(core, one)
     environ: dict[str, Any] = environment(core, one)
-    sentences = json_of(one, "install", "cloud", "--recreate-hook", "--remove", **environ)
-    assert [each.split(":")[0] for each in sentences] == ["removed"] * 4
+    steps = json_of(one, "install", "cloud", "--recreate-hook", "--remove", **environ)
+    assert [each["step"].split(":")[0] for each in steps] == ["removed"] * 4
     printed = output_of(one, "install", "cloud", "--recreate-hook", "--remove", **environ)
     assert printed == "there is nothing to remove\n"
 
@@ -131,12 +140,30 @@ def a_vm(driver: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-def test_the_script_does_nothing_once_the_package_is_removed(one: Path) -> None:
+def test_check_names_hooks_that_are_missing_and_a_script_that_is_gone(core: HookedCore, one: Path) -> None:
+    local = LocalCore(environment(core, one))
+
+    def checked() -> list[tuple[bool | None, str]]:
+        return [(each.is_well, each.found) for each in check_recreate_hooks(local, one / "var")]
+
+    missing = f"they stay in BOOT_FAILURE: OpenNebula lacks the hooks {', '.join(HOOKS)}"
+    assert checked() == [(None, missing)]
+    installed(core, one)
+    assert checked() == [(True, "hooks have OpenNebula recreate them")]
+    path = script_path(one / "var")
+    path.unlink()
+    assert checked() == [(False, f"OpenNebula's hooks call {path}, and this machine has no such file")]
+
+
+def test_the_script_says_that_the_program_is_gone(one: Path) -> None:
     (one / "etc" / "one_provider_mad" / "cloud.toml").touch()
     places = Places(conf=one / "etc" / "one_provider_mad", var=one / "var", log=one)
     text = script_text(one / "removed", places)
     done = subprocess.run(["sh", "-c", text], input=a_vm("cloud"), capture_output=True, text=True, timeout=HANG)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    sentence = (
+        f"VM 7 is left as it is: {one}/removed is not there; run one-provider install NAME --recreate-hook again\n"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", sentence)
 
 
 @pytest.mark.parametrize(
