@@ -257,7 +257,7 @@ async def test_figures_are_read_without_the_right_to_read_events_with_one_warnin
 ) -> None:
     meter = server.answers["GetMetricData"]
     assert isinstance(meter, Meter)
-    meter.add("i-1", "CPUUtilization", time.time() // 300 * 300, 25.0)
+    meter.add("i-1", "CPUUtilization", (time.time() // 300 - 1) * 300, 25.0)
     server.answers["DescribeInstanceStatus"] = refuse
     for _ in range(2):
         (figures,) = (await measuring.figures([an_instance(1)])).values()
