@@ -356,9 +356,13 @@ class Serving(ABC, Generic[RequestT]):
     async def _end_metrics(self) -> None:
         """Write the metrics a last time, without waiting for a directory that does not respond."""
         if self._metrics is not None:
-            with suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(_METRICS_SECONDS):
                     await self._metrics.end()
+            except TimeoutError:
+                import structlog
+
+                structlog.get_logger().info("metrics not written at the end", seconds=_METRICS_SECONDS)
 
     # Background work
 
