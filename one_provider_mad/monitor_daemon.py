@@ -149,6 +149,8 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
 
         def lead(held: bool) -> None:  # noqa: FBT001 - Leadership's own form
             handler.set_silent(is_silent=held)
+            if self._sweeper is not None:
+                self._sweeper.home.look = None if held else self._look_at_home
             if held:
                 begins_to_lead.clear()
                 self._forget_home()
@@ -159,7 +161,6 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
         await self._until_settled(begun_at)
         if self._sweeper is not None:
             self._sweeper.set_allocations(_allocations)
-            self._sweeper.home.look = self._look_at_home
             self._sweeper.home.tell = self._warn
         if self._host_attributes is not None:
             self._host_attributes.templates = _host_template

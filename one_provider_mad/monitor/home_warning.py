@@ -59,6 +59,7 @@ class HomeWatch:
         """Drop the warning, and what is asked: another front-end leads, or nobody wants to know."""
         if self._asking is not None:
             self._asking.cancel()
+            self._asking = None  # a task that is cancelled before its first step never runs its `finally`
         self._due_at, self._since, self.warning = 0.0, None, ""
 
     def calls_under_way(self) -> list[asyncio.Task[None]]:
@@ -76,7 +77,8 @@ class HomeWatch:
         except Exception:
             log.exception("home not known")
         finally:
-            self._asking = None
+            if self._asking is asyncio.current_task():
+                self._asking = None
 
     def _complain(self, reason: str) -> None:
         if reason != self._complaint:

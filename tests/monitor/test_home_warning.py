@@ -219,3 +219,13 @@ async def test_up_to_5_10_a_front_end_that_no_longer_leads_asks_for_nothing(tmp_
     await pass_time(600)
     assert core.asked == asked > 0
     await one.handler.stop()
+
+
+@pytest.mark.looptime
+async def test_a_look_that_is_dropped_before_it_begins_hinders_no_later_one(tmp_path: Path) -> None:
+    core = Core(AT_FAULT)
+    one, _ = driver(tmp_path, core)
+    one.sweeper.home.ask(is_wanted=True)
+    one.sweeper.home.forget()
+    assert core.asked == 0
+    assert await shown(one, 80) == SENTENCE
