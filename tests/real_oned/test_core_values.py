@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from passlib.hash import sha512_crypt
 
 from one_provider_mad.lab.demo_ec2 import ec2_stage
 from tests.real_oned.onegate import ENCRYPTED, ONEGATE, free_port, onegate, report_ready
@@ -116,7 +117,8 @@ def test_instance_gets_the_password_that_opennebula_shows_encrypted(world: World
 
 def test_instance_on_ec2_gets_the_password_in_its_user_data(world: World) -> None:
     vm = run(world, "ec2", {"PASSWORD": PASSWORD})
-    assert PASSWORD in user_data(world.zone, vm).decode()
+    [found] = re.findall(r'"hashed_passwd": "([^"]+)"', user_data(world.zone, vm).decode())
+    assert sha512_crypt.verify(PASSWORD, found)
     assert shown_password(world.zone, vm.number) != PASSWORD
     end(vm)
 

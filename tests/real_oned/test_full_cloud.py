@@ -57,6 +57,8 @@ DEFAULT_TYPES = 'PUBLIC_CLOUD = [ TYPE = "ec2", AMI = "ami-0123456789abcdef0" ]'
 SCHEDULER = """
 SCHED_MAD = [ EXECUTABLE = "one_sched", ARGUMENTS = "-t 15 -p rank -o one_drs" ]
 SCHED_RETRY_TIME = 60
+SCHED_MAX_WND_TIME = 2
+SCHED_MAX_WND_LENGTH = 100
 """
 """From 7.0 on the scheduler is a driver of oned's: as shipped."""
 

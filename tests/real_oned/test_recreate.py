@@ -53,9 +53,6 @@ AMI = "ami-0abc"
 """
 """Monitored at OpenNebula's periods."""
 
-IDLE = "SCHED_MAX_WND_TIME = 3600\nSCHED_MAX_WND_LENGTH = 1000\n"
-"""From 7.0 on oned has a scheduler of its own, also without SCHED_MAD: it does not get to place a VM."""
-
 WRONG = 'PUBLIC_CLOUD = [ TYPE = "roomy", PROVIDER_INSTANCE_TYPE = "unheard_of" ]\n'
 """A template that no recreation makes right."""
 
@@ -79,7 +76,7 @@ def zone(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     with ExitStack() as stack:
         play = stack.enter_context(ec2_stage(root))
         clouds = {"full": "simulated", "roomy": "simulated", "off": "simulated", "ec2": "ec2"}
-        zone = Zone(installed, root / "one", clouds=clouds, environ=play.environ, settings=IDLE)
+        zone = Zone(installed, root / "one", clouds=clouds, environ=play.environ)
         of_ec2 = play.settings.partition("[monitor]")[0] + EC2
         for name, settings in {"full": FULL, "roomy": ROOMY, "off": OFF, "ec2": of_ec2}.items():
             zone.place.configure(settings, name=name)

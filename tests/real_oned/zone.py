@@ -50,6 +50,9 @@ VM_MAD = [ NAME = "dummy", EXECUTABLE = "one_vmm_dummy", TYPE = "xml" ]
 Nothing monitors it: upstream's probe of a dummy host leaves a daemon, and a file in /tmp that two zones would share.
 """
 
+_IDLE = "SCHED_MAX_WND_TIME = 3600\nSCHED_MAX_WND_LENGTH = 1000\n"
+"""7.x places VMs also without SCHED_MAD, and would be faster than a test that places them itself."""
+
 _MONITORD = 'IM_MAD = [ NAME = "monitord", EXECUTABLE = "onemonitord", ARGUMENTS = "-c monitord.conf", THREADS = 8 ]\n'
 _NETWORK = 'NETWORK = [ ADDRESS = "127.0.0.1", MONITOR_ADDRESS = "127.0.0.1", PORT = {port}, THREADS = 4 ]\n'
 
@@ -133,7 +136,7 @@ class Zone:
         oned += f'PORT = {self._port}\nLISTEN_ADDRESS = "127.0.0.1"\n'
         oned += f'GRPC_PORT = {grpc}\nGRPC_LISTEN_ADDRESS = "127.0.0.1"\n' if self.release >= (7, 0) else ""
         oned = self._with_recipe("oned.conf", oned + _HOME.format(publish=publish, subscribe=subscribe))
-        oned = applied(oned, self.settings)
+        oned = applied(oned, (_IDLE if self.release >= (7, 0) else "") + self.settings)
         if self._has_monitord:
             text = _plain(self._shipped("monitord.conf"), "IM_MAD", "NETWORK")
             text = self._with_recipe("monitord.conf", text + _NETWORK.format(port=monitord))
