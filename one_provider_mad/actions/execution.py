@@ -124,7 +124,8 @@ class Execution:
             return await self._carry_out(accepted, deadline)
         waiting.patience = Patience.SHORT  # the action has succeeded: no step below may wait, or begin it anew
         takes_polls = accepted.dialect.takes_answers_to_poll and not accepted.is_replaced
-        if takes_polls and (poll := await unrequested_poll(work, accepted.action, info)) is not None:
+        poll = await unrequested_poll(work, accepted.action, info) if takes_polls else None
+        if poll is not None and not accepted.is_replaced:  # during that lookup a newer request may have come
             self._replies.send(poll)
         if accepted.action is Action.DEPLOY and (problem := deploy_id_problem(info)):
             raise RequestRefused(f"the cloud's id {info!r} cannot be kept by OpenNebula: {problem}")

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from one_provider_mad.actions import unrequested_poll
 from one_provider_mad.calls.cloud import Cloud
-from tests.actions.fakes import Desk, World, a_desk, identity_of, until
+from tests.actions.fakes import Desk, World, a_desk, identity_of, turns, until
 
 pytestmark = pytest.mark.looptime
 
@@ -67,3 +68,25 @@ async def test_up_to_5_10_a_poll_reply_with_the_address_precedes_the_reply_to_a_
     await desk.settled()
     *before, last = desk.replies()
     assert (before, last.split()[:3]) == (answers, [action, "SUCCESS", "7"])
+
+
+async def test_a_start_that_is_replaced_while_its_instance_is_looked_up_sends_no_poll_reply(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy_id = desk.world.provider.add(identity_of())
+    desk.world.provider.instances[deploy_id].attributes = {"ADDRESS": "203.0.113.9"}
+    began, may_end, looked_up = asyncio.Event(), asyncio.Event(), unrequested_poll._instance
+
+    async def slow_lookup(*arguments: Any) -> Any:
+        began.set()
+        await may_end.wait()
+        return await looked_up(*arguments)
+
+    monkeypatch.setattr(unrequested_poll, "_instance", slow_lookup)
+    desk.ask("DEPLOY", release="5.10", lcm_state=20, deploy_id=deploy_id)
+    await began.wait()
+    desk.ask("DEPLOY", release="5.10", lcm_state=20, deploy_id=deploy_id)
+    await turns()
+    may_end.set()
+    await desk.settled()
+    assert [line.split()[:2] for line in desk.replies()] == [["POLL", "SUCCESS"], ["DEPLOY", "SUCCESS"]]
