@@ -6,7 +6,7 @@ BIN = .venv/bin
 unexport PYTHONDONTWRITEBYTECODE # each of the four that run the tests would compile them all, every time
 SOAK = -m soak -o addopts="--strict-markers --strict-config --import-mode=importlib" -o timeout=1800
 
-.PHONY: help setup dev demo demo-ec2 picture man test test-most test-oldest test-oned lint compile soak bench lock \
+.PHONY: help setup dev demo demo-ec2 picture man test coverage test-most test-oldest test-oned lint compile soak bench lock \
 	sbom version dist release clean distclean
 
 help:
@@ -15,7 +15,8 @@ help:
 	@echo 'make demo-ec2   the same with the provider ec2, on an EC2 endpoint of its own'
 	@echo 'make picture    docs/demo.svg, drawn from a run of the demonstration'
 	@echo 'make man        the man pages, in build/man'
-	@echo 'make test       everything a change has to pass: lint, types, tests, coverage'
+	@echo 'make test       lint, types, tests'
+	@echo 'make coverage   the tests, and how much of the code they run; .ci/run needs it, too'
 	@echo 'make test-most  all tests but end to end: for another Python, make test-most PYTHON=python3.12'
 	@echo 'make test-oldest  the same with the oldest versions of the libraries that pyproject.toml admits'
 	@echo 'make test-oned  whole lives under an installed OpenNebula: make test-oned ONE=/opt/one-7.4.0'
@@ -66,12 +67,19 @@ lint: dev
 compile: dev
 	@$(BIN)/pytest --collect-only -q > /dev/null 2>&1 || true
 
+# Half of the time of a test that starts processes is waiting: four workers for each of two cores.
+TESTED = $(BIN)/pytest -n 8 --dist worksteal
+
 test: dev
 	@$(MAKE) --no-print-directory --jobs=2 REPLACE= lint compile
-	$(BIN)/pytest -n 4 --dist worksteal --cov --cov-report=term
+	$(TESTED)
+
+# Apart from `test`, whose time it would double: every process that a test starts is measured, too.
+coverage: dev
+	$(TESTED) --cov --cov-report=term
 
 test-most: dev
-	$(BIN)/pytest -n 4 --dist worksteal --ignore=tests/end_to_end $(LEFT_OUT)
+	$(TESTED) --ignore=tests/end_to_end $(LEFT_OUT)
 
 # In a copy of the checkout, since the programs in bin/ start the Python of their checkout. This set is not shipped.
 test-oldest:
