@@ -14,8 +14,8 @@ from shlex import quote
 from one_provider_mad.cli.oned_conf_block import vector
 from one_provider_mad.errors import MadError, NotSupported, SettingsError
 from one_provider_mad.file_owner import make_directory, replace_file
+from one_provider_mad.front_end.hooks import Hook, delete_hook, make_hook, read_hooks, state_hook
 from one_provider_mad.providers.interface import CheckResult
-from one_provider_mad.safe_xml import Element, elements_at, text_of
 from one_provider_mad.settings import Places
 from one_provider_mad.xmlrpc.local import LocalCore
 
@@ -28,9 +28,6 @@ HOOKS = {
 
 _MARK = "one-provider install NAME --recreate-hook"
 """A text that only our script has."""
-
-_EVERY = (-2, -1, -1)
-"""Arguments of one.hookpool.info: every owner's hooks, all of them."""
 
 _SECONDS = 300
 """TIMEOUT of a hook: the command asks OpenNebula and the cloud, again and again while they do not answer."""
@@ -72,7 +69,7 @@ def install(program: Path, places: Places, environ: Mapping[str, str], *, is_dry
     yield _write(path, script_text(program, places), places, is_dry=is_dry)
     core = LocalCore(environ)
     try:
-        found = {text_of(each.find("NAME")): each for each in _hooks(core)}
+        found = read_hooks(core)
     except NotSupported:
         yield f"OpenNebula up to 5.8 has its hooks in oned.conf: add these lines\n{vm_hooks(path)}"
         return
@@ -95,30 +92,22 @@ def _write(path: Path, text: str, places: Places, *, is_dry: bool) -> str:
     return f"written: {path}"
 
 
-def _hooks(core: LocalCore) -> list[Element]:
-    return list(elements_at(core.document("one.hookpool.info", *_EVERY), "HOOK"))
-
-
 def _make(
-    core: LocalCore, name: str, state: str, lcm_state: str, path: Path, found: Element | None, *, is_dry: bool
+    core: LocalCore, name: str, state: str, lcm_state: str, path: Path, found: Hook | None, *, is_dry: bool
 ) -> str:
     if found is not None:
-        command = text_of(found.find("TEMPLATE/COMMAND"))
-        if command == str(path):
-            return f"exists: hook {text_of(found.find('ID'))}, {name}"
-        raise SettingsError(f"OpenNebula has a hook {name} that runs {command}: delete it with onehook delete")
+        if found.command == str(path):
+            return f"exists: hook {found.number}, {name}"
+        raise SettingsError(f"OpenNebula has a hook {name} that runs {found.command}: delete it with onehook delete")
     if is_dry:
         return f"made: hook {name}"
-    return f"made: hook {core.call('one.hook.allocate', template_of(name, state, lcm_state, path))}, {name}"
+    return f"made: hook {make_hook(core, template_of(name, state, lcm_state, path))}, {name}"
 
 
 def template_of(name: str, state: str, lcm_state: str, path: Path) -> str:
     """Return the template of a hook, for releases from 5.10 on."""
-    return (
-        f'NAME = "{name}"\nTYPE = "state"\nRESOURCE = "VM"\nON = "CUSTOM"\n'
-        f'STATE = "{state}"\nLCM_STATE = "{lcm_state}"\n'
-        f'COMMAND = "{path}"\nARGUMENTS = "$TEMPLATE"\nARGUMENTS_STDIN = "yes"\nREMOTE = "NO"\nTIMEOUT = "{_SECONDS}"\n'
-    )
+    further = {"REMOTE": "NO", "TIMEOUT": str(_SECONDS)}
+    return state_hook(name, state=state, lcm_state=lcm_state, command=str(path), further=further)
 
 
 def vm_hooks(path: Path) -> str:
@@ -148,7 +137,7 @@ def check_recreate_hooks(core: LocalCore, var: Path) -> list[CheckResult]:
     """
     what, remedy = "refused VMs", f"{_MARK}, unless they shall wait for a person"
     try:
-        found = {text_of(each.find("NAME")) for each in _hooks(core)}
+        found = read_hooks(core)
     except NotSupported:
         return []
     except MadError as error:
@@ -167,12 +156,11 @@ def remove(places: Places, environ: Mapping[str, str], *, is_dry: bool) -> Itera
     path = script_path(places.var)
     core = LocalCore(environ)
     try:
-        for each in _hooks(core):
-            name, number = text_of(each.find("NAME")), text_of(each.find("ID"))
-            if name in HOOKS and text_of(each.find("TEMPLATE/COMMAND")) == str(path):
+        for name, hook in read_hooks(core).items():
+            if name in HOOKS and hook.command == str(path):
                 if not is_dry:
-                    core.call("one.hook.delete", int(number))
-                yield f"removed: hook {number}, {name}"
+                    delete_hook(core, hook)
+                yield f"removed: hook {hook.number}, {name}"
     except NotSupported:
         yield "OpenNebula up to 5.8 has its hooks in oned.conf: remove the sections VM_HOOK of one_provider"
     if path.exists() and _MARK in path.read_text(encoding="utf-8"):

@@ -15,11 +15,10 @@ from pathlib import Path
 import click
 
 from one_provider_mad.cli.decode import printable
-from one_provider_mad.domain import Value, whole_number
+from one_provider_mad.domain import Value
 from one_provider_mad.errors import MadError, NotSupported
+from one_provider_mad.front_end.hooks import Hook, delete_hook, make_hook, read_hooks, state_hook
 from one_provider_mad.providers.interface import CheckResult
-from one_provider_mad.safe_xml import elements_at, text_of
-from one_provider_mad.template_text.exact_writer import attribute
 from one_provider_mad.xmlrpc.local import LocalCore
 from one_provider_mad.xmlrpc.release import release_of
 
@@ -30,10 +29,8 @@ HOOKS_SINCE = (5, 10)
 _SPECIAL = re.compile(r"[^\w/.+@-]")
 """Characters of a path before which a shell needs a backslash."""
 
-_EVERYTHING = (-2, -1, -1)
 
-
-class Hook(Value, frozen=True, kw_only=True):
+class PlaceHook(Value, frozen=True, kw_only=True):
     """A hook on a state of VMs, all of which are ACTIVE.
 
     Attributes:
@@ -48,51 +45,29 @@ class Hook(Value, frozen=True, kw_only=True):
 
 
 HOOKS = (
-    Hook(name="one-provider-undeploy", lcm_state="EPILOG_UNDEPLOY"),
-    Hook(name="one-provider-stop", lcm_state="EPILOG_STOP"),
-    Hook(name="one-provider-recreate-place", lcm_state="CLEANUP_RESUBMIT", options="--hook --free"),
+    PlaceHook(name="one-provider-undeploy", lcm_state="EPILOG_UNDEPLOY"),
+    PlaceHook(name="one-provider-stop", lcm_state="EPILOG_STOP"),
+    PlaceHook(name="one-provider-recreate-place", lcm_state="CLEANUP_RESUBMIT", options="--hook --free"),
 )
 
 
-class Present(Value, frozen=True, kw_only=True):
-    """One of these hooks, as OpenNebula has it.
-
-    Attributes:
-        number: its number.
-        command: what it calls.
-    """
-
-    number: int
-    command: str
-
-    def is_callable(self) -> bool:
-        """Return False if the program that it calls is not on this machine."""
-        try:
-            return Path(shlex.split(self.command)[0]).exists()
-        except (IndexError, OSError, ValueError):
-            return False
+def _is_callable(hook: Hook) -> bool:
+    """Return False if the program that a hook calls is not on this machine."""
+    try:
+        return Path(shlex.split(hook.command)[0]).exists()
+    except (IndexError, OSError, ValueError):
+        return False
 
 
-def command_of(hook: Hook) -> str:
+def command_of(hook: PlaceHook) -> str:
     """Return what a hook calls, for a shell; onehem-server takes it for a whole path only if it begins with `/`."""
     program = _SPECIAL.sub(r"\\\g<0>", program_path())
     return f"{program} keep-place {hook.options}"
 
 
-def template_of(hook: Hook) -> str:
+def template_of(hook: PlaceHook) -> str:
     """Return a hook as onehook create takes it."""
-    values = {
-        "NAME": hook.name,
-        "TYPE": "state",
-        "RESOURCE": "VM",
-        "ON": "CUSTOM",
-        "STATE": "ACTIVE",
-        "LCM_STATE": hook.lcm_state,
-        "COMMAND": command_of(hook),
-        "ARGUMENTS": "$TEMPLATE",
-        "ARGUMENTS_STDIN": "yes",
-    }
-    return "".join(f"{attribute(name, text)}\n" for name, text in values.items())
+    return state_hook(hook.name, state="ACTIVE", lcm_state=hook.lcm_state, command=command_of(hook))
 
 
 def program_path() -> str:
@@ -120,9 +95,9 @@ def install_hooks(core: LocalCore) -> Iterator[str]:
             yield f"hook {hook.name} is there already ({old.number})"
             continue
         if old is not None:
-            core.call("one.hook.delete", old.number)
+            delete_hook(core, old)
             yield f"hook {hook.name} was removed ({old.number}): it called {printable(old.command)}"
-        number = core.call("one.hook.allocate", template_of(hook))
+        number = make_hook(core, template_of(hook))
         yield f"hook {hook.name} was made ({number}): onehem-server runs it for each VM in {hook.lcm_state}"
 
 
@@ -131,7 +106,7 @@ def remove_hooks(core: LocalCore) -> Iterator[str]:
     present = _present(core)
     for hook in HOOKS:
         if hook.name in present:
-            core.call("one.hook.delete", present[hook.name].number)
+            delete_hook(core, present[hook.name])
             yield f"hook {hook.name} was removed"
     if not present:
         yield "there are no such hooks"
@@ -156,20 +131,12 @@ def check_hooks(core: LocalCore) -> list[CheckResult]:
         found = f"they may be resumed where their disks are not: OpenNebula lacks the hooks {', '.join(missing)}"
         return [CheckResult(what=what, is_well=None, found=found, remedy=remedy)]
     for name, hook in present.items():
-        if not hook.is_callable():
+        if not _is_callable(hook):
             found = f"hook {name} calls {printable(hook.command)}, and this machine has no such program"
             return [CheckResult(what=what, is_well=False, found=found, remedy=remedy)]
     return [CheckResult(what=what, is_well=True, found="hooks keep them where their disks are")]
 
 
-def _present(core: LocalCore) -> dict[str, Present]:
+def _present(core: LocalCore) -> dict[str, Hook]:
     names = {hook.name for hook in HOOKS}
-    hooks = elements_at(core.document("one.hookpool.info", *_EVERYTHING), "HOOK")
-    found = {text_of(each.find("NAME")): each for each in hooks}
-    return {
-        name: Present(
-            number=whole_number(text_of(each.find("ID"))) or 0, command=text_of(each.find("TEMPLATE/COMMAND"))
-        )
-        for name, each in found.items()
-        if name in names
-    }
+    return {name: hook for name, hook in read_hooks(core).items() if name in names}

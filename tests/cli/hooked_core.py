@@ -101,7 +101,7 @@ class HookedCore(LocalCore):
         return [True, f"<HOOK_POOL>{rows}</HOOK_POOL>", 0]
 
     def _allocated(self, template: str) -> list[Any]:
-        values = dict(line.split(" = ", 1) for line in template.splitlines())
+        values = dict(line.split("=", 1) for line in template.splitlines())
         assert self.hooks is not None
         name = values["NAME"].strip('"')
         self.hooks[name] = values["COMMAND"].strip('"')
