@@ -17,7 +17,8 @@ from one_provider_mad.cli.decode import printable
 from one_provider_mad.cli.keep_place_hooks import install_hooks, remove_hooks
 from one_provider_mad.domain import Template, whole_number
 from one_provider_mad.errors import MadError, ProviderUnavailable
-from one_provider_mad.front_end.expressions import ExpressionError, is_met, read_requirements
+from one_provider_mad.front_end.arithmetic import ExpressionError
+from one_provider_mad.front_end.expressions import is_met, read_requirements
 from one_provider_mad.front_end.keeping import freed, kept
 from one_provider_mad.front_end.placement import attributes_of, cluster_of
 from one_provider_mad.protocol.payload import read_template

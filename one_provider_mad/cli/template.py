@@ -31,9 +31,9 @@ from one_provider_mad.cli.template_text import source_of
 from one_provider_mad.cli.wrapping import wrapped
 from one_provider_mad.domain import Template
 from one_provider_mad.errors import MadError
+from one_provider_mad.front_end.arithmetic import ExpressionError
 from one_provider_mad.front_end.burst_template import Edit, Remark, edits_of, lacks_of
 from one_provider_mad.front_end.devices import completed
-from one_provider_mad.front_end.expressions import ExpressionError
 from one_provider_mad.front_end.placement import RANKS_MISSING, unranked
 from one_provider_mad.front_end.template_edits import edited, same_values, text_of_template
 from one_provider_mad.guest.reading import SECRET

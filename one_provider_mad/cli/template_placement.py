@@ -23,9 +23,9 @@ from one_provider_mad.cli.system_datastores import EARLIER
 from one_provider_mad.cli.transfer_files import DRIVER
 from one_provider_mad.domain import Template
 from one_provider_mad.errors import MadError, ProviderUnavailable, SettingsError
+from one_provider_mad.front_end.arithmetic import Search
 from one_provider_mad.front_end.burst_template import CloudHost, datastore_of, host_of
 from one_provider_mad.front_end.devices import Pools, used_of
-from one_provider_mad.front_end.expressions import Search
 from one_provider_mad.front_end.files import RANK, SCHED, read_front_end
 from one_provider_mad.front_end.placement import (
     MONITORED,

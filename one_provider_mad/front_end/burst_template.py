@@ -8,16 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from one_provider_mad.domain import Template, Value
-from one_provider_mad.front_end.expressions import (
-    Expression,
-    ExpressionError,
-    Search,
-    is_choice,
-    is_met,
-    names_in,
-    rank_of,
-    read_requirements,
-)
+from one_provider_mad.front_end.arithmetic import ExpressionError, Search, names_in, rank_of
+from one_provider_mad.front_end.expressions import Expression, is_choice, is_met, read_requirements
 from one_provider_mad.front_end.rank import CUSTOM, PRIORITY, Policy, home_first
 
 TRANSFER_DRIVER = "one_provider"

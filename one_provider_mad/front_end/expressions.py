@@ -1,40 +1,24 @@
-"""Reads and evaluates requirements and ranks as OpenNebula's schedulers do. Pure.
+"""Reads and evaluates requirements as OpenNebula's schedulers do. Pure.
 
-Grammar and meaning: OpenNebula src/parsers/expr_parser.l, expr_bool.y and expr_arith.y, the same from 5.10 to 7.4. `!`,
+Grammar and meaning: OpenNebula src/parsers/expr_parser.l and expr_bool.y, the same from 5.10 to 7.4. `!`,
 `&` and `|` have one rank and are read from left to right: `A | B & C` is `(A | B) & C`. A comparison with an attribute
 that is not there is false, `!=` as well.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
 from one_provider_mad.domain import Value
-
-Search = Callable[[str], Sequence[str]]
-"""Returns the values of an attribute, in the document's order; none for one that is not there."""
+from one_provider_mad.front_end.arithmetic import EXCERPT, MOST_NESTED, ExpressionError, Search, number_of
 
 _TOKEN = re.compile(
     r"""(?P<string>"[^"]*"|[A-Za-z][0-9A-Za-z_]*)|(?P<number>-?[0-9]+(?:\.[0-9]+)?)|(?P<mark>[@!&|=><()*+/^-])|\s+"""
 )
-_MOST_NESTED = 100
-"""Parentheses inside each other; no person writes a tenth of them."""
-
 _MOST_TERMS = 300
 """Comparisons of one requirement; OpenNebula's own has one for each cluster of a VM's images."""
-
-_MOST_RANK = 2**31
-"""A rank is a number of 32 bits; one that does not fit, such as infinity, counts as the least, -2^31, on x86."""
-
-_EXCERPT = 40
-
-
-class ExpressionError(ValueError):
-    """OpenNebula could not read the expression; the message says where."""
 
 
 class Term(Value, frozen=True, kw_only=True):
@@ -115,20 +99,6 @@ def is_choice(expression: Expression | None) -> bool:
     return False
 
 
-def rank_of(text: str, search: Search) -> int:
-    """Return the rank of the object whose attributes `search` returns; one that is not there counts as 0.
-
-    Raises:
-        ExpressionError: OpenNebula could not read it.
-    """
-    return _Arithmetic(text, search).whole()
-
-
-def names_in(text: str) -> frozenset[str]:
-    """Return the attributes that a rank names."""
-    return frozenset(match["string"].strip('"') for match in _TOKEN.finditer(text) if match["string"])
-
-
 def _compare(operator: str, found: Sequence[str], value: str | float) -> bool:
     if operator == "@>":
         return any(_is_equal(each, value) for each in found)
@@ -137,19 +107,14 @@ def _compare(operator: str, found: Sequence[str], value: str | float) -> bool:
     if isinstance(value, str):
         is_same = _is_equal(found[0], value)
         return is_same if operator == "=" else bool(value) and not is_same
-    number = _number(found[0])
+    number = number_of(found[0])
     if number is None:
         return False
     return {"=": number == value, "!=": number != value, ">": number > value, "<": number < value}[operator]
 
 
 def _is_equal(text: str, value: str | float) -> bool:
-    return bool(value) and fnmatchcase(text, value) if isinstance(value, str) else _number(text) == value
-
-
-def _number(text: str) -> float | None:
-    match = re.match(r"\s*[-+]?[0-9]+(\.[0-9]*)?", text)
-    return float(match[0]) if match else None
+    return bool(value) and fnmatchcase(text, value) if isinstance(value, str) else number_of(text) == value
 
 
 class _Reader:
@@ -177,8 +142,8 @@ class _Reader:
         return left
 
     def _part(self, depth: int) -> Expression:
-        if depth > _MOST_NESTED:
-            raise ExpressionError(f"more than {_MOST_NESTED} parentheses are inside each other")
+        if depth > MOST_NESTED:
+            raise ExpressionError(f"more than {MOST_NESTED} parentheses are inside each other")
         if self._next() == "!":
             self._take()
             return Not(part=self._part(depth + 1))
@@ -206,7 +171,7 @@ class _Reader:
             operator += second
         value = self._value()
         if isinstance(value, str) and operator in (">", "<"):
-            raise ExpressionError(f"{name} {operator} needs a number, not {value[:_EXCERPT]!r}")
+            raise ExpressionError(f"{name} {operator} needs a number, not {value[:EXCERPT]!r}")
         return Term(name=name, operator=operator, value=value)
 
     def _value(self) -> str | float:
@@ -232,62 +197,7 @@ class _Reader:
         self._take()
 
     def _unexpected(self, expected: str) -> ExpressionError:
-        return ExpressionError(f"expected {expected}, got {self._next()[:_EXCERPT] or 'the end'}")
-
-
-class _Arithmetic:
-    """Computes a rank from the left to the right; `*` and `/` come before `+` and `-`."""
-
-    def __init__(self, text: str, search: Search) -> None:
-        self._tokens = deque(_tokens(text))
-        self._search = search
-
-    def whole(self) -> int:
-        value = self._sum(0) if self._tokens else 0.0
-        if self._tokens:
-            raise ExpressionError(f"expected +, -, * or /, got {self._tokens[0][:_EXCERPT]}")
-        return int(value) if -_MOST_RANK < value < _MOST_RANK else -_MOST_RANK
-
-    def _sum(self, depth: int) -> float:
-        value = self._product(depth)
-        while self._tokens and self._tokens[0] in ("+", "-"):
-            is_sum = self._tokens.popleft() == "+"
-            other = self._product(depth)
-            value = value + other if is_sum else value - other
-        return value
-
-    def _product(self, depth: int) -> float:
-        value = self._factor(depth)
-        while self._tokens and self._tokens[0] in ("*", "/"):
-            is_product = self._tokens.popleft() == "*"
-            other = self._factor(depth)
-            value = value * other if is_product else _divided(value, other)
-        return value
-
-    def _factor(self, depth: int) -> float:
-        word = self._tokens.popleft() if self._tokens else ""
-        if depth > _MOST_NESTED:
-            raise ExpressionError(f"more than {_MOST_NESTED} parentheses are inside each other")
-        if word == "-":
-            return -self._factor(depth + 1)
-        if word == "(":
-            value = self._sum(depth + 1)
-            if not self._tokens or self._tokens.popleft() != ")":
-                raise ExpressionError("a ) is missing")
-            return value
-        if word[:1].isalpha() or word.startswith('"'):
-            found = self._search(word.strip('"'))
-            return (_number(found[0]) or 0.0) if found else 0.0
-        if word[-1:].isdigit():
-            return float(word)
-        raise ExpressionError(f"expected a name or a number, got {word[:_EXCERPT] or 'the end'}")
-
-
-def _divided(value: float, divisor: float) -> float:
-    """Return the quotient, as C++ has it for a divisor of 0, too."""
-    if divisor:
-        return value / divisor
-    return math.copysign(math.inf, value) if value else math.nan
+        return ExpressionError(f"expected {expected}, got {self._next()[:EXCERPT] or 'the end'}")
 
 
 def _tokens(text: str) -> Iterator[str]:
@@ -295,7 +205,7 @@ def _tokens(text: str) -> Iterator[str]:
     while at < len(text):
         match = _TOKEN.match(text, at)
         if match is None:
-            raise ExpressionError(f"the characters {text[at : at + _EXCERPT]!r} cannot stand in an expression")
+            raise ExpressionError(f"the characters {text[at : at + EXCERPT]!r} cannot stand in an expression")
         if token := match["string"] or match["number"] or match["mark"]:
             yield token
         at = match.end()

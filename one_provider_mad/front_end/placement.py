@@ -10,8 +10,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from one_provider_mad.domain import Template, Value
+from one_provider_mad.front_end.arithmetic import Search, names_in, rank_of
 from one_provider_mad.front_end.devices import Used
-from one_provider_mad.front_end.expressions import Search, is_met, names_in, rank_of, read_requirements
+from one_provider_mad.front_end.expressions import is_met, read_requirements
 from one_provider_mad.safe_xml import Element, elements_at, text_of
 
 PLANS = (7, 0)

@@ -9,10 +9,10 @@ ones on ARM as well: such a cloud is still the last choice, but equal to others 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from one_provider_mad.domain import Value
+from one_provider_mad.front_end.arithmetic import ExpressionError, compute, names_in
 
 PRIORITY = "PRIORITY"
 """The host's attribute that POLICY = 4 ranks by; the driver sends -1 for a cloud."""
@@ -35,13 +35,6 @@ limit reports so much memory (monitor/settings.py)."""
 
 _GREATEST_ELSE = 999_999.0
 
-_TOKEN = re.compile(r'(?P<number>-?[0-9]+(?:\.[0-9]+)?)|(?P<name>[A-Za-z][0-9A-Za-z_]*|"[^"]*")|(?P<sign>[-+*/()])')
-"""As OpenNebula's scanner takes them: a minus sign belongs to the digits after it, so that `A -1` has no operator."""
-
-
-class UnreadableRank(ValueError):
-    """OpenNebula cannot evaluate an expression; it then counts 0 for every host."""
-
 
 class Policy(Value, frozen=True, kw_only=True):
     """How the scheduler ranks hosts.
@@ -58,9 +51,10 @@ class Policy(Value, frozen=True, kw_only=True):
     def has_priority(self) -> bool:
         """True if PRIORITY decides already, alone or in an expression that OpenNebula can evaluate."""
         try:
-            return PRIORITY in Expression(self.expression).names
-        except UnreadableRank:
+            range_of(self.expression)
+        except ExpressionError:
             return False
+        return PRIORITY in names_in(self.expression)
 
 
 class HomeFirst(Value, frozen=True, kw_only=True):
@@ -82,63 +76,37 @@ class HomeFirst(Value, frozen=True, kw_only=True):
         return -(2**31 // self.factor)
 
 
-class Expression:
-    """An expression, with the names in it and the range of its values.
+Range = tuple[float, float]
+"""The least and the greatest value."""
 
-    Args:
-        text: the expression; an empty one is 0.
 
-    Raises:
-        UnreadableRank: OpenNebula cannot evaluate it.
-    """
+def range_of(text: str) -> Range:
+    """Return the range of an expression's values on any host. Raises ExpressionError if OpenNebula cannot read it."""
+    return compute(text, _Ranges())
 
-    def __init__(self, text: str) -> None:
-        self._tokens = list(_tokens(text))
-        self._at = 0
-        self.names = {value for kind, value in self._tokens if kind == "name"}
-        self.range = self._sum() if self._tokens else (0.0, 0.0)
-        if self._at < len(self._tokens):
-            raise UnreadableRank(f"{text!r} has no operator before {self._tokens[self._at][1]!r}")
 
-    def _sum(self) -> tuple[float, float]:
-        found = self._product()
-        while (sign := self._next_of("+", "-")) is not None:
-            low, high = self._product()
-            found = (found[0] + low, found[1] + high) if sign == "+" else (found[0] - high, found[1] - low)
-        return found
+class _Ranges:
+    """Computes with ranges."""
 
-    def _product(self) -> tuple[float, float]:
-        found = self._factor()
-        while (sign := self._next_of("*", "/")) is not None:
-            found = _multiplied(found, self._factor() if sign == "*" else _inverse(self._factor()))
-        return found
+    def number(self, value: float) -> Range:
+        return value, value
 
-    def _factor(self) -> tuple[float, float]:
-        if self._next_of("-"):
-            low, high = self._product()
-            return -high, -low
-        kind, value = self._take()
-        if kind == "number":
-            return float(value), float(value)
-        if kind == "name":
-            return 0.0, _greatest(value)
-        if value != "(":
-            raise UnreadableRank(f"{value!r} has nothing before it")
-        found = self._sum()
-        if self._next_of(")") is None:
-            raise UnreadableRank("a ( is never closed")
-        return found
+    def attribute(self, name: str) -> Range:
+        return 0.0, next((value for word, value in _GREATEST.items() if word in name), _GREATEST_ELSE)
 
-    def _next_of(self, *signs: str) -> str | None:
-        if self._at < len(self._tokens) and self._tokens[self._at] in [("sign", each) for each in signs]:
-            return self._take()[1]
-        return None
+    def negated(self, value: Range) -> Range:
+        low, high = value
+        return -high, -low
 
-    def _take(self) -> tuple[str, str]:
-        if self._at == len(self._tokens):
-            raise UnreadableRank("it ends where a value is expected")
-        self._at += 1
-        return self._tokens[self._at - 1]
+    def sum(self, one: Range, other: Range) -> Range:
+        return one[0] + other[0], one[1] + other[1]
+
+    def product(self, one: Range, other: Range) -> Range:
+        products = [a * b for a in one for b in other]
+        return min(products), max(products)
+
+    def quotient(self, one: Range, other: Range) -> Range:
+        return self.product(one, _inverse(other))
 
 
 def policy_of(section: Mapping[str, str]) -> Policy:
@@ -152,8 +120,8 @@ def policy_of(section: Mapping[str, str]) -> Policy:
 def home_first(policy: Policy) -> HomeFirst:
     """Return the rank by which PRIORITY decides first, and then the policy."""
     try:
-        low, high = Expression(policy.expression).range
-    except UnreadableRank:
+        low, high = range_of(policy.expression)
+    except ExpressionError:
         return HomeFirst(rank=PRIORITY, factor=1, is_readable=False)
     if not policy.expression:
         return HomeFirst(rank=PRIORITY, factor=1)
@@ -163,31 +131,7 @@ def home_first(policy: Policy) -> HomeFirst:
     return HomeFirst(rank=f"{PRIORITY} * {factor} + ({policy.expression})", factor=factor)
 
 
-def _tokens(text: str) -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
-    at = 0
-    while at < len(text):
-        if text[at] in " \t":
-            at += 1
-            continue
-        match = _TOKEN.match(text, at)
-        if match is None:
-            raise UnreadableRank(f"{text[at]!r} cannot stand in an expression")
-        found.append((str(match.lastgroup), match[0].strip('"')))
-        at = match.end()
-    return found
-
-
-def _greatest(name: str) -> float:
-    return next((value for word, value in _GREATEST.items() if word in name), _GREATEST_ELSE)
-
-
-def _multiplied(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
-    products = [a * b for a in one for b in other]
-    return min(products), max(products)
-
-
-def _inverse(divisor: tuple[float, float]) -> tuple[float, float]:
+def _inverse(divisor: Range) -> Range:
     """Return the range of 1 / divisor; an attribute is taken as at least 1."""
     low, high = divisor
     if low > 0 or high < 0:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from one_provider_mad.front_end.arithmetic import ExpressionError
 from one_provider_mad.front_end.burst_template import (
     CloudHost,
     Edit,
@@ -14,7 +15,6 @@ from one_provider_mad.front_end.burst_template import (
     host_of,
     lacks_of,
 )
-from one_provider_mad.front_end.expressions import ExpressionError
 from one_provider_mad.front_end.template_edits import edited, same_values, text_of_template
 from one_provider_mad.template_text.exact_writer import UnwritableError
 from one_provider_mad.template_text.strict_reader import TemplateError, read_template

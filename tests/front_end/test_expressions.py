@@ -8,15 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from one_provider_mad.front_end.expressions import (
-    ExpressionError,
-    is_choice,
-    is_met,
-    names_in,
-    rank_of,
-    read_requirements,
-    terms_of,
-)
+from one_provider_mad.front_end.arithmetic import ExpressionError, names_in, rank_of
+from one_provider_mad.front_end.expressions import is_choice, is_met, read_requirements, terms_of
 
 HOST = {
     "HYPERVISOR": ["kvm"],

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from one_provider_mad.front_end.rank import Expression, UnreadableRank, home_first, policy_of
+from one_provider_mad.front_end.arithmetic import ExpressionError, names_in
+from one_provider_mad.front_end.rank import home_first, policy_of, range_of
 from one_provider_mad.monitor.settings import UNLIMITED_MEMORY
 
 Host = Mapping[str, float]
@@ -114,7 +115,7 @@ def test_the_cheaper_of_two_clouds_comes_first(hosts: list[Host]) -> None:
     ],
 )
 def test_an_expression_names_its_attributes(text: str, names: set[str]) -> None:
-    assert Expression(text).names == names
+    assert names_in(text) == names
 
 
 @pytest.mark.parametrize(
@@ -123,20 +124,20 @@ def test_an_expression_names_its_attributes(text: str, names: set[str]) -> None:
         ("FREE_CPU -1", "'FREE_CPU -1' has no operator before '-1'"),
         ("(FREE_CPU", "a ( is never closed"),
         ("FREE_CPU)", "'FREE_CPU)' has no operator before ')'"),
-        ("FREE_CPU *", "it ends where a value is expected"),
-        ("FREE_CPU % 2", "'%' cannot stand in an expression"),
-        ("* 2", "'*' has nothing before it"),
+        ("FREE_CPU *", "it ends where a name or a number is expected"),
+        ("FREE_CPU % 2", "the characters '% 2' cannot stand in an expression"),
+        ("* 2", "'*' has no name or number before it"),
     ],
 )
 def test_what_opennebula_cannot_evaluate_is_refused(text: str, sentence: str) -> None:
-    with pytest.raises(UnreadableRank, match=re.escape(sentence)):
-        Expression(text)
+    with pytest.raises(ExpressionError, match=re.escape(sentence)):
+        range_of(text)
 
 
 @given(st.text(alphabet='AB1 +-*/()."%_', max_size=20))
 def test_any_text_is_an_expression_or_refused(text: str) -> None:
     try:
-        low, high = Expression(text).range
-    except UnreadableRank:
+        low, high = range_of(text)
+    except ExpressionError:
         return
     assert low <= high
