@@ -72,9 +72,10 @@ MOVED = "VM 7 has its disks in system datastore {}, not in {}: resume it on a ho
         ("one_provider/mv", (disk("aws", CLOUD, ""), disk("fe", CLOUD, ""), "7", str(CLOUD)), NOTHING),
         (
             "one_provider/mv",
-            (disk("fe", HOME, ""), disk("aws", CLOUD, ""), "7", str(CLOUD)),
+            (disk("fe", HOME), disk("aws", CLOUD), "7", str(CLOUD)),
             (1, "", MOVED.format(HOME, CLOUD)),
         ),
+        ("one_provider/mv", (disk("fe", HOME, ""), disk("aws", CLOUD, ""), "7", str(CLOUD)), NOTHING),
         (
             "qcow2/mv.one_provider",
             (disk("fe", CLOUD), disk("kvm1", HOME), "7", "1"),

@@ -141,16 +141,18 @@ def test_a_vm_from_the_cloud_whose_disk_is_missing_at_home_comes_back(
     vm = runs_on(zone, "simulated")
     deploy_id, _ = instance_of(zone, vm, "simulated")
     leave(vm, action)
-    # The zone's oned.conf has no such transfer driver: every transfer fails, as that of a missing disk does.
+    # With the zone's ordinary host, whose name no address has, shared fails to move anything, as a missing disk does.
+    # Up to 6.10 the zone's oned.conf has no such driver, and every transfer fails.
     store = transfer_at_home(zone, "shared")
     zone.call("one.vm.deploy", vm.number, zone.number_of("host", "home"), False, store)
     settle(vm, failure)
     zone.run(f"onevm recover --success {vm.number}")
     settle(vm, STATES["RUNNING"])
     zone.run(f"onevm undeploy --hard {vm.number}")
-    settle(vm, EPILOG_UNDEPLOY_FAILURE)
-    zone.run(f"onevm recover --success {vm.number}")
-    settle(vm, STATES["UNDEPLOYED"])
+    settle(vm, EPILOG_UNDEPLOY_FAILURE, STATES["UNDEPLOYED"])
+    if vm.state() == EPILOG_UNDEPLOY_FAILURE:
+        zone.run(f"onevm recover --success {vm.number}")
+        settle(vm, STATES["UNDEPLOYED"])
     transfer_at_home(zone, "dummy")
     deploy(zone, vm, "simulated")
     vm.reach("RUNNING")
