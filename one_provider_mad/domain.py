@@ -131,6 +131,8 @@ class Instance(Value, frozen=True, kw_only=True, gc=False):
         identity: its VM, read from its tags; None without a complete identity of ours.
         name: its name in the cloud, for people.
         created_at: its creation time by the cloud, seconds since the epoch, 0 when unknown.
+        state_since: time since which it is in its present state, by the cloud's own words, seconds since the epoch; 0
+            when the cloud does not tell.
         reason: the cloud's reason for this state, "" for none; with UNKNOWN it means that the instance failed for good.
         usage: its monitored figures, None when there are none.
         attributes: further facts for monitoring, names `[A-Z_][A-Z0-9_]*` (addresses, type, image...).
@@ -142,6 +144,7 @@ class Instance(Value, frozen=True, kw_only=True, gc=False):
     identity: Identity | None = None
     name: str = ""
     created_at: float = 0.0
+    state_since: float = 0.0
     reason: str = ""
     usage: Usage | None = None
     attributes: Mapping[str, str] = {}
@@ -179,12 +182,29 @@ class EarlierHost(Value, frozen=True, kw_only=True):
     datastore_id: int = -1
 
 
+class VmOwner(Value, frozen=True, kw_only=True, gc=False):
+    """The user and the group of a VM in OpenNebula.
+
+    Attributes:
+        user_id: UID, -1 when unknown.
+        user: UNAME, "" when unknown.
+        group_id: GID, -1 when unknown.
+        group: GNAME, "" when unknown.
+    """
+
+    user_id: int = -1
+    user: str = ""
+    group_id: int = -1
+    group: str = ""
+
+
 class VmRequest(Value, frozen=True, kw_only=True):
     """The VM, and its host, in one of oned's requests.
 
     Attributes:
         vm_id: the VM's number, from the line.
         name: the VM's name ("" when the request had none).
+        owner: its user and group in OpenNebula.
         host: name of the OpenNebula host.
         host_id: HISTORY/HID, -1 when absent.
         deploy_id: the top-level DEPLOY_ID, else VM/DEPLOY_ID; "" for empty, `-` and oned's placeholder `one-<n>`.
@@ -202,6 +222,7 @@ class VmRequest(Value, frozen=True, kw_only=True):
 
     vm_id: VmId
     name: str = ""
+    owner: VmOwner = VmOwner()
     host: str = ""
     host_id: int = -1
     deploy_id: DeployId = DeployId("")

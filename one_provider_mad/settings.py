@@ -23,6 +23,7 @@ from one_provider_mad.errors import MadError, SettingsError, UnknownSetting
 from one_provider_mad.file_owner import make_directory, open_file
 from one_provider_mad.mappings import ContextSettings, ImageMapping, Mappings, NetworkMapping, SecurityGroupSettings
 from one_provider_mad.masking import keep_secret, keep_url_secret
+from one_provider_mad.pricing.settings import PriceSettings
 from one_provider_mad.unknown_keys import KeyPath, dotted, unknown_keys, without_keys
 
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
@@ -181,6 +182,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     spot: SpotSettings = SpotSettings()
     """Instances that the cloud may take back."""
+
+    prices: PriceSettings = PriceSettings()
+    """Prices that win over the cloud's own."""
 
     metrics: MetricsSettings = MetricsSettings()
     """The drivers' metrics, for Prometheus."""

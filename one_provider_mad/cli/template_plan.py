@@ -121,6 +121,7 @@ def context_of(configuration: Configuration, places: Places) -> ProviderContext:
         owner=settings.owner,
         state_directory=places.var,
         mappings=settings.mappings,
+        prices=settings.prices,
         warn=lambda _: None,
     )
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from lxml import etree
 
-from one_provider_mad.domain import DeployId, Template, VmId, VmRequest, whole_number
+from one_provider_mad.domain import DeployId, Template, VmId, VmOwner, VmRequest, whole_number
 from one_provider_mad.errors import RequestRefused
 from one_provider_mad.protocol.messages import Action, Malformed, Request
 from one_provider_mad.protocol.vmm import NO_INSTANCE
@@ -52,7 +52,20 @@ _OPERANDS: Mapping[Action, tuple[tuple[str, ...], str]] = {
 the one meant ("" for none)."""
 
 _TOP_FIELDS = ("HOST", "DEPLOY_ID", "SECURITY_GROUP_ID", "VIRTUAL_NETWORK_ID", "VM")
-_VM_FIELDS = ("ID", "NAME", "STATE", "LCM_STATE", "STIME", "DEPLOY_ID", "MONITORING", "HISTORY_RECORDS")
+_VM_FIELDS = (
+    "ID",
+    "UID",
+    "GID",
+    "UNAME",
+    "GNAME",
+    "NAME",
+    "STATE",
+    "LCM_STATE",
+    "STIME",
+    "DEPLOY_ID",
+    "MONITORING",
+    "HISTORY_RECORDS",
+)
 
 # Before the root only an XML declaration, blanks and comments are accepted. No DTD, so no entities either. The groups
 # are atomic: without that a row of comments would cause exponential backtracking.
@@ -154,6 +167,7 @@ def _vm_request(request: Request, root: Element) -> VmRequest:
     return VmRequest(
         vm_id=request.vm_id,
         name=text_of(vm.get("NAME")),
+        owner=_owner(vm),
         host=text_of(top.get("HOST")).strip(),
         host_id=-1 if host_id is None else host_id,
         deploy_id=_deploy_id(top.get("DEPLOY_ID")) or _deploy_id(vm.get("DEPLOY_ID")),
@@ -167,6 +181,16 @@ def _vm_request(request: Request, root: Element) -> VmRequest:
         operand=_operand(vm_element, *_OPERANDS[action]) if action in _OPERANDS else {},
         security_group_id=text_of(top.get("SECURITY_GROUP_ID")).strip() if action is Action.UPDATESG else "",
         virtual_network_id=text_of(top.get("VIRTUAL_NETWORK_ID")).strip() if action is Action.UPDATENIC else "",
+    )
+
+
+def _owner(vm: Mapping[str, Element]) -> VmOwner:
+    user_id, group_id = _number(vm.get("UID")), _number(vm.get("GID"))
+    return VmOwner(
+        user_id=-1 if user_id is None else user_id,
+        user=text_of(vm.get("UNAME")),
+        group_id=-1 if group_id is None else group_id,
+        group=text_of(vm.get("GNAME")),
     )
 
 

@@ -24,8 +24,20 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
-from one_provider_mad.domain import DeployId, Identity, Instance, SnapshotId, Usage, Value, VmId, VmRequest
+from one_provider_mad.domain import (
+    DeployId,
+    Identity,
+    Instance,
+    InstanceState,
+    SnapshotId,
+    Usage,
+    Value,
+    VmId,
+    VmRequest,
+)
 from one_provider_mad.mappings import Guest, Mappings
+from one_provider_mad.pricing.settings import PriceSettings
+from one_provider_mad.pricing.values import Price
 from one_provider_mad.protocol.dialect import Dialect
 
 Parameters = Mapping[str, Any]
@@ -83,6 +95,7 @@ class ProviderContext(Value, frozen=True, kw_only=True):
         system_directory: OpenNebula's etc directory.
         arguments: for drivers that run scripts.
         mappings: what the cloud has for OpenNebula's images, networks, context and security groups.
+        prices: the table `[prices]`, which wins over the cloud's own prices.
         warn: sends the operator one sentence (the driver's own log, and oned.log or monitor.log).
     """
 
@@ -93,6 +106,7 @@ class ProviderContext(Value, frozen=True, kw_only=True):
     system_directory: Path = Path("/etc/one")
     arguments: Arguments = Arguments()
     mappings: Mappings = Mappings()
+    prices: PriceSettings = PriceSettings()
     warn: Callable[[str], None]
 
 
@@ -459,6 +473,49 @@ class SizedInstances(Protocol):
         """Return the capacity that a live instance takes; None, which counts as none, for an unknown size. Pure."""
 
 
+@runtime_checkable
+class PriceSource(Protocol):
+    """Knows what its instances cost, in units of currency an hour (pricing/values.py).
+
+    All prices follow `[prices]` of the configuration (`ProviderContext.prices`); pricing/book.py computes them. None of
+    these functions but `read_prices` asks the cloud, and all prices are unknown until it has been called.
+    """
+
+    async def read_prices(self, instances: Collection[Instance]) -> None:
+        """Read what prices depend on: lists, at most once a day; disks of instances, every few minutes.
+
+        Called periodically, and before a create whose price matters; the provider decides what is old enough to be
+        asked for again. It keeps lists in its state directory, so that a new process need not ask. A list that cannot
+        be read, as for want of a right, leaves prices as they are or unknown, and is warned of once; only an error that
+        concerns the instances is raised.
+
+        Args:
+            instances: the latest listing; none before a create.
+        """
+
+    def price_of(self, instance: Instance, *, state: InstanceState | None = None) -> Price:
+        """Return what an instance costs in its state, or would cost in another one. Pure.
+
+        It is called for every instance of every listing: the same `Price` object is returned while nothing changes.
+        An instance that is terminated costs nothing.
+        """
+
+    def kind_of(self, instance: Instance) -> tuple[str, str]:
+        """Return the instance's type and its market (pricing/values.py, ON_DEMAND or SPOT), "" for an unknown type."""
+
+    def price_of_create(self, parameters: Parameters) -> Price:
+        """Return what the instance of one alternative of a plan will cost while it runs, disks included. Pure."""
+
+    def price_of_disk(self, disk: Mapping[str, str]) -> Price:
+        """Return what a DISK costs that is attached or enlarged to its SIZE (MB). Pure."""
+
+    def price_of_resize(self, instance: Instance, request: VmRequest) -> Price:
+        """Return what the instance will cost while it runs with the CPU, VCPU and MEMORY of the request. Pure."""
+
+    def disk_size(self, parameters: Parameters) -> float | None:
+        """Return the GiB of all disks of one alternative of a plan; None when unknown. Pure."""
+
+
 class ImportHints(Value, frozen=True, kw_only=True):
     """The template values of a VM that imports an instance.
 
@@ -656,12 +713,14 @@ class UnusedResource(Value, frozen=True, kw_only=True):
         kind: `volume`, `snapshot`, `address`, `security group`.
         identity: the VM in its tags; None when they name the owner only.
         detail: its size and the like, for a person.
+        price: what it costs; None where the provider knows no prices.
     """
 
     part_id: str
     kind: str
     identity: Identity | None = None
     detail: str = ""
+    price: Price | None = None
 
 
 @runtime_checkable

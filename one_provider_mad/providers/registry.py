@@ -70,6 +70,7 @@ def build(
         system_directory=places.etc,
         arguments=arguments,
         mappings=settings.mappings,
+        prices=settings.prices,
         warn=_Paced(warn),
     )
     return factory(context, table)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from one_provider_mad.characters import clean
-from one_provider_mad.domain import DeployId, Template, VmId, VmRequest
+from one_provider_mad.domain import DeployId, Template, VmId, VmOwner, VmRequest
 from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.protocol.framing import LIMIT, LineBuffer
 from one_provider_mad.protocol.messages import Action, Malformed, Request
@@ -79,6 +79,7 @@ def test_a_poll_of_4_4_is_read() -> None:
     assert vm_of(legacy_message()) == VmRequest(
         vm_id=VmId(42),
         name="tide-table",
+        owner=VmOwner(user_id=2, user="ada", group_id=1, group="users"),
         host="harbour",
         host_id=5,
         deploy_id=DeployId("i-44"),
@@ -94,6 +95,7 @@ def test_a_reboot_of_5_10_is_read() -> None:
     assert vm_of(middle_message(), Action.REBOOT) == VmRequest(
         vm_id=VmId(42),
         name="tide-table",
+        owner=VmOwner(user_id=2, user="ada", group_id=1, group="users"),
         host="harbour",
         host_id=6,
         deploy_id=DeployId("i-510"),
@@ -108,6 +110,7 @@ def test_a_deploy_of_7_4_is_read_with_its_templates() -> None:
     assert vm_of(modern_message(lcm_state=20, deploy_id="i-74"), Action.DEPLOY) == VmRequest(
         vm_id=VmId(42),
         name="tide-table",
+        owner=VmOwner(user_id=2, user="ada", group_id=1, group="users"),
         host="harbour",
         host_id=7,
         deploy_id=DeployId("i-74"),

@@ -1,0 +1,1 @@
+"""What instances and their parts cost: values, the table `[prices]`, and the price book; nothing is asked here."""

@@ -1,0 +1,94 @@
+"""The price book: what items cost by `[prices]`, else by the cloud's own list."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from one_provider_mad.pricing.settings import PriceSettings, TypePrice
+from one_provider_mad.pricing.values import MONTH_HOURS, SPOT, UNKNOWN, Item, Kind, Part, Price, UnitPrice
+
+CONFIGURED = "[prices]"
+"""Source of a price from the configuration."""
+
+_MOST_KEPT = 20_000
+"""Most prices that are kept; then all are computed anew."""
+
+
+class PriceBook:
+    """Computes what items cost together; the same items have the same `Price` object until the lists change.
+
+    Args:
+        settings: the table `[prices]`.
+        listed: returns the cloud's own price of one unit of an item.
+    """
+
+    def __init__(self, settings: PriceSettings, listed: Callable[[Item], UnitPrice]) -> None:
+        self._settings = settings
+        self._listed = listed
+        self._kept: dict[tuple[Item, ...], Price] = {}
+
+    def changed(self) -> None:
+        """Forget all prices: the cloud's list has changed."""
+        self._kept.clear()
+
+    def price(self, items: tuple[Item, ...] | None) -> Price:
+        """Return what these items cost together an hour; UNKNOWN for None."""
+        if items is None:
+            return UNKNOWN
+        if (kept := self._kept.get(items)) is not None:
+            return kept
+        if len(self._kept) >= _MOST_KEPT:
+            self._kept.clear()
+        price = self._kept[items] = self._computed(items)
+        return price
+
+    def _computed(self, items: tuple[Item, ...]) -> Price:
+        units = [self._unit(item) for item in items]
+        currencies = {unit.currency for unit in units if unit.currency and unit.amount is not None}
+        currency = currencies.pop() if len(currencies) == 1 else ""
+        parts = (_part(item, unit) for item, unit in zip(items, units, strict=True))
+        if currencies:  # amounts of several currencies have no sum
+            return Price(parts=tuple(Part(item=item, amount=None, source="several currencies") for item in items))
+        return Price(parts=tuple(parts), currency=self._settings.currency or currency)
+
+    def _unit(self, item: Item) -> UnitPrice:
+        """Return the price of one unit in the currency of `[prices]`."""
+        if (amount := self._configured(item)) is not None:
+            return UnitPrice(amount=amount, currency=self._settings.currency, source=CONFIGURED)
+        listed = item.unit or self._listed(item)
+        if listed.amount is None:
+            return listed
+        amount = listed.amount * (1 - self._settings.discount / 100) * self._settings.rate
+        return msgspec.structs.replace(listed, amount=amount, currency=self._settings.currency or listed.currency)
+
+    def _configured(self, item: Item) -> float | None:
+        """Return the price of one unit an hour that `[prices]` has for the item, None for none."""
+        settings = self._settings
+        match item.kind:
+            case Kind.COMPUTE:
+                return _of_type(settings.types.get(item.name), item)
+            case Kind.DISK:
+                a_month = settings.disks.get(item.name, settings.disks.get("*"))
+                return None if a_month is None else a_month / MONTH_HOURS
+            case Kind.SNAPSHOT:
+                return None if settings.snapshots is None else settings.snapshots / MONTH_HOURS
+            case Kind.ADDRESS:
+                return settings.address
+            case _:
+                return None
+
+
+def _of_type(price: float | TypePrice | None, item: Item) -> float | None:
+    if price is None:
+        return None
+    prices = price if isinstance(price, TypePrice) else TypePrice(running=price)
+    if not item.is_running:
+        return prices.stopped
+    return prices.spot if item.market == SPOT else prices.running
+
+
+def _part(item: Item, unit: UnitPrice) -> Part:
+    amount = None if unit.amount is None or item.quantity is None else unit.amount * item.quantity
+    return Part(item=item, amount=amount, source=unit.source, date=unit.date)

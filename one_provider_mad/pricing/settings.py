@@ -1,0 +1,47 @@
+"""The table `[prices]`: prices that win over the cloud's own list."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+Amount = Annotated[float, Meta(ge=0)]
+
+
+class TypePrice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The price of an instance type where it differs by market or state."""
+
+    running: Amount | None = None
+    """Units of currency an hour while the instance runs."""
+
+    stopped: Amount | None = None
+    """Units of currency an hour while it is stopped, without its disks; unset: what the cloud charges then."""
+
+    spot: Amount | None = None
+    """Units of currency an hour for an instance of the spot market."""
+
+
+class PriceSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `[prices]`."""
+
+    currency: str = ""
+    """ISO 4217 code of the prices here and in costs, such as `EUR`; empty: the cloud's."""
+
+    rate: Annotated[float, Meta(gt=0)] = 1.0
+    """Units of `currency` for one unit of the cloud's currency, if they differ."""
+
+    discount: Annotated[float, Meta(ge=0, le=100)] = 0.0
+    """Per cent by which all prices of the cloud's own list are lower for this account; prices given here stay."""
+
+    types: dict[str, Amount | TypePrice] = {}
+    """Price of an instance type: units of currency an hour, or a table with `running`, `stopped`, `spot`."""
+
+    disks: dict[str, Amount] = {}
+    """Price of a kind of disk: units of currency for a GiB and month of 730 hours; `*` for every other kind."""
+
+    address: Amount | None = None
+    """Price of a public address: units of currency an hour."""
+
+    snapshots: Amount | None = None
+    """Price of snapshots: units of currency for a GiB and month of 730 hours."""
