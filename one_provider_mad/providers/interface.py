@@ -516,6 +516,52 @@ class PriceSource(Protocol):
         """Return the GiB of all disks of one alternative of a plan; None when unknown. Pure."""
 
 
+class InstanceType(Value, frozen=True, kw_only=True):
+    """An instance type of the cloud.
+
+    Attributes:
+        name: its name in the cloud.
+        cpu: virtual CPUs.
+        memory: MiB.
+        gpus: number of GPUs.
+        gpu: maker and model of the GPU, `NVIDIA T4`; "" for none.
+        architectures: those of the machines, `x86_64`, `arm64`.
+        family: the part of its name that other sizes share, `m5`; "" when the cloud has no families.
+        is_current: False: the cloud advises against it, as against EC2's previous generations.
+    """
+
+    name: str
+    cpu: float
+    memory: int
+    gpus: int = 0
+    gpu: str = ""
+    architectures: tuple[str, ...] = ("x86_64",)
+    family: str = ""
+    is_current: bool = True
+
+
+@runtime_checkable
+class TypeSource(Protocol):
+    """Knows the instance types of the cloud, so that the cheapest that fits a VM can be chosen."""
+
+    async def read_types(self) -> None:
+        """Read the types that the account may use, at most once a day, before `instance_types` or `plan` is called.
+
+        Without the right to read them, those of a table that ships with the provider count. Never raises for that.
+        """
+
+    def instance_types(self) -> Mapping[str, InstanceType]:
+        """Return the types by name, as far as they are known. Pure."""
+
+    def price_of_type(self, name: str, *, market: str) -> Price:
+        """Return what a running instance of a type costs an hour, without disks and addresses. Pure.
+
+        Args:
+            name: the type.
+            market: pricing/values.py, ON_DEMAND or SPOT.
+        """
+
+
 class ImportHints(Value, frozen=True, kw_only=True):
     """The template values of a VM that imports an instance.
 

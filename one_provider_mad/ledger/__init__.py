@@ -1,0 +1,1 @@
+"""What instances and loose resources have cost: booked by the information driver alone, read by everybody else."""
