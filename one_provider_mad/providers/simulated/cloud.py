@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -53,6 +53,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         context: the instance's context, as text.
         disks: by DISK_ID.
         nics: attributes by NIC_ID.
+        market: `spot`, or "" for an instance on demand.
     """
 
     type: str
@@ -64,6 +65,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     context: str = ""
     disks: dict[str, Disk] = {}
     nics: dict[str, dict[str, str]] = {}
+    market: Literal["", "spot"] = ""
 
 
 def _new_id() -> str:
@@ -280,6 +282,20 @@ class Cloud:
 
         await self._database.write(operation)
 
+    async def resize(self, deploy_id: DeployId, type_name: str, *, cpu: float, memory: int) -> None:
+        """Give a running or stopped instance so many cores and MiB, and the type that it is charged as."""
+
+        def operation(db: sqlite3.Connection) -> None:
+            now = self._clock()
+            row = table.load(db, deploy_id, now)
+            if row.state_at(now) not in AT_REST:
+                raise _wrong_state(deploy_id, row.state_at(now), "changed", AT_REST)
+            hardware = table.decode_hardware(row.hardware).resize(cpu=cpu, memory=memory)
+            values = (type_name, table.encode(hardware), deploy_id)
+            db.execute("UPDATE instance SET type = ?, hardware = ? WHERE id = ?", values)
+
+        await self._database.write(operation)
+
     async def change_type(self, deploy_id: DeployId, type_name: str) -> None:
         """Give a stopped instance another type, with that type's size."""
         size = self._offer.size(type_name)
@@ -380,6 +396,7 @@ class Cloud:
             disks=launch.disks,
             nics=launch.nics,
             details=dict(details),
+            market=launch.market,
         )
         table.insert(
             db,
@@ -416,6 +433,12 @@ def _wrong_state(deploy_id: str, state: InstanceState, what: str, allowed: tuple
 
 
 def _fingerprint(launch: Launch, tags: Mapping[str, str], details: Mapping[str, str]) -> str:
-    """Return a hash of all parameters of a create, identity included: equal for the same call only."""
-    call = (launch, tags, details) if details else (launch, tags)
+    """Return a hash of all parameters of a create, identity included: equal for the same call only.
+
+    A create on demand has the hash that releases without a spot market gave it: an upgrade may come before its repeat.
+    """
+    parameters = msgspec.structs.asdict(launch)
+    if not launch.market:
+        del parameters["market"]
+    call = (parameters, tags, details) if details else (parameters, tags)
     return hashlib.sha256(msgspec.json.encode(call, order="sorted")).hexdigest()

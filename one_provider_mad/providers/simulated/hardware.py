@@ -16,7 +16,8 @@ from one_provider_mad.errors import BadParameter
 _Thing = TypeVar("_Thing")
 
 DISKS, NICS, NETWORKS, SNAPSHOTS = "SIM_DISKS", "SIM_NICS", "SIM_NETWORKS", "SIM_SNAPSHOTS"
-PASSING_FACTS = (DISKS, NICS, NETWORKS, SNAPSHOTS)
+MARKET = "SIM_MARKET"
+PASSING_FACTS = (DISKS, NICS, NETWORKS, SNAPSHOTS, MARKET)
 """Attributes for monitoring that are left out when empty."""
 
 SUBNET, ADDRESS = "SIM_SUBNET", "SIM_ADDRESS"
@@ -49,6 +50,7 @@ class Hardware(Struct, frozen=True, kw_only=True, omit_defaults=True):
         snapshots: the disks at each snapshot, by snapshot id.
         rules: number of applied rules of each security group, by its id.
         details: further parameters of its create, in the words of the API that made it.
+        market: `spot`, or "" for an instance on demand.
     """
 
     cpu: float
@@ -59,6 +61,7 @@ class Hardware(Struct, frozen=True, kw_only=True, omit_defaults=True):
     snapshots: dict[str, dict[str, Disk]] = {}
     rules: dict[str, int] = {}
     details: dict[str, str] = {}
+    market: str = ""
 
     def attach_disk(self, disk_id: str, disk: Disk) -> Hardware:
         """Add a disk; an existing one stays as it is."""
@@ -143,6 +146,8 @@ class Hardware(Struct, frozen=True, kw_only=True, omit_defaults=True):
             )
         if self.snapshots:
             facts[SNAPSHOTS] = ",".join(sorted(self.snapshots))
+        if self.market:
+            facts[MARKET] = self.market
         return facts
 
     def _disk(self, disk_id: str) -> Disk:

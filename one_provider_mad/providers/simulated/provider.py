@@ -10,13 +10,15 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
-from one_provider_mad.domain import DeployId, Identity, Instance, SnapshotId, Template, VmId, VmRequest
+from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, SnapshotId, Template, VmId, VmRequest
 from one_provider_mad.errors import BadParameter, InstanceNotFound
 from one_provider_mad.guest.choice import choose
 from one_provider_mad.guest.user_data import user_data_for
+from one_provider_mad.pricing.values import Price
 from one_provider_mad.providers.interface import (
     Attached,
     Capacity,
@@ -26,6 +28,7 @@ from one_provider_mad.providers.interface import (
     CreateCall,
     CreatePlan,
     ImportHints,
+    InstanceType,
     Interruption,
     LoginPlace,
     Parameters,
@@ -36,7 +39,7 @@ from one_provider_mad.providers.interface import (
 from one_provider_mad.providers.mapped_images import mapped_image, root_disk
 from one_provider_mad.providers.mapped_networks import leased_address, mapped_network
 from one_provider_mad.providers.public_cloud import Section, read_section
-from one_provider_mad.providers.simulated import capacity, operator_tools
+from one_provider_mad.providers.simulated import capacity, operator_tools, prices
 from one_provider_mad.providers.simulated.cloud import Cloud, Launch
 from one_provider_mad.providers.simulated.guest_console import console_text
 from one_provider_mad.providers.simulated.hardware import ADDRESS, PASSING_FACTS, SUBNET, Disk, Hardware
@@ -46,7 +49,7 @@ from one_provider_mad.providers.simulated.traffic import Traffic
 
 KNOWN_ATTRIBUTES = (
     *("TYPE", "HOST", "CLOUD", "NAME", "TAGS"),
-    *("PROVIDER_IMAGE_ID", "PROVIDER_INSTANCE_TYPE", "GUEST", "INTERRUPTED"),
+    *("PROVIDER_IMAGE_ID", "PROVIDER_INSTANCE_TYPE", "SPOT", "GUEST", "INTERRUPTED"),
 )
 """All attributes of a PUBLIC_CLOUD section for this cloud."""
 
@@ -83,6 +86,7 @@ class SimulatedProvider:
         self._hypervisor = context.hypervisor
         self._settings = settings
         self._offer = settings.offer
+        self._prices = prices.Prices(settings, context.prices)
 
     async def open(self) -> None:
         """Open the database. Raises AuthenticationRefused when its account has another key."""
@@ -117,11 +121,7 @@ class SimulatedProvider:
     async def _create(self, call: CreateCall) -> DeployId:
         if not (0 < len(call.token) <= LONGEST_TOKEN and call.token.isascii()):
             raise BadParameter(f"an idempotency token has 1 to {LONGEST_TOKEN} ASCII characters, not {call.token!r}")
-        try:
-            launch = msgspec.convert(call.parameters, Launch)
-        except msgspec.ValidationError as error:
-            raise BadParameter(f"the create parameters are not valid for the simulated cloud: {error}") from error
-        return await self.cloud.launch(launch, tags=call.identity.tags(), token=call.token)
+        return await self.cloud.launch(_launch(call.parameters), tags=call.identity.tags(), token=call.token)
 
     async def start(self, deploy_id: DeployId) -> None:
         """Start a stopped or suspended instance."""
@@ -171,6 +171,45 @@ class SimulatedProvider:
     def room_of(self, request: VmRequest, parameters: Parameters) -> str:  # noqa: ARG002 the type is all
         """Return the instance type."""
         return str(parameters["type"])
+
+    async def read_prices(self, instances: Collection[Instance]) -> None:
+        """Read nothing: the settings have all prices."""
+
+    def price_of(self, instance: Instance, *, state: InstanceState | None = None) -> Price:
+        """Return what an instance costs in its state, or in another one."""
+        return self._prices.of_instance(instance, state or instance.state)
+
+    def kind_of(self, instance: Instance) -> tuple[str, str]:
+        """Return the instance's type and market."""
+        return prices.kind_of(instance)
+
+    def price_of_create(self, parameters: Parameters) -> Price:
+        """Return what the instance will cost while it runs."""
+        return self._prices.of_launch(_launch(parameters))
+
+    def price_of_disk(self, disk: Mapping[str, str]) -> Price:
+        """Return what a disk of its SIZE costs."""
+        return self._prices.of_disk(_disk(disk).size)
+
+    def price_of_resize(self, instance: Instance, request: VmRequest) -> Price:
+        """Return what the instance will cost with the type that `resize` gives it."""
+        facts = {**instance.attributes, "SIM_INSTANCE_TYPE": self._resized(request)[0]}
+        return self._prices.of_instance(msgspec.structs.replace(instance, attributes=facts), InstanceState.RUNNING)
+
+    def disk_size(self, parameters: Parameters) -> float | None:
+        """Return the GiB of all disks."""
+        return sum(disk.size for disk in _launch(parameters).disks.values()) / prices.MIB_PER_GIB
+
+    async def read_types(self) -> None:
+        """Read nothing: the settings have all types."""
+
+    def instance_types(self) -> Mapping[str, InstanceType]:
+        """Return every instance type."""
+        return prices.instance_types(self._settings)
+
+    def price_of_type(self, name: str, *, market: str) -> Price:
+        """Return what a running instance of a type costs, without disks and address."""
+        return self._prices.of_type(name, market)
 
     async def check(self) -> Sequence[CheckResult]:
         """Check the database, and how many instances the limits still allow."""
@@ -247,11 +286,9 @@ class SimulatedProvider:
         await self._rework("detach_nic", deploy_id, lambda hardware: hardware.detach_nic(nic_id))
 
     async def resize(self, deploy_id: DeployId, request: VmRequest) -> None:
-        """Set the CPU and MEMORY of the request's template, if an instance type is as large."""
-        cpu = max(_figure(request.template, "CPU"), _figure(request.template, "VCPU"))
-        memory = _figure(request.template, "MEMORY")
-        self._offer.smallest(cpu=cpu, memory=memory)
-        await self._rework("resize", deploy_id, lambda hardware: hardware.resize(cpu=cpu, memory=int(memory)))
+        """Set the CPU and MEMORY of the request's template, and the smallest type that is as large."""
+        kind, cpu, memory = self._resized(request)
+        await self._traffic.call("resize", partial(self.cloud.resize, deploy_id, kind, cpu=cpu, memory=memory))
 
     async def attached(self, deploy_id: DeployId) -> Attached:
         """Return all disks and interfaces of the instance: in this cloud all are made for VMs."""
@@ -324,6 +361,12 @@ class SimulatedProvider:
     async def _rework(self, name: str, deploy_id: DeployId, change: Callable[[Hardware], Hardware]) -> None:
         await self._traffic.call(name, partial(self.cloud.rework, deploy_id, change))
 
+    def _resized(self, request: VmRequest) -> tuple[str, float, int]:
+        """Return type, cores and MiB of an instance after a resize."""
+        template = request.template
+        cpu, memory = max(_figure(template, "CPU"), _figure(template, "VCPU")), _figure(template, "MEMORY")
+        return self._offer.smallest(cpu=cpu, memory=memory), cpu, int(memory)
+
     def _types(self, request: VmRequest, section: Section) -> Sequence[str]:
         """Return the types to try, each once, in order."""
         asked = [name.strip() for name in section.text("PROVIDER_INSTANCE_TYPE").split(",")]
@@ -363,8 +406,11 @@ class SimulatedProvider:
             context=context,
             disks={disk_id: _disk(disk) for disk_id, disk in disks.items()},
             nics={nic_id: self._nic(nic) for nic_id, nic in nics.items()},
+            market=_market(section),
         )
-        parameters: Parameters = msgspec.json.decode(msgspec.json.encode(launch))
+        parameters: dict[str, object] = msgspec.json.decode(msgspec.json.encode(launch))
+        if not launch.market:
+            del parameters["market"]  # releases without a spot market read this, too
         return parameters
 
     def _nic(self, nic: Mapping[str, str]) -> dict[str, str]:
@@ -389,6 +435,22 @@ class SimulatedFactory:
 
 
 factory: ProviderFactory = SimulatedFactory()
+
+
+def _launch(parameters: Parameters) -> Launch:
+    """Return the parameters of a create, typed."""
+    try:
+        return msgspec.convert(parameters, Launch)
+    except msgspec.ValidationError as error:
+        raise BadParameter(f"the create parameters are not valid for the simulated cloud: {error}") from error
+
+
+def _market(section: Section) -> Literal["", "spot"]:
+    """Return the market that SPOT=YES or NO asks for."""
+    wish = section.text("SPOT", "NO").upper()
+    if wish not in ("YES", "NO"):
+        raise BadParameter(f"SPOT={wish[:40]} of the PUBLIC_CLOUD section is neither YES nor NO")
+    return "spot" if wish == "YES" else ""
 
 
 def _needed(operand: Mapping[str, str], name: str) -> str:

@@ -15,6 +15,9 @@ Count = Annotated[int, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 
 
+Amount = Annotated[float, Meta(ge=0)]
+
+
 class InstanceType(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One size of instance."""
 
@@ -24,15 +27,51 @@ class InstanceType(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     memory: Annotated[int, Meta(gt=0)]
     """MiB; compared with a VM's MEMORY."""
 
+    price: Amount | None = None
+    """Units of currency an hour while an instance of this type runs; unset: unknown."""
+
+    gpus: Count = 0
+    """Number of GPUs."""
+
+    gpu: str = ""
+    """Maker and model of the GPUs, such as `NVIDIA T4`."""
+
+    architecture: Annotated[str, Meta(min_length=1)] = "x86_64"
+    """Architecture of the machine: `x86_64`, `arm64`."""
+
+
+class CloudPrices(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `[simulated.prices]`: what this cloud charges besides the prices of its instance types.
+
+    A type's price is charged while the instance is pending or running, `stopped` of it while it is stopping, stopped,
+    suspending or suspended. Disks and the address are charged from the create on. Nothing is charged from the call on
+    that terminates the instance; one that is taken back is charged until it is terminated. Snapshots are free.
+    """
+
+    currency: str = "USD"
+    """ISO 4217 code of this cloud's prices."""
+
+    stopped: Share = 0.0
+    """Part of its type's price that a stopped instance costs: 0 as in EC2, 1 in a cloud that charges all the same."""
+
+    spot: Share = 0.3
+    """Part of its type's price that an instance of the spot market costs (`SPOT=YES`)."""
+
+    disk: Amount = 0.073
+    """Price of disks: units of currency for a GiB and month of 730 hours."""
+
+    address: Amount = 0.005
+    """Price of the address that every instance has until it is terminated: units of currency an hour."""
+
 
 BUILT_IN_TYPES: Mapping[str, InstanceType] = {
-    "small_256mb": InstanceType(cpu=1, memory=256),
-    "small_512mb": InstanceType(cpu=1, memory=512),
-    "medium_1gb": InstanceType(cpu=1, memory=1024),
-    "medium_2gb": InstanceType(cpu=2, memory=2048),
-    "large_4gb": InstanceType(cpu=2, memory=4096),
-    "large_8gb": InstanceType(cpu=4, memory=8192),
-    "xlarge_16gb": InstanceType(cpu=8, memory=16384),
+    "small_256mb": InstanceType(cpu=1, memory=256, price=0.005),
+    "small_512mb": InstanceType(cpu=1, memory=512, price=0.01),
+    "medium_1gb": InstanceType(cpu=1, memory=1024, price=0.02),
+    "medium_2gb": InstanceType(cpu=2, memory=2048, price=0.04),
+    "large_4gb": InstanceType(cpu=2, memory=4096, price=0.06),
+    "large_8gb": InstanceType(cpu=4, memory=8192, price=0.12),
+    "xlarge_16gb": InstanceType(cpu=8, memory=16384, price=0.24),
 }
 """The default instance types; `small_256mb` is the cloud bursting guide's own example."""
 
@@ -253,7 +292,7 @@ class SimulatedSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Image ids that exist; empty: every id does, so that any template can be tried."""
 
     instance_types: dict[str, InstanceType] = {}
-    """Further instance types, or other sizes for the built-in ones."""
+    """Further instance types, or other sizes and prices for the built-in ones."""
 
     visibility_grace: Seconds | None = None
     """Real seconds after a create in which the driver must not conclude that there is no instance; unset: the listing
@@ -265,6 +304,9 @@ class SimulatedSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     watch_interval: Annotated[float, Meta(gt=0)] = 0.05
     """Real seconds between two lookups while the driver waits for a state; one in a local file costs little."""
+
+    prices: CloudPrices = CloudPrices()
+    """What this cloud charges."""
 
     faults: FaultSettings = FaultSettings()
     """Faults on purpose."""
