@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 from one_provider_mad.domain import InstanceState
@@ -46,10 +47,13 @@ _SERVERS_REASONS = {
 """Reasons for which EC2 itself ends an instance (API_StateReason), as in the instance's row."""
 
 
-def _transition(row: table.Row) -> str:
-    """Return who has ended or stopped the instance, and when."""
+def _transition(row: table.Row, named: str, resources: Resources) -> str:
+    """Return who has ended or stopped the instance, and when that was asked for."""
     who = row.reason if row.reason in _SERVERS_REASONS else "User initiated"
-    return f"{who} ({moment(row.ends_at)})"
+    durations = resources.settings
+    lasts = durations.stop_time if named.startswith("stop") else durations.destroy_time
+    asked_at = max(row.created_at, row.ends_at - resources.real(lasts))
+    return f"{who} ({time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(asked_at))} GMT)"
 
 
 def word(state: InstanceState) -> str:
@@ -131,7 +135,7 @@ def instance(row: table.Row, view: InstancesView, resources: Resources) -> Answe
         "instanceId": row.id,
         "imageId": row.image,
         "instanceState": state(by_now),
-        "reason": _transition(row) if named in _REASONS else "",
+        "reason": _transition(row, named, resources) if named in _REASONS else "",
         "amiLaunchIndex": 0,
         "productCodes": [],
         "instanceType": row.type,

@@ -78,10 +78,14 @@ class Changes:
             WrongState: the instance is not stopped.
         """
         instance = await self._instance(deploy_id)
-        now = instance.attributes.get("AWS_INSTANCE_TYPE", "")
-        wanted = sizes.resized(now, self._known, cpu=_cores(request), memory=_figure(request, "MEMORY"))
-        if wanted != now:
+        wanted = self.resized_type(instance, request)
+        if wanted != instance.attributes.get("AWS_INSTANCE_TYPE", ""):
             await self._set_type(instance, wanted)
+
+    def resized_type(self, instance: Instance, request: VmRequest) -> str:
+        """Return the type that `resize` gives an instance. Raises BadParameter."""
+        now = instance.attributes.get("AWS_INSTANCE_TYPE", "")
+        return sizes.resized(now, self._known, cpu=_cores(request), memory=_figure(request, "MEMORY"))
 
     async def _set_listed_type(self, deploy_id: DeployId, request: VmRequest) -> None:
         """Give the instance the first type in INSTANCETYPE, unless it has a type of this list already."""

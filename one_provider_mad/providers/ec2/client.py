@@ -10,16 +10,17 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlencode, urlsplit
 
+import msgspec
 import structlog
 from lxml import etree
 
 from one_provider_mad.errors import AuthenticationRefused, NotReached, ProviderError, ProviderUnavailable
 from one_provider_mad.http_answers import Answers, TooLargeError, seconds_asked
 from one_provider_mad.masking import masked
-from one_provider_mad.providers.ec2.credentials import Credentials, Sign
+from one_provider_mad.providers.ec2.credentials import Credentials, Sign, Signed
 from one_provider_mad.providers.ec2.pace import Pace
 from one_provider_mad.providers.ec2.refusals import RELOAD_CREDENTIALS, encoded_message, refusal
 from one_provider_mad.providers.ec2.settings import Ec2Settings
@@ -52,6 +53,9 @@ MOST_PAGES = 1000
 
 _HEADERS = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
 
+_JSON_HEADERS = {"Content-Type": "application/x-amz-json-1.1", "X-Amz-Target": "AWSPriceListService.GetProducts"}
+"""Headers of a call to the price list service, whose protocol is JSON 1.1 (botocore's service model `pricing`)."""
+
 _NAMESPACE = re.compile(rb'\sxmlns="[^"]*"')
 
 _DOMAINS = {"cn-": "amazonaws.com.cn", "eusc-": "amazonaws.eu"}
@@ -63,6 +67,29 @@ def endpoint(service: str, settings: Ec2Settings) -> str:
     own = special.get(service) or settings.endpoint_url
     domain = next((name for start, name in _DOMAINS.items() if settings.region.startswith(start)), "amazonaws.com")
     url = own or f"https://{service}.{settings.region}.{domain}"
+    return url if "/" in url.partition("://")[2] else f"{url}/"
+
+
+def price_region(settings: Ec2Settings) -> str:
+    """Return the region whose price list service tells the prices of the account's region; "" for none.
+
+    docs.aws.amazon.com, "AWS Price List service endpoints": the service is in a few regions, and in none of GovCloud.
+    A compatible cloud has no prices there.
+    """
+    region = settings.region
+    if settings.pricing_endpoint_url or not settings.endpoint_url:
+        if region.startswith("cn-"):
+            return "cn-northwest-1"
+        if settings.pricing_endpoint_url or not region.startswith(("us-gov-", "eusc-", "us-iso")):
+            return "us-east-1"
+    return ""
+
+
+def price_endpoint(settings: Ec2Settings) -> str:
+    """Return the URL of the price list service, with a path."""
+    region = price_region(settings)
+    domain = _DOMAINS["cn-"] if region.startswith("cn-") else "amazonaws.com"
+    url = settings.pricing_endpoint_url or f"https://api.pricing.{region}.{domain}"
     return url if "/" in url.partition("://")[2] else f"{url}/"
 
 
@@ -81,6 +108,24 @@ class Refused(NamedTuple):
 
     code: str
     error: ProviderError
+
+
+class _Post(NamedTuple):
+    """A call before it is signed."""
+
+    url: str
+    service: str
+    region: str
+    action: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def _peer(post: _Post) -> tuple[str, str]:
+    """Return who does not answer, and the settings that lead there."""
+    if post.service == "pricing":
+        return f"AWS's price list at {urlsplit(post.url).netloc}", "pricing_endpoint_url of [ec2]"
+    return f"EC2 at {urlsplit(post.url).netloc}", "endpoint_url and region of [ec2]"
 
 
 class Client:
@@ -190,24 +235,59 @@ class Client:
                 raise ProviderUnavailable(f"EC2: the pages of {action} do not come to an end: the list is incomplete")
             seen.add(token)
 
+    async def products(self, query: Mapping[str, Any], *, read: Callable[[bytes], _Read]) -> _Read:
+        """Send one call of GetProducts to the price list service and read its answer.
+
+        Args:
+            query: its parameters.
+            read: converts the answer's body into the result.
+
+        Raises:
+            ProviderError: the service refused, or did not answer.
+        """
+        action = "GetProducts"
+        async with self._pace.turn(action):
+            return await self._send(
+                _Post(
+                    url=price_endpoint(self._settings),
+                    service="pricing",
+                    region=price_region(self._settings),
+                    action=action,
+                    headers=_JSON_HEADERS,
+                    body=msgspec.json.encode(query),
+                ),
+                read,
+            )
+
     async def _post(
         self, service: str, action: str, parameters: Mapping[str, str], read: Callable[[Element], _Read]
     ) -> _Read:
-        url = endpoint(service, self._settings)
         form = {"Action": action, "Version": VERSIONS[service], **parameters}
         written = urlencode(form) if len(form) < MANY_PARAMETERS else await asyncio.to_thread(urlencode, form)
-        body = written.encode()
-        signed = await self._credentials.sign(url, _HEADERS, body, service=service)
-        outcome = await self._exchange(url, action, signed.headers, body, read)
+        post = _Post(
+            url=endpoint(service, self._settings),
+            service=service,
+            region=self._settings.region,
+            action=action,
+            headers=_HEADERS,
+            body=written.encode(),
+        )
+        return await self._send(post, partial(_interpreted, action, read))
+
+    async def _send(self, post: _Post, read: Callable[[bytes], _Read]) -> _Read:
+        signed = await self._signed(post)
+        outcome = await self._exchange(post, signed.headers, read)
         if isinstance(outcome, Refused):
             if outcome.code not in RELOAD_CREDENTIALS or not await self._credentials.reload(signed.key_id):
                 raise outcome.error
             # The call was certainly not carried out, and there are new credentials now.
-            signed = await self._credentials.sign(url, _HEADERS, body, service=service)
-            outcome = await self._exchange(url, action, signed.headers, body, read)
+            outcome = await self._exchange(post, (await self._signed(post)).headers, read)
         if isinstance(outcome, Refused):
             raise outcome.error
         return outcome
+
+    async def _signed(self, post: _Post) -> Signed:
+        return await self._credentials.sign(post.url, post.headers, post.body, service=post.service, region=post.region)
 
     async def _confirm_account(self, sign: Sign) -> None:
         """Check that new credentials are the same account's: in another, all our instances would seem gone.
@@ -218,9 +298,17 @@ class Client:
         """
         if not self.account:
             return
-        url, action = endpoint("sts", self._settings), "GetCallerIdentity"
-        body = urlencode({"Action": action, "Version": VERSIONS["sts"]}).encode()
-        number = await self._exchange(url, action, sign(url, _HEADERS, body, "sts").headers, body, read_account)
+        action = "GetCallerIdentity"
+        post = _Post(
+            url=endpoint("sts", self._settings),
+            service="sts",
+            region=self._settings.region,
+            action=action,
+            headers=_HEADERS,
+            body=urlencode({"Action": action, "Version": VERSIONS["sts"]}).encode(),
+        )
+        signed = sign(post.url, post.headers, post.body, post.service)
+        number = await self._exchange(post, signed.headers, partial(_interpreted, action, read_account))
         if isinstance(number, Refused):
             raise number.error
         if number != self.account:
@@ -230,17 +318,18 @@ class Client:
             )
 
     async def _exchange(
-        self, url: str, action: str, headers: Mapping[str, str], body: bytes, read: Callable[[Element], _Read]
+        self, post: _Post, headers: Mapping[str, str], read: Callable[[bytes], _Read]
     ) -> _Read | Refused:
         import aiohttp
 
+        url, action = post.url, post.action
         if self._session is None:
             raise ProviderUnavailable(f"EC2 was not asked for {action}: the driver is shutting down")
         async with self._answers.next() as answer:
             try:
                 async with self._session.post(
                     url,
-                    data=body,
+                    data=post.body,
                     headers={**headers, "Accept-Encoding": "identity"},
                     allow_redirects=False,
                     proxy=self._settings.proxy or None,
@@ -251,12 +340,12 @@ class Client:
                         return self._refused(action, response, await answer.take_refusal(response))
                     await answer.take(response, what=f"EC2: the answer to {action}")
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                who, setting = f"EC2 at {urlsplit(url).netloc}", "endpoint_url and region of [ec2]"
+                who, setting = _peer(post)
                 if not_sent := unreached(error, who=who, setting=setting, was_reached=url in self._reached):
                     raise not_sent from error
                 what = masked(" ".join(str(error).split())) or type(error).__name__
                 raise ProviderUnavailable(f"EC2 did not answer {action}: {what[:200]} ({url})") from error
-            return await answer.read(partial(_interpreted, action, read))
+            return await answer.read(read)
 
     def _refused(self, action: str, response: aiohttp.ClientResponse, body: bytes) -> Refused:
         """Return the error in an answer; log its encoded message, too long for a reply, once a listing action."""
@@ -295,8 +384,11 @@ def _parsed(body: bytes) -> Element:
 def _error_in(body: bytes) -> tuple[str, str]:
     """Return code and message of an error, "" for a missing one.
 
-    EC2 has `Response/Errors/Error`, STS `ErrorResponse/Error`, and a proxy another document.
+    EC2 has `Response/Errors/Error`, STS `ErrorResponse/Error`, a service with JSON `__type`, and a proxy another
+    document.
     """
+    if body.lstrip()[:1] == b"{":
+        return _json_error_in(body)
     try:
         error = _parsed(body).find(".//Error")
     except etree.XMLSyntaxError:
@@ -304,3 +396,12 @@ def _error_in(body: bytes) -> tuple[str, str]:
     if error is None:
         return "", ""
     return text_of(error.find("Code")).strip(), text_of(error.find("Message"))
+
+
+def _json_error_in(body: bytes) -> tuple[str, str]:
+    try:
+        error = msgspec.json.decode(body, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError):
+        return "", ""
+    code = str(error.get("__type", "")).rpartition("#")[2]
+    return code, str(error.get("message") or error.get("Message") or "")

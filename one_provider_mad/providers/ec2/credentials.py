@@ -93,27 +93,32 @@ class Credentials:
         self._renew_at = 0.0
         self._last_warning = ""
 
-    async def sign(self, url: str, headers: Mapping[str, str], body: bytes, *, service: str) -> Signed:
+    async def sign(
+        self, url: str, headers: Mapping[str, str], body: bytes, *, service: str, region: str = ""
+    ) -> Signed:
         """Sign one POST.
 
         Args:
             url: the URL that it is sent to.
             headers: its other headers; all of them are signed.
             body: its body.
-            service: `ec2` or `sts`.
+            service: `ec2`, `sts`, `pricing`...
+            region: of the service, "" for the account's.
 
         Raises:
             AuthenticationRefused: there are no credentials, or botocore is not installed.
             NotReached: the source of the credentials did not answer.
         """
-        return self._sign(await self._current(), url, headers, body, service)
+        return self._sign(await self._current(), url, headers, body, service, region)
 
-    def _sign(self, frozen: Any, url: str, headers: Mapping[str, str], body: bytes, service: str) -> Signed:
+    def _sign(
+        self, frozen: Any, url: str, headers: Mapping[str, str], body: bytes, service: str, region: str = ""
+    ) -> Signed:
         from botocore.auth import SigV4Auth
         from botocore.awsrequest import AWSRequest
 
         request = AWSRequest(method="POST", url=url, data=body, headers=dict(headers))
-        SigV4Auth(frozen, service, self._settings.region).add_auth(request)
+        SigV4Auth(frozen, service, region or self._settings.region).add_auth(request)
         return Signed(headers=dict(request.headers.items()), key_id=frozen.access_key)
 
     async def reload(self, key_id: str) -> bool:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 
 from one_provider_mad.domain import whole_number
-from one_provider_mad.errors import BadParameter, PermissionDenied
+from one_provider_mad.errors import BadParameter, PermissionDenied, ProviderError
 from one_provider_mad.mappings import Guest, guest_named
 from one_provider_mad.providers.ec2.client import Client
 from one_provider_mad.providers.ec2.instances import read_tags
 from one_provider_mad.providers.ec2.launch import Launch
 from one_provider_mad.providers.ec2.launch_disks import NO_DISKS, ImageDisks
 from one_provider_mad.providers.ec2.query import numbered
+from one_provider_mad.providers.ec2.volume_facts import VolumeFacts, read_facts
 from one_provider_mad.safe_xml import Element, element_at, elements_at, text_of
 
 GUEST_TAG = "PROVIDER_GUEST"
@@ -28,7 +30,20 @@ def read_image_disks(root: Element) -> ImageDisks:
         text_of(item.find("deviceName")): whole_number(text_of(element_at(item, "ebs/volumeSize"))) or 0
         for item in elements_at(root, "imagesSet/item/blockDeviceMapping/item")
     }
-    return ImageDisks(root_device=device, root_size=sizes.get(device, 0), devices=tuple(sizes))
+    return ImageDisks(
+        root_device=device,
+        root_size=sizes.get(device, 0),
+        devices=tuple(sizes),
+        volumes=tuple(_volumes(root)),
+        platform=text_of(root.find(".//platformDetails")),
+    )
+
+
+def _volumes(root: Element) -> Iterator[tuple[str, VolumeFacts]]:
+    """Yield device and facts of each EBS volume; an AMI may map instance stores, too."""
+    for item in elements_at(root, "imagesSet/item/blockDeviceMapping/item"):
+        if (ebs := item.find("ebs")) is not None:
+            yield text_of(item.find("deviceName")), read_facts(ebs, size="volumeSize")
 
 
 class ImageLookup:
@@ -55,12 +70,31 @@ class ImageLookup:
         if not launch.needs_image:
             return NO_DISKS
         image = launch.parameters.get("ImageId", "")
-        if image not in self._images:
-            self._images[image] = await self._client.call("DescribeImages", {"ImageId.1": image}, read=read_image_disks)
-        found = self._images[image]
+        found = await self._learnt(image)
         if launch.root_volume and not found.root_device:
             raise BadParameter(f"AMI {image} has no root volume: remove VOLUMESIZE and the like")
         return found
+
+    async def _learnt(self, image: str) -> ImageDisks:
+        if image not in self._images:
+            self._images[image] = await self._client.call("DescribeImages", {"ImageId.1": image}, read=read_image_disks)
+        return self._images[image]
+
+    async def learn(self, image: str, snapshots: tuple[str, ...]) -> None:
+        """Look up an image and snapshots, as far as EC2 tells, so that `known` has what a price depends on."""
+        with suppress(ProviderError):
+            await self._learnt(image)
+        with suppress(ProviderError):
+            await self.sizes_of(snapshots)
+
+    def known(self, image: str) -> ImageDisks | None:
+        """Return the volumes of an image that was looked up; None for any other."""
+        return self._images.get(image)
+
+    @property
+    def snapshots(self) -> Mapping[str, int]:
+        """Return the GiB of each snapshot that was looked up."""
+        return self._snapshots
 
     async def read_guest(self, image: str) -> None:
         """Read the tag that names the image's guest, unless that was done within the last minute."""

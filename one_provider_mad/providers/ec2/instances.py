@@ -6,6 +6,7 @@ Elements are those of docs.aws.amazon.com, API_Instance; attributes for monitori
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 
@@ -39,8 +40,17 @@ ATTRIBUTES = {
 ZONE = "AWS_AVAILABILITY_ZONE"
 SECURITY_GROUPS = "AWS_SECURITY_GROUPS"
 VOLUMES = "AWS_VOLUMES"
+PLATFORM = "AWS_PLATFORM_DETAILS"
+"""Attribute with EC2's name of the operating system by which an instance is charged, for all but plain Linux."""
+
+TENANCY = "AWS_TENANCY"
+"""Attribute with `dedicated` or `host`, for an instance on hardware of its own."""
+
 STATE_REASON = "AWS_STATE_REASON"
-LISTED_NAMES = (*ATTRIBUTES.values(), ZONE, SECURITY_GROUPS, VOLUMES, STATE_REASON, UPSTREAM_ATTRIBUTE)
+LISTED_NAMES = (
+    *ATTRIBUTES.values(),
+    *(ZONE, SECURITY_GROUPS, VOLUMES, PLATFORM, TENANCY, STATE_REASON, UPSTREAM_ATTRIBUTE),
+)
 """Every attribute that a listed instance may have."""
 
 NO_SIZES: Mapping[str, Size] = {}
@@ -145,8 +155,13 @@ def _instance(item: Element, sizes: Mapping[str, Size] = NO_SIZES) -> Instance:
     raw_state = _text_in(parts.get("instanceState"), "name")
     identity = Identity.from_tags(tags)
     attributes = {name: text for tag, name in ATTRIBUTES.items() if (text := text_of(parts.get(tag)))}
-    if zone := _text_in(parts.get("placement"), "availabilityZone"):
+    placement = _parts(parts["placement"]) if "placement" in parts else {}
+    if zone := text_of(placement.get("availabilityZone")):
         attributes[ZONE] = zone
+    if (tenancy := text_of(placement.get("tenancy"))) not in ("", "default"):
+        attributes[TENANCY] = tenancy
+    if (platform := text_of(parts.get("platformDetails"))) not in ("", "Linux/UNIX"):
+        attributes[PLATFORM] = platform
     if groups := ",".join(text_of(group.find("groupId")) for group in parts.get("groupSet", ())):
         attributes[SECURITY_GROUPS] = groups
     if volumes := ",".join(map(":".join, _attached(parts.get("blockDeviceMapping")))):
@@ -157,6 +172,7 @@ def _instance(item: Element, sizes: Mapping[str, Size] = NO_SIZES) -> Instance:
     if state is not InstanceState.RUNNING and (code := _text_in(parts.get("stateReason"), "code")):
         attributes[STATE_REASON] = code
     size = sizes.get(attributes.get("AWS_INSTANCE_TYPE", "")) if state in _HOLDS_MEMORY else None
+    launched_at, reason = _seconds(text_of(parts.get("launchTime"))), text_of(parts.get("reason"))
     return Instance(
         deploy_id=DeployId(text_of(parts.get("instanceId"))),
         state=state,
@@ -164,8 +180,9 @@ def _instance(item: Element, sizes: Mapping[str, Size] = NO_SIZES) -> Instance:
         identity=identity,
         name=tags.get("Name", ""),
         # This is the latest start: EC2 keeps no other timestamp of an instance itself.
-        created_at=_seconds(text_of(parts.get("launchTime"))),
-        reason=_text_in(parts.get("stateReason"), "message") or text_of(parts.get("reason")),
+        created_at=launched_at,
+        state_since=launched_at if state in _HOLDS_MEMORY else _transition(reason),
+        reason=_text_in(parts.get("stateReason"), "message") or reason,
         usage=Usage(memory=1024 * size.memory) if size else None,
         attributes=attributes,
     )
@@ -184,6 +201,16 @@ def _parts(element: Element) -> dict[str, Element]:
 
 def _text_in(element: Element | None, name: str) -> str:
     return text_of(_parts(element).get(name)) if element is not None else ""
+
+
+_WHEN = re.compile(r"\((\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d)(?:\.\d+)?(?: GMT|Z)\)$")
+"""The time at the end of a state transition reason, `User initiated (2026-12-01 09:30:00 GMT)`."""
+
+
+def _transition(reason: str) -> float:
+    """Return when an instance was stopped or terminated, seconds since the epoch; 0 where EC2 names no time."""
+    found = _WHEN.search(reason)
+    return _seconds(f"{found[1]}+00:00") if found else 0.0
 
 
 def _seconds(moment: str) -> float:

@@ -57,13 +57,16 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return tuple(dict.fromkeys(each.snapshot for each in self.volumes if each.snapshot))
 
     @property
+    def subnet(self) -> str:
+        """Return the subnet of the first interface, "" where EC2 takes its default one."""
+        return self.parameters.get("SubnetId") or self.parameters.get("NetworkInterface.1.SubnetId", "")
+
+    @property
     def place(self) -> Place:
         """Return the combination of instance type, subnet or zone, and market that the call is for."""
         return Place(
             kind=self.parameters.get("InstanceType", ""),
-            where=self.parameters.get("SubnetId")
-            or self.parameters.get("NetworkInterface.1.SubnetId")
-            or self.parameters.get("Placement.AvailabilityZone", ""),
+            where=self.subnet or self.parameters.get("Placement.AvailabilityZone", ""),
             market=self.parameters.get("InstanceMarketOptions.MarketType", ""),
         )
 

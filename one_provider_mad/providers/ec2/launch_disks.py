@@ -11,6 +11,7 @@ import msgspec
 
 from one_provider_mad.domain import TAG_PREFIX, Value, VmRequest
 from one_provider_mad.errors import BadParameter
+from one_provider_mad.providers.ec2.volume_facts import VolumeFacts
 from one_provider_mad.providers.ec2.volumes import LETTERS, device_for, volume_size
 from one_provider_mad.providers.interface import ProviderContext
 from one_provider_mad.providers.mapped_images import further_disks, image_name, is_cdrom, mapped_image, root_disk
@@ -47,11 +48,15 @@ class ImageDisks(Value, frozen=True, kw_only=True):
         root_device: device of the root volume, "" for an AMI without one.
         root_size: GiB of its snapshot, 0 for a root that is no EBS volume.
         devices: devices of all volumes.
+        volumes: device and facts of each of its EBS volumes.
+        platform: EC2's platform details, `Linux/UNIX`; "" when unknown.
     """
 
     root_device: str = ""
     root_size: int = 0
     devices: tuple[str, ...] = ()
+    volumes: tuple[tuple[str, VolumeFacts], ...] = ()
+    platform: str = ""
 
 
 NO_DISKS = ImageDisks()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
@@ -30,6 +31,8 @@ from one_provider_mad.errors import (
     WrongState,
 )
 from one_provider_mad.listings import by_id
+from one_provider_mad.pricing.book import PriceBook
+from one_provider_mad.pricing.values import UNKNOWN, Price
 from one_provider_mad.providers.ec2 import catalogue, console, reach, rooms, sizes, template
 from one_provider_mad.providers.ec2.changes import Changes
 from one_provider_mad.providers.ec2.checks import Checks
@@ -51,14 +54,20 @@ from one_provider_mad.providers.ec2.instances import (
 )
 from one_provider_mad.providers.ec2.interfaces import Interfaces
 from one_provider_mad.providers.ec2.launch import SPOT, Launch, read_launch, run_instances
+from one_provider_mad.providers.ec2.launch_disks import further_volumes
 from one_provider_mad.providers.ec2.launch_interfaces import refused_address
+from one_provider_mad.providers.ec2.listed_prices import ListedPrices
 from one_provider_mad.providers.ec2.notices import NOTICE_NAMES, Notices, is_taken_back
+from one_provider_mad.providers.ec2.prices import Prices, kind_of
 from one_provider_mad.providers.ec2.query import filtered, numbered, pairs
 from one_provider_mad.providers.ec2.refusals import is_shortage
 from one_provider_mad.providers.ec2.settings import Ec2Settings
 from one_provider_mad.providers.ec2.shortages import Shortages
 from one_provider_mad.providers.ec2.states import STATES, state_of
+from one_provider_mad.providers.ec2.types import Types
 from one_provider_mad.providers.ec2.unused_resources import unused_resources
+from one_provider_mad.providers.ec2.volume_facts import VolumeFacts
+from one_provider_mad.providers.ec2.volumes import volume_size
 from one_provider_mad.providers.ec2.watch import Watch
 from one_provider_mad.providers.interface import (
     Attached,
@@ -69,6 +78,7 @@ from one_provider_mad.providers.interface import (
     CreatePlan,
     Figures,
     ImportHints,
+    InstanceType,
     Interruption,
     LoginPlace,
     Parameters,
@@ -77,6 +87,7 @@ from one_provider_mad.providers.interface import (
     Size,
     UnusedResource,
 )
+from one_provider_mad.providers.mapped_images import mapped_image
 from one_provider_mad.providers.mapped_networks import plain_nics
 
 _MOST_UNKNOWN_STATES = 1000
@@ -109,7 +120,16 @@ class Ec2Provider:
         self._interfaces = Interfaces(self._client, self._disks, self._groups, context, settings)
         self._shortages = Shortages(memory=settings.shortage_memory, clock=time.monotonic)
         self.shortage_memory: float = settings.shortage_memory
-        self._sizes = sizes.sizes(settings)
+        named = context.state_directory / f"one_provider_mad_{context.name}"
+        self._types = Types(
+            self._client, settings, path=named.with_name(f"{named.name}.types"), clock=time.time, warn=context.warn
+        )
+        self._sizes = self._types.sizes
+        listed = ListedPrices(
+            self._client, settings, path=named.with_name(f"{named.name}.prices"), clock=time.time, warn=context.warn
+        )
+        book = PriceBook(context.prices, listed.unit)
+        self._prices = Prices(self._client, listed, book, self._images, warn=context.warn)
         self._changes = Changes(self._client, self._disks, self._images, settings, context=context, known=self._sizes)
         self.changeable_attributes: Collection[str] = self._changes.attributes
         self._watch = Watch(
@@ -132,7 +152,8 @@ class Ec2Provider:
         self._read = partial(read_instances, sizes={} if settings.cloudwatch else self._sizes)
 
     async def open(self) -> None:
-        """Load the HTTP library; the credentials are found at the first call."""
+        """Load the HTTP library and the table of types; the credentials are found at the first call."""
+        await asyncio.to_thread(self._types.load)
         await self._client.open()
 
     async def close(self) -> None:
@@ -152,10 +173,18 @@ class Ec2Provider:
     # Creating
 
     async def read_image(self, request: VmRequest) -> None:
-        """Read the AMI's tag PROVIDER_GUEST, where neither the template nor `[images]` names its guest."""
+        """Read the AMI's tag PROVIDER_GUEST, where neither the template nor `[images]` names its guest.
+
+        Where prices are used, read its volumes and its operating system, too.
+        """
         section = template.read_checked_section(request, self._settings, self._context)
         if section.text("AMI") and depends_on_tag(request, section, self._context):
             await self._images.read_guest(section.text("AMI"))
+        if section.text("AMI"):
+            volumes = further_volumes(request, self._context) if self._settings.template_disks else ()
+            await self._prices.learn_image(
+                section.text("AMI"), tuple(dict.fromkeys(each.snapshot for each in volumes if each.snapshot))
+            )
 
     def plan(self, request: VmRequest) -> CreatePlan:
         """Return one alternative for each market, type and place; those with a recent shortage last."""
@@ -500,7 +529,7 @@ class Ec2Provider:
     async def unused_resources(self, *, owner: str) -> Sequence[UnusedResource]:
         """Return every volume, snapshot and address with this owner's tags, and group of ours, without an instance."""
         groups = await self._groups.unused() if self._context.mappings.security_groups.mirror else []
-        return [*await unused_resources(self._client, owner=owner), *groups]
+        return [*await unused_resources(self._client, self._prices, owner=owner), *groups]
 
     def section_of(self, request: VmRequest) -> Mapping[str, str]:
         """Return the attributes of the VM's own section."""
@@ -509,6 +538,55 @@ class Ec2Provider:
     async def reconfigure(self, deploy_id: DeployId, request: VmRequest, name: str) -> None:
         """Apply an edited attribute to a stopped instance."""
         await self._changes.apply(deploy_id, request, name)
+
+    # Prices and types
+
+    async def read_prices(self, instances: Collection[Instance]) -> None:
+        """Read price list and spot prices when they are due, and the volumes of instances."""
+        await self._prices.read([each for each in instances if not each.state.is_gone])
+
+    def price_of(self, instance: Instance, *, state: InstanceState | None = None) -> Price:
+        """Return what an instance costs in a state; stopped it costs its volumes and elastic addresses."""
+        return self._prices.of(instance, state=state)
+
+    def kind_of(self, instance: Instance) -> tuple[str, str]:
+        """Return type and market of an instance."""
+        return kind_of(instance)
+
+    def price_of_create(self, parameters: Parameters) -> Price:
+        """Return what a new instance will cost; unknown before `read_image` has looked up its AMI."""
+        return self._prices.of_create(parameters)
+
+    def price_of_disk(self, disk: Mapping[str, str]) -> Price:
+        """Return what the volume of a DISK costs; unknown for one without a size."""
+        try:
+            size = max(volume_size(disk), mapped_image(disk, self._context).smallest_disk)
+        except BadParameter:
+            return UNKNOWN
+        return self._prices.of_volume(VolumeFacts(kind="gp3", size=size))
+
+    def price_of_resize(self, instance: Instance, request: VmRequest) -> Price:
+        """Return what an instance will cost with the type that a resize gives it; unknown where there is none."""
+        try:
+            return self._prices.of_resized(instance, self._changes.resized_type(instance, request))
+        except BadParameter:
+            return UNKNOWN
+
+    def disk_size(self, parameters: Parameters) -> float | None:
+        """Return the GiB of all volumes of a new instance, those of its AMI included."""
+        return self._prices.disk_size(parameters)
+
+    async def read_types(self) -> None:
+        """Read the region's types, once a day."""
+        await self._types.read()
+
+    def instance_types(self) -> Mapping[str, InstanceType]:
+        """Return the types of the region; those of the release's table while EC2 has not told."""
+        return self._types.offered
+
+    def price_of_type(self, name: str, *, market: str) -> Price:
+        """Return what a running instance of a type costs under Linux; on the spot market in the dearest zone."""
+        return self._prices.of_type(name, market=market)
 
     # For the operator's commands
 

@@ -44,6 +44,9 @@ class Ec2Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     cloudwatch_endpoint_url: str = ""
     """URL of CloudWatch; empty: Amazon's endpoint, or `endpoint_url` when that is set."""
 
+    pricing_endpoint_url: str = ""
+    """URL of AWS's price list service; empty: Amazon's endpoint, or no price list when `endpoint_url` is set."""
+
     account: str = ""
     """Name of the account, used without asking STS; only for a compatible cloud without GetCallerIdentity."""
 
@@ -173,7 +176,7 @@ class Ec2Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         """Refuse values that would fail only later, or go unnoticed."""
         if not _REGION.fullmatch(self.region):
             raise ValueError(f"region: expected a name such as eu-west-1, got {self.region!r}")
-        for key in ("endpoint_url", "sts_endpoint_url", "cloudwatch_endpoint_url", "proxy"):
+        for key in ("endpoint_url", "sts_endpoint_url", "cloudwatch_endpoint_url", "pricing_endpoint_url", "proxy"):
             if (url := getattr(self, key)) and not re.match(r"https?://[^\s/?#@]+(/[^\s?#]*)?$", url):
                 raise ValueError(f"{key}: expected an http or https URL without user and query")
         if bool(self.access_key_id) != bool(self.secret_access_key):

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from one_provider_mad.domain import Identity
+from one_provider_mad.providers.ec2.address_lookup import is_free
 from one_provider_mad.providers.ec2.client import Client
 from one_provider_mad.providers.ec2.instances import read_tags
+from one_provider_mad.providers.ec2.prices import FREE, Prices
 from one_provider_mad.providers.ec2.query import filtered, numbered
+from one_provider_mad.providers.ec2.volume_facts import read_facts
 from one_provider_mad.providers.interface import UnusedResource
 from one_provider_mad.safe_xml import Element, elements_at, text_of
 
 
-async def unused_resources(client: Client, *, owner: str) -> list[UnusedResource]:
+async def unused_resources(client: Client, prices: Prices, *, owner: str) -> list[UnusedResource]:
     """Return every resource with this owner's tags that no instance uses.
 
     Raises:
         ProviderError: a part of the list is not available.
     """
     tag = {"tag:ONE_PROVIDER_OWNER": [owner]}
-    volumes = await _all(client, "DescribeVolumes", filtered({**tag, "status": ["available"]}), _volume)
-    snapshots = await _all(client, "DescribeSnapshots", {**numbered("Owner", ["self"]), **filtered(tag)}, _snapshot)
-    addresses = await client.call("DescribeAddresses", filtered(tag), read=lambda root: list(_rows(root, _address)))
-    return [*volumes, *snapshots, *addresses]
+    ours = filtered(tag)
+    volumes = filtered({**tag, "status": ["available"]})
+    snapshots = {**numbered("Owner", ["self"]), **ours}
+    read_address = partial(_address, prices)
+    return [
+        *await _all(client, "DescribeVolumes", volumes, partial(_volume, prices)),
+        *await _all(client, "DescribeSnapshots", snapshots, partial(_snapshot, prices)),
+        *await client.call("DescribeAddresses", ours, read=lambda root: list(_rows(root, read_address))),
+    ]
 
 
 async def _all(
@@ -38,24 +47,38 @@ def _rows(root: Element, read_row: Callable[[Element], UnusedResource | None]) -
             yield part
 
 
-def _volume(row: Element) -> UnusedResource:
+def _volume(prices: Prices, row: Element) -> UnusedResource:
     detail = f"{text_of(row.find('size'))} GiB, {text_of(row.find('volumeType'))}, {text_of(row.find('status'))}"
-    return UnusedResource(part_id=text_of(row.find("volumeId")), kind="volume", identity=_identity(row), detail=detail)
-
-
-def _snapshot(row: Element) -> UnusedResource:
-    detail = f"of {text_of(row.find('volumeId'))}, {text_of(row.find('volumeSize'))} GiB"
     return UnusedResource(
-        part_id=text_of(row.find("snapshotId")), kind="snapshot", identity=_identity(row), detail=detail
+        part_id=text_of(row.find("volumeId")),
+        kind="volume",
+        identity=_identity(row),
+        detail=detail,
+        price=prices.of_volume(read_facts(row, size="size")),
     )
 
 
-def _address(row: Element) -> UnusedResource | None:
+def _snapshot(prices: Prices, row: Element) -> UnusedResource:
+    detail = f"of {text_of(row.find('volumeId'))}, {text_of(row.find('volumeSize'))} GiB"
+    return UnusedResource(
+        part_id=text_of(row.find("snapshotId")),
+        kind="snapshot",
+        identity=_identity(row),
+        detail=detail,
+        price=prices.of_snapshot(),
+    )
+
+
+def _address(prices: Prices, row: Element) -> UnusedResource | None:
     if text_of(row.find("associationId")):
         return None
     allocation = text_of(row.find("allocationId"))
     return UnusedResource(
-        part_id=allocation, kind="address", identity=_identity(row), detail=text_of(row.find("publicIp"))
+        part_id=allocation,
+        kind="address",
+        identity=_identity(row),
+        detail=text_of(row.find("publicIp")),
+        price=FREE if is_free(row) else prices.of_address(),
     )
 
 

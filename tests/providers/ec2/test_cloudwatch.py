@@ -14,9 +14,9 @@ from one_provider_mad.errors import ProviderUnavailable
 from one_provider_mad.providers.ec2.client import Client
 from one_provider_mad.providers.ec2.cloudwatch import DAY, MOST_METRICS, PERIOD, CloudWatch
 from one_provider_mad.providers.ec2.settings import Ec2Settings
-from one_provider_mad.providers.ec2.sizes import BUILT_IN
 from one_provider_mad.providers.interface import Figures
 from tests.providers.ec2.scripted_server import Meter, Scripted
+from tests.providers.ec2.table import SIZES
 
 NOON = 1_800_014_400.0
 """Twelve o'clock, UTC."""
@@ -44,7 +44,7 @@ class Measured:
     with_disks: bool = False
 
     def __post_init__(self) -> None:
-        self.reader = CloudWatch(self.client, BUILT_IN, with_disks=self.with_disks, clock=lambda: self.now)
+        self.reader = CloudWatch(self.client, SIZES, with_disks=self.with_disks, clock=lambda: self.now)
 
     async def learn(self, *instances: Instance) -> list[Figures | None]:
         await self.reader.learn(instances)

@@ -20,13 +20,14 @@ from one_provider_mad.errors import (
 from one_provider_mad.providers.ec2.instances import UPSTREAM_TAG
 from one_provider_mad.providers.ec2.launch import Place, read_launch
 from one_provider_mad.providers.ec2.shortages import Shortages
-from one_provider_mad.providers.ec2.sizes import BUILT_IN, resized
+from one_provider_mad.providers.ec2.sizes import resized
 from one_provider_mad.providers.ec2.states import STATES, state_of
 from one_provider_mad.providers.interface import CapacitySource, CreateCall, ImportSource, Size
 from one_provider_mad.testing.conformance import describe_one, reach
 from tests.providers.ec2.account import Instance as Shown
 from tests.providers.ec2.conftest import OWNER, Open
 from tests.providers.ec2.faulty_endpoint import FaultyEc2
+from tests.providers.ec2.table import SIZES
 from tests.providers.ec2.vms import a_call, a_vm, launched
 
 
@@ -299,13 +300,13 @@ class TestSizes:
             ("c6g.xlarge", 4, 8),
             ("r5.16xlarge", 64, 512),
             ("t2.micro", 1, 1),
-            ("m1.small", 1, 1.7),
+            ("m6id.large", 2, 8),
         ],
     )
     def test_built_in_cpu_and_memory_of_instance_types_are_those_of_ec2(
         self, name: str, cpu: float, gib: float
     ) -> None:
-        assert BUILT_IN[name] == Size(cpu=cpu, memory=round(gib * 1024))
+        assert SIZES[name] == Size(cpu=cpu, memory=round(gib * 1024))
 
     async def test_configured_instance_types_are_added_to_the_sizes(self, connect: Open) -> None:
         provider = await connect(instance_types={"x9.huge": {"cpu": 64, "memory": 1024}})
@@ -314,12 +315,12 @@ class TestSizes:
         assert await provider.capacity() is None
 
     def test_a_resize_chooses_the_smallest_type_of_the_family_that_fits(self) -> None:
-        assert resized("t3.small", BUILT_IN, cpu=2, memory=3000) == "t3.medium"
-        assert resized("m5.large", BUILT_IN, cpu=5, memory=0) == "m5.2xlarge"
+        assert resized("t3.small", SIZES, cpu=2, memory=3000) == "t3.medium"
+        assert resized("m5.large", SIZES, cpu=5, memory=0) == "m5.2xlarge"
         with pytest.raises(BadParameter, match="no instance type of the family t3 has CPU=100"):
-            resized("t3.small", BUILT_IN, cpu=100, memory=1)
+            resized("t3.small", SIZES, cpu=100, memory=1)
         with pytest.raises(BadParameter, match="sizes of the instance family z9 are not known"):
-            resized("z9.small", BUILT_IN, cpu=1, memory=1)
+            resized("z9.small", SIZES, cpu=1, memory=1)
 
     async def test_import_hints_of_a_listed_instance_have_its_size_image_and_type(
         self, ec2: FaultyEc2, connect: Open
@@ -330,7 +331,7 @@ class TestSizes:
         assert isinstance(provider, ImportSource)
         hints = provider.import_hints(instance)
         assert (hints.size, dict(hints.public_cloud)) == (
-            BUILT_IN["t3.small"],
+            SIZES["t3.small"],
             {"AMI": "ami-1", "INSTANCETYPE": "t3.small"},
         )
 

@@ -1,0 +1,280 @@
+"""What instances of EC2 cost: finds what each is charged for, and looks up its prices."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+
+from one_provider_mad.domain import Instance, InstanceState
+from one_provider_mad.errors import PermissionDenied, ProviderError
+from one_provider_mad.pricing.book import PriceBook
+from one_provider_mad.pricing.values import ON_DEMAND, SPOT, UNKNOWN, Price
+from one_provider_mad.providers.ec2.address_lookup import (
+    DEFAULT_SUBNET,
+    Addresses,
+    Subnet,
+    addresses_of,
+    subnets_of,
+)
+from one_provider_mad.providers.ec2.batches import in_batches
+from one_provider_mad.providers.ec2.client import Client
+from one_provider_mad.providers.ec2.image_disks import ImageLookup
+from one_provider_mad.providers.ec2.instances import PLATFORM, VOLUMES
+from one_provider_mad.providers.ec2.launch import Launch, read_launch
+from one_provider_mad.providers.ec2.launch_volumes import launched_volumes
+from one_provider_mad.providers.ec2.listed_prices import DAY, ListedPrices
+from one_provider_mad.providers.ec2.price_items import (
+    GONE,
+    Look,
+    address_item,
+    compute_item,
+    create_items,
+    is_running,
+    look_items,
+    look_of,
+    market_of,
+    snapshot_item,
+    system_of,
+    volume_ids,
+    volume_items,
+    with_type,
+)
+from one_provider_mad.providers.ec2.volume_facts import VolumeFacts
+from one_provider_mad.providers.ec2.volume_lookup import volumes_of
+from one_provider_mad.providers.interface import Parameters
+
+PARTS_PERIOD = 300.0
+"""Seconds between two requests for the volumes and addresses of instances."""
+
+NEW_PARTS_PERIOD = 30.0
+"""Seconds between two such requests while there are volumes of which nothing is known."""
+
+_MOST_LOOKS = 20_000
+"""Most prices of instances that are kept; then all are looked up anew."""
+
+FREE = Price()
+"""The price of an instance that is gone."""
+
+
+class Prices:
+    """The prices of one account's instances.
+
+    Args:
+        client: the connection to EC2.
+        listed: the prices of the region.
+        book: computes prices by `[prices]` and the listed ones.
+        images: looks up the volumes of AMIs.
+        warn: sends the operator one sentence.
+        clock: seconds of a clock that never goes back.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        listed: ListedPrices,
+        book: PriceBook,
+        images: ImageLookup,
+        *,
+        warn: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        self._listed = listed
+        self._book = book
+        self._images = images
+        self._warn = warn
+        self._clock = clock
+        self._volumes: Mapping[str, VolumeFacts] = {}
+        self._addresses = Addresses()
+        self._subnets: Mapping[str, Subnet] = {}
+        self._looks: dict[Look, Price] = {}
+        self._asked_at: dict[str, float] = {}
+        self._failures: dict[str, str] = {}
+        self._reading = asyncio.Lock()
+
+    # Reading
+
+    @property
+    def is_used(self) -> bool:
+        """Return True once prices have been read: then somebody wants them."""
+        return bool(self._asked_at)
+
+    async def read(self, instances: Collection[Instance]) -> None:
+        """Read what prices depend on, as far as it is due.
+
+        Raises:
+            ProviderError: what instances cost could not be read; what was known before stays.
+        """
+        async with self._reading:
+            listed = list(instances)
+            self._listed.want(set(await in_batches(listed, _systems)))
+            if await self._listed.read(has_spot=any(await in_batches(listed, _are_spot))):
+                self._change()
+            if self._is_due("subnets", DAY):
+                await self._learn("whether subnets give public addresses is not known", self._learn_subnets)
+            if listed and self._is_due("parts", await self._parts_period(listed)):
+                await self._learn("public addresses of stopped instances are not known", self._learn_addresses)
+                await self._learn("the price of volumes is not known", lambda: self._learn_volumes(listed), raises=True)
+
+    async def learn_image(self, image: str, snapshots: tuple[str, ...]) -> None:
+        """Look up what the price of a create depends on, where prices are used."""
+        if not self.is_used:
+            return
+        await self._images.learn(image, snapshots)
+        known = self._images.known(image)
+        if known is not None and self._listed.lacks(system_of(known.platform)):
+            self._listed.want([system_of(known.platform)])
+            await self.read(())
+
+    async def _learn_subnets(self) -> None:
+        self._subnets = await subnets_of(self._client)
+
+    async def _learn_addresses(self) -> None:
+        self._addresses = await addresses_of(self._client)
+
+    async def _learn_volumes(self, instances: Sequence[Instance]) -> None:
+        self._volumes = await volumes_of(self._client, instances)
+        self._change()
+
+    async def _learn(self, loss: str, learn: Callable[[], Awaitable[None]], *, raises: bool = False) -> None:
+        """Call `learn`; warn once of a right that is missing, and of any error unless it is raised."""
+        try:
+            await learn()
+        except ProviderError as error:
+            if raises and not isinstance(error, PermissionDenied):
+                raise
+            if self._failures.get(loss) != str(error):
+                self._failures[loss] = str(error)
+                self._warn(f"{loss}: {error}")
+        else:
+            self._failures.pop(loss, None)
+
+    async def _parts_period(self, instances: Sequence[Instance]) -> float:
+        """Return the seconds between two requests for volumes: few while there are new ones."""
+        unknown = await in_batches(instances, self._unknown_volumes)
+        return NEW_PARTS_PERIOD if unknown else PARTS_PERIOD
+
+    def _unknown_volumes(self, instances: Sequence[Instance]) -> Iterator[str]:
+        for each in instances:
+            if not each.state.is_gone:
+                ids = volume_ids(each.attributes.get(VOLUMES, ""))
+                yield from (volume_id for volume_id in ids if volume_id not in self._volumes)
+
+    def _is_due(self, name: str, period: float) -> bool:
+        now = self._clock()
+        if name in self._asked_at and now - self._asked_at[name] < period:
+            return False
+        self._asked_at[name] = now
+        return True
+
+    def _change(self) -> None:
+        self._looks.clear()
+        self._book.changed()
+
+    # Prices
+
+    def of(self, instance: Instance, *, state: InstanceState | None) -> Price:
+        """Return what an instance costs in a state, by default in its own."""
+        by_state = instance.state if state is None else state
+        if by_state in GONE:
+            return FREE
+        look = self._look(instance, by_state)
+        if (kept := self._looks.get(look)) is not None:
+            return kept
+        if len(self._looks) >= _MOST_LOOKS:
+            self._looks.clear()
+        price = self._looks[look] = self._book.price(look_items(look, self._volumes))
+        return price
+
+    def _look(self, instance: Instance, state: InstanceState) -> Look:
+        addresses = self._address_count(instance, is_running=is_running(state))
+        return look_of(instance, state=state, addresses=addresses, platform=instance.attributes.get(PLATFORM, ""))
+
+    def _address_count(self, instance: Instance, *, is_running: bool) -> int:
+        """Return the number of public addresses that cost: elastic ones, and that of a running instance."""
+        elastic = self._addresses.elastic.get(instance.deploy_id, 0)
+        shown = instance.attributes.get("AWS_PUBLIC_IP_ADDRESS", "")
+        if shown in self._addresses.own:
+            return elastic
+        if shown:  # a stopped instance shows an elastic one only
+            return elastic + (is_running or not _runs(instance))
+        starts = is_running and not _runs(instance) and not elastic
+        return elastic + (starts and self._subnet(instance.attributes.get("AWS_SUBNET_ID", "")).gives_address)
+
+    def _subnet(self, subnet_id: str) -> Subnet:
+        return self._subnets.get(subnet_id, DEFAULT_SUBNET)
+
+    def of_create(self, parameters: Parameters) -> Price:
+        """Return what a new instance will cost while it runs."""
+        launch = read_launch(parameters)
+        image = self._images.known(launch.parameters.get("ImageId", ""))
+        if image is None:
+            return UNKNOWN
+        subnet = self._subnet(launch.subnet)
+        return self._book.price(
+            create_items(
+                launch.place.kind,
+                market=SPOT if launch.place.market == SPOT else ON_DEMAND,
+                zone=launch.parameters.get("Placement.AvailabilityZone") or subnet.zone,
+                platform=image.platform,
+                tenancy=launch.parameters.get("Placement.Tenancy", ""),
+                disks=self._disks(launch),
+                has_address=_has_address(launch, subnet),
+            )
+        )
+
+    def disk_size(self, parameters: Parameters) -> float | None:
+        """Return the GiB of all volumes of a new instance; None when one is unknown."""
+        disks = self._disks(read_launch(parameters))
+        sizes = [disk.size for disk in disks] if disks is not None else [None]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+
+    def _disks(self, launch: Launch) -> list[VolumeFacts] | None:
+        image = self._images.known(launch.parameters.get("ImageId", ""))
+        return None if image is None else launched_volumes(launch, image, self._images.snapshots)
+
+    def of_resized(self, instance: Instance, type_name: str) -> Price:
+        """Return what an instance will cost while it runs, with another type."""
+        look = self._look(instance, InstanceState.RUNNING)
+        return self._book.price(with_type(look_items(look, self._volumes), type_name))
+
+    def of_volume(self, volume: VolumeFacts) -> Price:
+        """Return what a volume costs."""
+        return self._book.price(tuple(volume_items(volume)))
+
+    def of_address(self) -> Price:
+        """Return what a public IPv4 address costs, in use or not."""
+        return self._book.price((address_item(),))
+
+    def of_snapshot(self) -> Price:
+        """Return what a snapshot costs: unknown, since its GiB are only in the bill."""
+        return self._book.price((snapshot_item(),))
+
+    def of_type(self, name: str, *, market: str) -> Price:
+        """Return what a running instance of a type costs, without disks and addresses."""
+        return self._book.price((compute_item(name, market=market),))
+
+
+def kind_of(instance: Instance) -> tuple[str, str]:
+    """Return type and market of a listed instance."""
+    return instance.attributes.get("AWS_INSTANCE_TYPE", ""), market_of(instance)
+
+
+def _has_address(launch: Launch, subnet: Subnet) -> bool:
+    """Return whether a new instance gets a public IPv4 address; EC2 gives none to one with several interfaces."""
+    asked = launch.parameters.get("NetworkInterface.1.AssociatePublicIpAddress", "")
+    has_several = any(name.startswith("NetworkInterface.2.") for name in launch.parameters)
+    return asked == "true" if asked else subnet.gives_address and not has_several
+
+
+def _runs(instance: Instance) -> bool:
+    return is_running(instance.state)
+
+
+def _systems(instances: Sequence[Instance]) -> list[str]:
+    return [system_of(each.attributes.get(PLATFORM, "")) for each in instances]
+
+
+def _are_spot(instances: Sequence[Instance]) -> list[bool]:
+    return [market_of(each) == SPOT for each in instances]
