@@ -141,7 +141,7 @@ BROKEN: list[object] = [
     pytest.param(lambda path: path.parent.write_bytes(b""), "File exists|Not a directory", id="no-directory"),
     pytest.param(
         write_another_version,
-        "a later release has upgraded it to version 99, and this release writes versions up to 11: install ",
+        "a later release has upgraded it to version 99, and this release writes versions up to 12: install ",
         id="another-version",
     ),
 ]

@@ -18,18 +18,29 @@ import pytest
 
 from one_provider_mad import database
 from one_provider_mad.database import connect
-from one_provider_mad.domain import DeployId, Identity, VmId
+from one_provider_mad.domain import DeployId, Identity, VmId, VmOwner
 from one_provider_mad.errors import JournalError
 from one_provider_mad.journal.reader import (
+    owners,
     read_attempts,
     read_debts,
     read_fact,
     read_open_requests,
     read_outline,
+    read_recreations,
     read_vm_ids,
     read_writers,
 )
-from one_provider_mad.journal.records import Answered, Attempt, AttemptState, Debt, OpenRequest, Writer
+from one_provider_mad.journal.records import (
+    Answered,
+    Attempt,
+    AttemptState,
+    Debt,
+    OpenRequest,
+    OwnedVm,
+    Recreation,
+    Writer,
+)
 from one_provider_mad.journal.schema import VERSION, prepare
 from one_provider_mad.journal.upkeep import forget_fact, try_to_write
 from one_provider_mad.journal.writer import Journal
@@ -82,6 +93,8 @@ def fill(db: sqlite3.Connection, version: int) -> None:
     if version >= 10:
         for deploy_id, vm_id in (("i-2", 7), ("i-4", 11)):
             insert(db, "instances", deploy_id, vm_id, 0)
+    if version >= 11:
+        insert(db, "recreations", 14, 15, 1, NOW, "no room", 1, 2, 1, NOW)
 
 
 def insert(db: sqlite3.Connection, table: str, *values: object) -> None:
@@ -155,6 +168,14 @@ def expected_requests(version: int, *numbers: int) -> list[OpenRequest]:
     ]
 
 
+def recreations(version: int) -> list[Recreation]:
+    loss = Recreation(
+        vm_id=VmId(14), stime=15, seq=1, at=NOW, reason="no room", is_interrupted=True, tries=2, recreated_seq=1,
+        recreated_at=NOW,
+    )  # fmt: skip
+    return [loss] if version >= 11 else []
+
+
 def answers(version: int) -> dict[VmId, Answered]:
     """Up to version 4 it is unknown which actions have destroyed an instance."""
     return {VmId(13): Answered(action="CLEANUP", at=NOW, has_ended=True)} if version >= 5 else {}
@@ -196,6 +217,11 @@ async def test_an_earlier_journal_is_upgraded_with_all_its_records(path: Path, v
         wanted = ["of the attempt", "of the created one", "of the imported one"]
         assert found == (wanted if version >= 9 else [None] * 3)
         assert read_outline(path, since=0).answered == answers(version)
+        assert read_recreations(path) == recreations(version)
+        ada = VmOwner(user_id=3, user="ada", group_id=1, group="users")
+        journal.note_owners([OwnedVm(vm_id=VmId(7), stime=5, owner=ada)])
+        await journal.debts()
+        assert owners(path) == {(7, 5): ada}
     finally:
         await journal.close()
 
@@ -361,6 +387,8 @@ def test_an_earlier_journal_is_read_without_being_changed(path: Path, version: i
     assert outline.unanswered == {WRITER: frozenset({VmId(7), VmId(8)})}
     assert (*outline.parked, *outline.owed) == ("i-3", "i-1")
     assert outline.answered == answers(version)
+    assert read_recreations(path) == recreations(version)
+    assert owners(path) == {}
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
     assert [each.name for each in path.parent.iterdir()] == [path.name]
 

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from one_provider_mad.database import connect
-from one_provider_mad.domain import DeployId, VmId
+from one_provider_mad.domain import DeployId, VmId, VmOwner
 from one_provider_mad.errors import JournalError
-from one_provider_mad.journal.records import Attempt, Debt, OpenRequest, Outline, Recreation, Refusal, Shortage, Writer
+from one_provider_mad.journal.owners import OwnerChanges, select_owned_vms, select_owners
+from one_provider_mad.journal.records import (
+    Attempt,
+    Debt,
+    OpenRequest,
+    Outline,
+    OwnedVm,
+    Recreation,
+    Refusal,
+    Shortage,
+    Writer,
+)
 from one_provider_mad.journal.recreations import select_recreations
 from one_provider_mad.journal.schema import later_release, show_as_latest, version_of
 from one_provider_mad.journal.shortages import select_refusal, select_shortages
@@ -126,6 +137,39 @@ def read_vm_ids(path: Path) -> list[VmId]:
         JournalError: there is a journal and it cannot be read.
     """
     return _read_all(path, select_vm_ids)
+
+
+def owners(path: Path) -> Mapping[tuple[int, int], VmOwner]:
+    """Return user and group of each VM by VM ID and STIME, opening the journal for this read only; none without it.
+
+    Raises:
+        JournalError: there is a journal and it cannot be read.
+    """
+    return owner_changes(path, after=0).owners
+
+
+def owner_changes(path: Path, *, after: int) -> OwnerChanges:
+    """Return the users and groups that were recorded, or changed, after the change of this number.
+
+    Args:
+        path: the journal; without one nothing has changed.
+        after: `latest` of an earlier answer, 0 for all. A journal that was replaced counts anew: when `latest` is
+            lower than before, ask for all.
+
+    Raises:
+        JournalError: there is a journal and it cannot be read.
+    """
+    found = _read_all(path, lambda db: select_owners(db, after=after))
+    return found[0] if found else OwnerChanges(0, {})
+
+
+def read_owned_vms(path: Path) -> list[OwnedVm]:
+    """Return user, group and name of each VM, opening the journal for this read only; none without a journal.
+
+    Raises:
+        JournalError: there is a journal and it cannot be read.
+    """
+    return _read_all(path, select_owned_vms)
 
 
 def _read_all(path: Path, query: Callable[[sqlite3.Connection], list[_Result]]) -> list[_Result]:

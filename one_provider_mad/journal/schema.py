@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-VERSION = 11
+VERSION = 12
 
 # A rollback journal and full synchronisation: a create that was sent is still recorded after a power cut.
 PRAGMAS = ("journal_mode = TRUNCATE", "synchronous = FULL")
@@ -54,12 +54,18 @@ CREATE TABLE recreations (
     vm_id INTEGER PRIMARY KEY, stime INTEGER NOT NULL, seq INTEGER NOT NULL, at REAL NOT NULL, reason TEXT NOT NULL,
     is_interrupted INTEGER NOT NULL, tries INTEGER NOT NULL, recreated_seq INTEGER NOT NULL,
     recreated_at REAL NOT NULL);
+CREATE TABLE owners (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, vm_id INTEGER NOT NULL, stime INTEGER NOT NULL, user_id INTEGER NOT NULL,
+    user_name TEXT NOT NULL, group_id INTEGER NOT NULL, group_name TEXT NOT NULL, name TEXT NOT NULL,
+    seen_at REAL NOT NULL, UNIQUE (vm_id, stime));
+CREATE TABLE cloud_tags (deploy_id TEXT PRIMARY KEY, tags TEXT NOT NULL, seen_at REAL NOT NULL);
 """
 """The tables of the latest version.
 
 `is_two_blank` is 1 for the dialect since 6.0, 0 for the one before (protocol/dialect.py). `moments` has the times of
 attempts on the steady clock. `instances` has the VM of each instance in `imported`, or by id
-in `asked`, and the time when that VM's instances were destroyed, 0 until then.
+in `asked`, and the time when that VM's instances were destroyed, 0 until then. A changed row of `owners` gets an `id`
+above all earlier ones. `cloud_tags` has the tags of `[tags]` that an instance was last given, as a JSON object.
 """
 
 
@@ -171,6 +177,18 @@ _STEPS = (
         """,
         "CREATE TEMP TABLE recreations"
         " (vm_id, stime, seq, at, reason, is_interrupted, tries, recreated_seq, recreated_at)",
+    ),
+    _Step(
+        12,
+        """
+        CREATE TABLE IF NOT EXISTS owners (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, vm_id INTEGER NOT NULL, stime INTEGER NOT NULL,
+            user_id INTEGER NOT NULL, user_name TEXT NOT NULL, group_id INTEGER NOT NULL, group_name TEXT NOT NULL,
+            name TEXT NOT NULL, seen_at REAL NOT NULL, UNIQUE (vm_id, stime));
+        CREATE TABLE IF NOT EXISTS cloud_tags (
+            deploy_id TEXT PRIMARY KEY, tags TEXT NOT NULL, seen_at REAL NOT NULL)
+        """,
+        "CREATE TEMP TABLE owners (id, vm_id, stime, user_id, user_name, group_id, group_name, name, seen_at)",
     ),
 )
 

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from one_provider_mad.domain import DeployId, Identity, VmId
+from one_provider_mad.journal.owners import prune_owners
 from one_provider_mad.journal.records import (
     ORPHAN,
     Answered,
@@ -106,6 +107,7 @@ def prune(db: sqlite3.Connection, now: float, *, most: int) -> bool:
     counts: list[int] = [attempts, ends, deleted, db.execute(query, values).rowcount]
     lost = "SELECT vm_id FROM recreations WHERE at < :before LIMIT :most"
     counts.append(db.execute(f"DELETE FROM recreations WHERE vm_id IN ({lost})", values).rowcount)  # noqa: S608
+    counts.append(prune_owners(db, values))
     return max(counts) >= most
 
 

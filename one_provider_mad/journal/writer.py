@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,7 +18,17 @@ import msgspec
 from one_provider_mad.database import Database
 from one_provider_mad.domain import DeployId, Identity, VmId
 from one_provider_mad.errors import JournalError
-from one_provider_mad.journal.records import Attempt, Debt, OpenRequest, Recreation, Refusal, Shortage, Writer
+from one_provider_mad.journal.owners import OwnerNotes
+from one_provider_mad.journal.records import (
+    Attempt,
+    Debt,
+    OpenRequest,
+    OwnedVm,
+    Recreation,
+    Refusal,
+    Shortage,
+    Writer,
+)
 from one_provider_mad.journal.recreations import forget_recreation, note_loss, select_recreation
 from one_provider_mad.journal.schema import PRAGMAS, make_shrinkable, prepare
 from one_provider_mad.journal.shortages import REFUSAL, add_shortage, end_shortages
@@ -101,6 +111,7 @@ class Journal:
             adapt=make_shrinkable,
             on_moved=lambda what: on_moved(f"the journal {what} ({path})"),
         )
+        self._owner_notes = OwnerNotes(self._database, clock=clock)
         self._me, self._parent = Process.current(), Process.parent()
         self._unwritten: dict[int, Row] = {}
         self._writing: dict[int, Row] = {}
@@ -126,6 +137,7 @@ class Journal:
         self._flush_soon()
         while self._flush is not None:
             await asyncio.wait([self._flush])
+        await self._owner_notes.close()
         await self._database.close()
 
     async def keep_small(self) -> None:
@@ -314,6 +326,12 @@ class Journal:
     async def forget_recreation(self, vm_id: VmId) -> None:
         """Delete the record of a VM that runs, or has ended."""
         await self._database.write(lambda db: forget_recreation(db, vm_id))
+
+    # Owners of VMs
+
+    def note_owners(self, vms: Iterable[OwnedVm]) -> None:
+        """Record the present user, group and name of VMs in the background."""
+        self._owner_notes.note(vms)
 
     # Debts
 
