@@ -4,6 +4,7 @@ MadError
 ├── SettingsError             the configuration cannot be used
 │   └── UnknownSetting        it has a key that this release does not know
 ├── JournalError              the journal cannot be read or written
+├── LedgerError               the ledger of costs cannot be read or written
 ├── RequestRefused            the request itself is wrong: nothing was done
 ├── DeadlineExceeded          the action ran out of time while waiting
 ├── OwnershipError            the instance is not, or not certainly, this VM's
@@ -62,6 +63,10 @@ class UnknownSetting(SettingsError):
 
 class JournalError(MadError):
     """The journal cannot be read or written; no instance is created without it."""
+
+
+class LedgerError(MadError):
+    """The ledger of costs cannot be read or written; actions and reports do not depend on it."""
 
 
 class RequestRefused(MadError):

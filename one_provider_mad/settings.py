@@ -277,6 +277,17 @@ class Places(Value, frozen=True, kw_only=True):
         """Return the default path of NAME's journal."""
         return self.var / f"{_OF_NAME}{name}.journal"
 
+    def ledger(self, configuration: Configuration) -> Path:
+        """Return the path of this configuration's ledger of costs, which lies beside its journal."""
+        journal = self.journal(configuration)
+        if journal == self.default_journal(configuration.name):
+            return self.default_ledger(configuration.name)
+        return journal.with_name(f"{journal.name.removesuffix('.journal')}.ledger")
+
+    def default_ledger(self, name: str) -> Path:
+        """Return the default path of NAME's ledger."""
+        return self.var / f"{_OF_NAME}{name}.ledger"
+
     def mark(self, name: str) -> Path:
         """Return the path of the file that marks a NAME once served from a configuration file."""
         return self.var / f"{_OF_NAME}{name}.configured"
