@@ -47,7 +47,7 @@ class Contents(Value, frozen=True, kw_only=True):
     Attributes:
         as_of: time of the latest booked listing, seconds since the epoch; 0 for a new file.
         next_id: number of the next new row.
-        rows: all rows of things that have an open span, in the order of their numbers.
+        rows: the open rows, in the order of their numbers.
     """
 
     as_of: float = 0.0
@@ -97,14 +97,35 @@ class LedgerFile:
         with self._errors():
             return self._in_file(lambda db: _last_ends(db, things))
 
-    def write(self, rows: Collection[Row], removed: Collection[int], *, as_of: float) -> None:
+    def write(
+        self,
+        rows: Collection[Row],
+        removed: Collection[int] = (),
+        *,
+        as_of: float,
+        cut_at: float | None = None,
+    ) -> None:
         """Write rows and the time of the latest listing in one transaction; nothing is written if that fails.
+
+        Args:
+            rows: new rows, and changed ones, which replace those with the same numbers.
+            removed: numbers of rows to remove.
+            as_of: time of the latest listing, seconds since the epoch.
+            cut_at: time after which no closed span of a thing that has an open one may reach; None for any.
 
         Raises:
             LedgerError: the file cannot be written.
         """
+
+        def work(db: sqlite3.Connection) -> None:
+            db.executemany("DELETE FROM spans WHERE id = ?", [(number,) for number in removed])
+            if cut_at is not None:
+                _cut(db, cut_at)
+            write_rows(db, rows, as_of=as_of)
+            write_facts(db, {NAME: self._name, AS_OF: as_of})
+
         with self._errors():
-            self._in_file(lambda db: _write(db, self._name, rows, removed, as_of))
+            self._in_file(work)
 
     def learn_owners(self, owners: Mapping[tuple[int, int], VmOwner]) -> None:
         """Set the owner of the rows that have none yet, by VM ID and STIME.
@@ -210,7 +231,7 @@ def _transaction(db: sqlite3.Connection) -> Iterator[None]:
 
 def _contents(db: sqlite3.Connection) -> Contents:
     next_id = db.execute("SELECT coalesce(max(id), 0) + 1 FROM spans").fetchone()[0]
-    rows = select_rows(db, "(kind, thing) IN (SELECT kind, thing FROM spans WHERE is_open)")
+    rows = select_rows(db, "is_open")
     return Contents(as_of=float(facts_of(db).get(AS_OF, 0.0)), next_id=next_id, rows=tuple(rows))
 
 
@@ -220,10 +241,11 @@ def _last_ends(db: sqlite3.Connection, things: Collection[tuple[str, str]]) -> d
     return {key: float(end) for key, end in found.items() if end is not None}
 
 
-def _write(db: sqlite3.Connection, name: str, rows: Collection[Row], removed: Collection[int], as_of: float) -> None:
-    db.executemany("DELETE FROM spans WHERE id = ?", [(number,) for number in removed])
-    write_rows(db, rows, as_of=as_of)
-    write_facts(db, {NAME: name, AS_OF: as_of})
+def _cut(db: sqlite3.Connection, at: float) -> None:
+    """Let no closed span of a thing that has an open one reach beyond a time: the clock was set back."""
+    beyond = '"end" > :at AND NOT is_open AND (kind, thing) IN (SELECT kind, thing FROM spans WHERE is_open)'
+    db.execute(f"DELETE FROM spans WHERE begin >= :at AND {beyond}", {"at": at})  # noqa: S608
+    db.execute(f'UPDATE spans SET "end" = :at WHERE {beyond}', {"at": at})  # noqa: S608
 
 
 def _learn_owners(db: sqlite3.Connection, owners: Mapping[tuple[int, int], VmOwner]) -> None:
