@@ -26,7 +26,8 @@ from one_provider_mad.errors import (
     QuotaExceeded,
     WrongState,
 )
-from one_provider_mad.providers.simulated import table
+from one_provider_mad.providers.simulated import bill, table
+from one_provider_mad.providers.simulated.bill import BilledDatabase
 from one_provider_mad.providers.simulated.hardware import Disk, Hardware
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
 
@@ -106,8 +107,9 @@ class Cloud:
         self._path = path
         # Not synced: a killed process loses no committed change and leaves no lock, and a crash of the whole machine
         # may cost the last seconds of a cloud that does not exist anyway.
-        self._database = Database(
+        self._database = BilledDatabase(
             path,
+            clock=clock,
             pragmas=("synchronous = OFF", "journal_mode = WAL"),
             prepare=self._prepare,
             unusable=self._unusable,
@@ -425,6 +427,7 @@ class Cloud:
             raise AuthenticationRefused(
                 "the simulated cloud does not accept the key: its account was opened with another `api_key`"
             )
+        bill.prepare(db, self._clock())
 
 
 def _wrong_state(deploy_id: str, state: InstanceState, what: str, allowed: tuple[InstanceState, ...]) -> WrongState:
