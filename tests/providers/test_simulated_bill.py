@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from one_provider_mad.domain import DeployId
+from one_provider_mad.domain import DeployId, InstanceState
 from one_provider_mad.errors import ProviderError
 from one_provider_mad.providers.simulated import table
 from one_provider_mad.providers.simulated.bill import KEPT_SECONDS, RUNNING, Line, Stretch, read_bill, stretches
@@ -83,12 +83,17 @@ def test_the_bill_has_each_second_in_the_state_and_type_that_the_cloud_showed_th
     steps: list[tuple[str, int, int]],
 ) -> None:
     shown: Counter[tuple[str, str, str]] = Counter()
+    seen: dict[str, tuple[InstanceState, float]] = {}
 
     async def live(cloud: Cloud, clock: Clock, path: Path) -> None:
         async def wait(seconds: int) -> None:
             for _ in range(seconds):
                 clock.now += 0.5
                 for each in await cloud.list_instances():
+                    before = seen.get(each.deploy_id)
+                    if before is None or before[0] is not each.state:
+                        seen[each.deploy_id] = each.state, clock.now - 0.5
+                    assert each.state_since == seen[each.deploy_id][1]
                     if not each.state.is_gone:
                         kind = each.attributes["SIM_INSTANCE_TYPE"], each.attributes["SIM_DISKS"]
                         shown[each.deploy_id, each.state.value, ":".join(kind)] += 1

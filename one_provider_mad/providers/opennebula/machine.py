@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 
-from one_provider_mad.domain import TAG_PREFIX, DeployId, Identity, Instance, Usage, Value, whole_number
+from one_provider_mad.domain import TAG_PREFIX, DeployId, Identity, Instance, InstanceState, Usage, Value, whole_number
 from one_provider_mad.masking import masked
 from one_provider_mad.providers.opennebula.states import RemoteState, read_state
 from one_provider_mad.safe_xml import Element, text_of
@@ -113,6 +113,7 @@ def read_listed_vm(vm: Element) -> ListedVm:
         identity=Identity.from_tags(tags),
         name=text_of(parts.get("NAME")),
         created_at=float(_number(parts.get("STIME"), default=0)),
+        state_since=_state_since(state, parts),
         reason=_reason(state, tags),
         usage=_usage(monitoring),
         attributes=dict(_attributes(deploy_id, parts.get("TEMPLATE"), tags, monitoring)),
@@ -162,6 +163,25 @@ def _disk_snapshots(vm: Element) -> Iterator[tuple[str, tuple[str, ...]]]:
         ids = (whole_number(text_of(snapshot.find("ID")).strip()) for snapshot in disk.iterfind("SNAPSHOT"))
         known = sorted(number for number in ids if number is not None)
         yield text_of(disk.find("DISK_ID")).strip(), tuple(map(str, known))
+
+
+_TIME_OF_STATE = {
+    InstanceState.RUNNING: "RSTIME",  # its boot is included, and counted anew after each change of disks or interfaces
+    InstanceState.STOPPED: "RETIME",
+    InstanceState.SUSPENDED: "RETIME",
+}
+"""The time in the latest history record at which a state began (src/lcm/LifeCycleStates.cc, src/dm)."""
+
+
+def _state_since(state: RemoteState, parts: Mapping[str, Element]) -> float:
+    """Return the time from which the VM has been in its state at the latest; 0 where the remote does not tell."""
+    if state.meaning is InstanceState.TERMINATED:
+        return float(_number(parts.get("ETIME"), default=0))
+    name = _TIME_OF_STATE.get(state.meaning)
+    records = parts.get("HISTORY_RECORDS")
+    if name is None or records is None or not len(records):
+        return 0.0
+    return float(_number(records[-1].find(name), default=0))
 
 
 def _reason(state: RemoteState, tags: Mapping[str, str]) -> str:

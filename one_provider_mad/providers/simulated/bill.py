@@ -10,14 +10,16 @@ from __future__ import annotations
 import math
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import msgspec
+
 from one_provider_mad.database import PATIENCE, Database, connect
 from one_provider_mad.domain import InstanceState
-from one_provider_mad.providers.simulated.table import TRANSITIONS
+from one_provider_mad.providers.simulated.table import TRANSITIONS, encode
 
 _Result = TypeVar("_Result")
 
@@ -62,6 +64,16 @@ _SCHEMA = (
         IS NOT (new.transition, new.ends_at, new.type, new.hardware)
         BEGIN {_entry(_NOW, "new")}; END""",
 )
+
+
+_TIMES_OF_STATES = """SELECT json_group_object(id, begun) FROM (
+    SELECT instance.id, CASE instance.transition
+        WHEN 'interrupted' THEN max(bill.ends_at) FILTER (WHERE bill.transition = 'pending')
+        ELSE min(bill.at) FILTER (WHERE bill.transition = instance.transition AND bill.ends_at = instance.ends_at)
+        END AS begun
+    FROM json_each(?) AS wanted JOIN instance ON instance.id = wanted.value JOIN bill ON bill.id = instance.id
+    GROUP BY instance.id) WHERE begun IS NOT NULL"""
+"""One step of SQLite, as a listing (table.py). An instance that is taken back runs on, since it was started."""
 
 
 class Stretch(NamedTuple):
@@ -185,6 +197,19 @@ def prepare(db: sqlite3.Connection, now: float) -> None:
         " AND ends_at < ?)",
         (now - KEPT_SECONDS,),
     )
+
+
+def times_of_states(db: sqlite3.Connection, moving: Sequence[str]) -> dict[str, float]:
+    """Return by id when instances entered the state that their latest transition will end, as far as it is known.
+
+    Args:
+        db: the cloud's file.
+        moving: ids of instances whose latest transition has not ended.
+    """
+    if not moving:
+        return {}
+    times: dict[str, float] = msgspec.json.decode(db.execute(_TIMES_OF_STATES, (encode(moving),)).fetchone()[0])
+    return times
 
 
 def stretches(db: sqlite3.Connection, *, now: float) -> Iterator[Stretch]:

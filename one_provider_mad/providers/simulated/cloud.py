@@ -334,7 +334,13 @@ class Cloud:
         return await self._database.read(operation)
 
     async def _select(self, query: str, values: Mapping[str, str]) -> list[Instance]:
-        return await self._database.read(lambda db: table.select(db, query, values, self._clock()))
+        def operation(db: sqlite3.Connection) -> list[Instance]:
+            now = self._clock()
+            rows = table.select(db, query, values, now)
+            begun = bill.times_of_states(db, [row.id for row in rows if now < row.ends_at])
+            return [table.view(row, now, begun=begun.get(row.id, 0.0)) for row in rows]
+
+        return await self._database.read(operation)
 
     async def _move(
         self,

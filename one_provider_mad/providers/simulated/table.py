@@ -138,10 +138,10 @@ def load(db: sqlite3.Connection, deploy_id: DeployId, now: float) -> Row:
     return row
 
 
-def select(db: sqlite3.Connection, query: str, values: Mapping[str, str], now: float) -> list[Instance]:
-    """Return the instances of one of the queries, oldest first."""
+def select(db: sqlite3.Connection, query: str, values: Mapping[str, str], now: float) -> list[Row]:
+    """Return the rows of one of the queries, oldest first."""
     lines: str = db.execute(query, {**values, "now": now}).fetchone()[0]
-    return [view(row, now) for row in sorted(decode_rows(lines))]
+    return sorted(decode_rows(lines))
 
 
 def find_by_token(db: sqlite3.Connection, token: str, call: str, now: float) -> DeployId | None:
@@ -167,8 +167,14 @@ def count_by_type(db: sqlite3.Connection) -> dict[str, int]:
     return dict(db.execute(query).fetchall())
 
 
-def view(row: Row, now: float) -> Instance:
-    """Return the instance as clients see it."""
+def view(row: Row, now: float, *, begun: float = 0.0) -> Instance:
+    """Return the instance as clients see it.
+
+    Args:
+        row: the instance.
+        now: seconds since the epoch.
+        begun: when a state began that the latest transition will end; 0 when unknown.
+    """
     state = row.state_at(now)
     traits = _traits_of(row)
     return Instance(
@@ -178,6 +184,7 @@ def view(row: Row, now: float) -> Instance:
         identity=_identity(row.tags),
         name=row.name,
         created_at=row.created_at,
+        state_since=row.ends_at if now >= row.ends_at else begun,
         reason=row.reason,
         usage=traits.usage(now - row.created_at) if state is InstanceState.RUNNING else None,
         attributes={**traits.attributes, **interruption(row)} if row.transition == "interrupted" else traits.attributes,

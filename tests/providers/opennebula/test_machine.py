@@ -14,13 +14,19 @@ TAGS = Identity(owner="one-prod", vm_id=VmId(23), stime=5, seq=1, host_id=3).tag
 
 
 def vm(
-    state: int = 3, lcm_state: int = 3, *, monitoring: str = "", template: str = "", user: str = ""
+    state: int = 3,
+    lcm_state: int = 3,
+    *,
+    monitoring: str = "",
+    template: str = "",
+    user: str = "",
+    history: str = "",
 ) -> etree._Element:
     tags = "".join(f"<{name}><![CDATA[{value}]]></{name}>" for name, value in TAGS.items())
     return etree.fromstring(
         f"<VM><ID>2</ID><NAME>one</NAME><STATE>{state}</STATE><LCM_STATE>{lcm_state}</LCM_STATE><STIME>1795349829</STIME>"
         f"<MONITORING>{monitoring}</MONITORING><TEMPLATE>{template}</TEMPLATE>"
-        f"<USER_TEMPLATE>{tags}{user}</USER_TEMPLATE></VM>"
+        f"<USER_TEMPLATE>{tags}{user}</USER_TEMPLATE>{history}</VM>"
     )
 
 
@@ -31,6 +37,33 @@ def test_a_remote_vm_is_read_with_its_identity_and_state() -> None:
     assert (instance.state, instance.raw_state, instance.name) == (InstanceState.RUNNING, "RUNNING", "one")
     assert instance.created_at == 1795349829
     assert (instance.usage, instance.reason) == (None, "")
+
+
+HISTORY = (
+    "<ETIME>60</ETIME><HISTORY_RECORDS><HISTORY><SEQ>0</SEQ><RSTIME>10</RSTIME><RETIME>20</RETIME></HISTORY>"
+    "<HISTORY><SEQ>1</SEQ><STIME>29</STIME><RSTIME>30</RSTIME><RETIME>40</RETIME></HISTORY></HISTORY_RECORDS>"
+)
+SHORT = "<HISTORY_RECORDS><HISTORY><SEQ>1</SEQ></HISTORY></HISTORY_RECORDS>"
+
+
+@pytest.mark.parametrize(
+    ("state", "lcm_state", "since"),
+    [
+        pytest.param(3, 3, 30, id="running"),
+        pytest.param(3, 25, 30, id="running while a NIC is attached"),
+        pytest.param(8, 0, 40, id="powered off"),
+        pytest.param(9, 0, 40, id="undeployed"),
+        pytest.param(5, 0, 40, id="suspended"),
+        pytest.param(6, 0, 60, id="done"),
+        pytest.param(1, 0, 0, id="pending"),
+        pytest.param(3, 18, 0, id="powering off"),
+    ],
+)
+def test_the_time_of_a_state_is_read_from_the_latest_history_record(state: int, lcm_state: int, since: float) -> None:
+    assert read_listed_vm(vm(state, lcm_state, history=HISTORY)).instance.state_since == since
+    if state != 6:
+        for history in ("", "<HISTORY_RECORDS/>", SHORT):
+            assert read_listed_vm(vm(state, lcm_state, history=history)).instance.state_since == 0
 
 
 def test_usage_and_other_monitored_attributes_of_a_remote_vm_are_read() -> None:
