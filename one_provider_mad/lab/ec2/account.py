@@ -1,4 +1,4 @@
-"""An account of EC2, STS and CloudWatch on the simulated cloud: every action, and the faults on its way."""
+"""An account of EC2, STS, CloudWatch and the price list on the simulated cloud: every action, with faults on order."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from one_provider_mad.lab.ec2.interfaces import Interfaces
 from one_provider_mad.lab.ec2.metrics import Metrics
 from one_provider_mad.lab.ec2.offers import Offers
 from one_provider_mad.lab.ec2.plans import Plans
+from one_provider_mad.lab.ec2.price_lists import PriceLists
 from one_provider_mad.lab.ec2.public_images import PublicImages
 from one_provider_mad.lab.ec2.refusals import AnswerLost, Refusal, refusal_of
 from one_provider_mad.lab.ec2.resources import Resources
@@ -60,6 +61,7 @@ class Account:
         topology: its networks.
         consoles: what guests have written.
         images: the images of other accounts, and its own.
+        prices: what the region costs.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Account:
         self.resources = Resources(database, settings, clock=clock)
         self.topology = Topology(self.resources)
         self.consoles = Consoles(self.resources)
+        self.prices = PriceLists(self.resources)
         self.images = PublicImages(self.resources, Offers(self.resources))
         crashes = database.with_name(f"{database.name}.crashes")
         self._traffic = Traffic(settings, crashes=crashes, clock=clock, warn=warn)
@@ -132,12 +135,14 @@ class Account:
             "GetConsoleScreenshot": ("describe", self.consoles.screenshot),
             "GetPasswordData": ("describe", self.consoles.password),
             "DescribeInstanceTypes": ("list_instances", offers.instance_types),
+            "DescribeSpotPriceHistory": ("list_instances", self.prices.history),
             "DescribeAvailabilityZones": ("list_instances", offers.zones),
             "DescribeRegions": ("list_instances", offers.regions),
         }
         return {
             **{name: Action("ec2", call, handler) for name, (call, handler) in ec2.items()},
             "GetCallerIdentity": Action("sts", "account", self._identity),
+            "GetProducts": Action("pricing", "list_instances", self.prices.products),
             "GetMetricData": Action("monitoring", "list_instances", Metrics(resources).data),
         }
 

@@ -211,6 +211,7 @@ def _shown(address: Address) -> Answer:
         "publicIp": address.public_ip,
         "allocationId": address.id,
         "domain": "vpc",
+        "publicIpv4Pool": "amazon",
         **(associated if address.instance_id else {}),
         "tagSet": tag_set(table.decode_tags(address.tags)),
     }

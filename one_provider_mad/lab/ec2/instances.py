@@ -131,7 +131,7 @@ class Instances:
                 encrypted=forms.is_true(ebs, "Ebs.Encrypted"),
                 tags=table.encode(forms.specified(form, "volume")),
                 token="",
-                asked="{}",
+                asked=table.encode({name.removeprefix("Ebs."): text for name, text in sorted(ebs.items())}),
                 created_at=now,
                 ready_at=now,
                 instance_id=deploy_id,

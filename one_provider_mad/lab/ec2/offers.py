@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from one_provider_mad.lab.ec2 import forms
 from one_provider_mad.lab.ec2.answers import Answer, moment
 from one_provider_mad.lab.ec2.forms import Form
 from one_provider_mad.lab.ec2.refusals import Refusal
 from one_provider_mad.lab.ec2.resources import ROOT_DEVICE, ROOT_SIZE, Resources
+from one_provider_mad.providers.ec2.built_in import built_in_types
+from one_provider_mad.providers.interface import InstanceType as Known
 from one_provider_mad.providers.simulated.settings import InstanceType
 
 EC2_TYPES = {
@@ -55,6 +59,7 @@ class Offers:
             "creationDate": moment(0),
             "isPublic": True,
             "architecture": "x86_64",
+            "platformDetails": "Linux/UNIX",
             "imageType": "machine",
             "name": image_id,
             "rootDeviceType": "ebs",
@@ -78,12 +83,13 @@ class Offers:
             tags=lambda _: {},
             fields={"instance-type": str},
         )
+        known = await asyncio.to_thread(built_in_types)
         page, more = forms.Page.of(form).cut(list(enumerate(wanted, 1)), lambda numbered: numbered[0])
         return {
             "instanceTypeSet": [
                 {
                     "instanceType": name,
-                    "currentGeneration": True,
+                    **_facts(known.get(name)),
                     "hypervisor": "nitro",
                     "vCpuInfo": {"defaultVCpus": max(1, int(types[name].cpu))},
                     "memoryInfo": {"sizeInMiB": types[name].memory},
@@ -111,3 +117,16 @@ class Offers:
         """Carry out DescribeRegions: the served one."""
         region = self._resources.region
         return {"regionInfo": [{"regionName": region, "optInStatus": "opt-in-not-required"}]}
+
+
+def _facts(known: Known | None) -> Answer:
+    """Return what a type is besides its size: EC2's own facts for a type of EC2's, else a machine of today."""
+    if known is None:
+        return {"currentGeneration": True, "processorInfo": {"supportedArchitectures": ["x86_64"]}}
+    maker, _, model = known.gpu.partition(" ")
+    gpu = {"name": model, "manufacturer": maker, "count": known.gpus}
+    return {
+        "currentGeneration": known.is_current,
+        "processorInfo": {"supportedArchitectures": list(known.architectures)},
+        **({"gpuInfo": {"gpus": [gpu]}} if known.gpus else {}),
+    }

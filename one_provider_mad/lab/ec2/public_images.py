@@ -99,6 +99,11 @@ PLATFORMS = {image.id: image.platform for image in PUBLIC_IMAGES if image.platfo
 """The platform of instances of these images; others are Linux, for which EC2 has no word."""
 
 
+def platform_details(platform: str) -> str:
+    """Return EC2's name of the operating system by which an instance is charged."""
+    return "Windows" if platform == "windows" else "Linux/UNIX"
+
+
 class PublicImages:
     """DescribeImages, with the images of other accounts.
 
@@ -153,6 +158,7 @@ class PublicImages:
             "isPublic": image.owner != "self",
             "architecture": image.architecture,
             **({"platform": image.platform} if image.platform else {}),
+            "platformDetails": platform_details(image.platform),
             "imageType": "machine",
             "name": image.name,
             "rootDeviceType": "ebs",

@@ -1,7 +1,7 @@
-"""Serves an account over HTTP, as EC2, STS and CloudWatch do: signed requests in, XML out.
+"""Serves an account over HTTP, as EC2, STS, CloudWatch and AWS's price list do: signed requests in, XML out.
 
 CloudWatch has two protocols here, because botocore's clients prefer the second: the Query API, and JSON
-(docs.aws.amazon.com, "Amazon CloudWatch API Reference", "Making API requests").
+(docs.aws.amazon.com, "Amazon CloudWatch API Reference", "Making API requests"). The price list has JSON alone.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from aiohttp import web
 from one_provider_mad.lab.ec2 import answers
 from one_provider_mad.lab.ec2.account import Account
 from one_provider_mad.lab.ec2.answers import Answer
+from one_provider_mad.lab.ec2.price_lists import SERVICE_REGION
 from one_provider_mad.lab.ec2.refusals import AnswerLost, Refusal
 from one_provider_mad.lab.ec2.signatures import Key, SignedRequest, check, service_of
 
@@ -120,7 +121,8 @@ class Server:
             body=body,
         )
         resources = self.account.resources
-        check(signed, region=resources.region, key_of=self.key_of, now=resources.clock())
+        region = SERVICE_REGION if service_of(headers) == "pricing" else resources.region
+        check(signed, region=region, key_of=self.key_of, now=resources.clock())
 
 
 def read_call(service: str, headers: Mapping[str, str], query: str, body: bytes) -> Call:

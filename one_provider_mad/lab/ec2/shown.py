@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from one_provider_mad.domain import InstanceState
 from one_provider_mad.lab.ec2.answers import Answer, moment, tag_set
 from one_provider_mad.lab.ec2.forms import is_true, listed, structures, zone_of
-from one_provider_mad.lab.ec2.public_images import PLATFORMS
+from one_provider_mad.lab.ec2.public_images import PLATFORMS, platform_details
 from one_provider_mad.lab.ec2.resources import ROOT_DEVICE, Event, InstancesView, Resources, Volume
 from one_provider_mad.providers.simulated import table
 
@@ -158,6 +158,7 @@ def instance(row: table.Row, view: InstancesView, resources: Resources) -> Answe
         "cpuOptions": _cpu_options(row),
         "ebsOptimized": asked.get("EbsOptimized", "false"),
         "hibernationOptions": {"configured": asked.get("HibernationOptions.Configured", "false")},
+        "platformDetails": platform_details(PLATFORMS.get(row.image, "")),
         **optional,
     }
 

@@ -226,9 +226,20 @@ def shown(volume: Volume, now: float) -> Answer:
         "attachmentSet": [attachment(volume, "attached")] if volume.instance_id else [],
         "tagSet": tag_set(table.decode_tags(volume.tags)),
         "volumeType": volume.kind,
+        **_speed(volume),
         "encrypted": bool(volume.encrypted),
         "multiAttachEnabled": False,
     }
+
+
+_USUAL_SPEED = {"gp3": {"Iops": "3000", "Throughput": "125"}, "gp2": {"Iops": "100"}}
+"""IOPS and MiB/s of volumes whose create names none (docs.aws.amazon.com, API_CreateVolume)."""
+
+
+def _speed(volume: Volume) -> Answer:
+    """Return the elements for IOPS and throughput."""
+    asked = {**_USUAL_SPEED.get(volume.kind, {}), **table.decode_tags(volume.asked)}
+    return {name.lower(): asked[name] for name in ("Iops", "Throughput") if name in asked}
 
 
 def attachment(volume: Volume, status: str) -> Answer:

@@ -30,8 +30,9 @@ from one_provider_mad.providers.ec2.price_list import (
 )
 from one_provider_mad.providers.ec2.settings import Ec2Settings
 from one_provider_mad.providers.ec2.spot_prices import SpotPrices, spot_prices
+from one_provider_mad.providers.ec2.types import AGAIN, DAY, PATIENCE, SOON
 
-DAY, HOUR = 86_400.0, 3600.0
+HOUR = 3600.0
 
 NOTHING_STOPPED = "EC2 charges nothing for a stopped instance itself"
 """Source of the price of a stopped instance's processor and memory."""
@@ -87,10 +88,6 @@ class ListedPrices:
         """Have the prices of these operating systems read from now on."""
         self._wanted |= {each for each in systems if each in OPERATIONS}
 
-    def lacks(self, system: str) -> bool:
-        """Return True for an operating system whose prices have not been read although they could be."""
-        return system in OPERATIONS and system not in self._list.compute
-
     async def read(self, *, has_spot: bool) -> bool:
         """Read what is due; return True when a price has changed.
 
@@ -103,7 +100,7 @@ class ListedPrices:
         if price_region(self._settings):
             await self._read_list()
         if self._is_due("spot"):
-            await self._try("spot", self._read_spot, "spot prices are not known", is_said=has_spot)
+            await self._try("spot", self._read_spot, "spot prices are not known", period=HOUR, is_said=has_spot)
         return any(one is not other for one, other in zip(before, (self._list, self._spot, self._table), strict=True))
 
     def _read_table(self) -> None:
@@ -163,24 +160,29 @@ class ListedPrices:
     # Spot
 
     async def _read_spot(self) -> None:
-        self._spot = await spot_prices(self._client, self._wanted, now=self._clock())
-        self._next["spot"] = self._clock() + HOUR
+        self._spot = await spot_prices(self._client, self._wanted, region=self._settings.region, now=self._clock())
 
     # Failures
 
     def _is_due(self, name: str) -> bool:
         return self._clock() >= self._next.get(name, 0.0)
 
-    async def _try(self, name: str, ask: Callable[[], Awaitable[None]], loss: str, *, is_said: bool = True) -> None:
-        """Call `ask`; after an error, which is said once, not again for an hour."""
+    async def _try(
+        self, name: str, ask: Callable[[], Awaitable[None]], loss: str, *, period: float = 0.0, is_said: bool = True
+    ) -> None:
+        """Call `ask`, and not again within the period; after an error, which is said once, not for an hour."""
+        self._next[name] = self._clock() + SOON  # for one whose caller gives up
         try:
-            await ask()
-        except ProviderError as error:
-            self._next[name] = self._clock() + HOUR
-            if is_said and self._failures.get(name) != str(error):
-                self._failures[name] = str(error)
-                self._warn(f"{loss}: {error}")
+            async with asyncio.timeout(PATIENCE):
+                await ask()
+        except (ProviderError, TimeoutError) as error:
+            self._next[name] = self._clock() + AGAIN
+            sentence = str(error) or f"there was no whole answer within {PATIENCE:g} s"
+            if is_said and self._failures.get(name) != sentence:
+                self._failures[name] = sentence
+                self._warn(f"{loss}: {sentence}")
         else:
+            self._next[name] = self._clock() + period
             self._failures.pop(name, None)
 
 

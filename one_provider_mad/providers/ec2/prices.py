@@ -23,7 +23,7 @@ from one_provider_mad.providers.ec2.image_disks import ImageLookup
 from one_provider_mad.providers.ec2.instances import PLATFORM, VOLUMES
 from one_provider_mad.providers.ec2.launch import Launch, read_launch
 from one_provider_mad.providers.ec2.launch_volumes import launched_volumes
-from one_provider_mad.providers.ec2.listed_prices import DAY, ListedPrices
+from one_provider_mad.providers.ec2.listed_prices import ListedPrices
 from one_provider_mad.providers.ec2.price_items import (
     GONE,
     Look,
@@ -40,6 +40,7 @@ from one_provider_mad.providers.ec2.price_items import (
     volume_items,
     with_type,
 )
+from one_provider_mad.providers.ec2.types import DAY
 from one_provider_mad.providers.ec2.volume_facts import VolumeFacts
 from one_provider_mad.providers.ec2.volume_lookup import volumes_of
 from one_provider_mad.providers.interface import Parameters
@@ -91,6 +92,7 @@ class Prices:
         self._looks: dict[Look, Price] = {}
         self._asked_at: dict[str, float] = {}
         self._failures: dict[str, str] = {}
+        self._images_of_creates: dict[str, tuple[str, ...]] = {}
         self._reading = asyncio.Lock()
 
     # Reading
@@ -108,24 +110,33 @@ class Prices:
         """
         async with self._reading:
             listed = list(instances)
+            await self._learn_images()
             self._listed.want(set(await in_batches(listed, _systems)))
             if await self._listed.read(has_spot=any(await in_batches(listed, _are_spot))):
                 self._change()
             if self._is_due("subnets", DAY):
-                await self._learn("whether subnets give public addresses is not known", self._learn_subnets)
+                await self._learn(
+                    "new instances are priced with a public address, since subnets are not known", self._learn_subnets
+                )
             if listed and self._is_due("parts", await self._parts_period(listed)):
                 await self._learn("public addresses of stopped instances are not known", self._learn_addresses)
                 await self._learn("the price of volumes is not known", lambda: self._learn_volumes(listed), raises=True)
 
     async def learn_image(self, image: str, snapshots: tuple[str, ...]) -> None:
         """Look up what the price of a create depends on, where prices are used."""
-        if not self.is_used:
-            return
-        await self._images.learn(image, snapshots)
-        known = self._images.known(image)
-        if known is not None and self._listed.lacks(system_of(known.platform)):
-            self._listed.want([system_of(known.platform)])
+        self._images_of_creates[image] = snapshots
+        if self.is_used:
             await self.read(())
+
+    async def _learn_images(self) -> None:
+        """Look up the images of creates since the last call, and the prices of their operating systems."""
+        systems = []
+        while self._images_of_creates:
+            image, snapshots = self._images_of_creates.popitem()
+            await self._images.learn(image, snapshots)
+            if (known := self._images.known(image)) is not None:
+                systems.append(system_of(known.platform))
+        self._listed.want(systems)
 
     async def _learn_subnets(self) -> None:
         self._subnets = await subnets_of(self._client)

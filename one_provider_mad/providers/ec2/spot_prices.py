@@ -19,8 +19,7 @@ from one_provider_mad.safe_xml import Element, elements_at, text_of
 SOURCE = "EC2 spot price"
 """Source of these prices, for a person."""
 
-CURRENCY = "USD"
-"""EC2 tells spot prices in dollars (API_SpotPrice)."""
+DOLLARS, YUAN = "USD", "CNY"
 
 LINUX = "Linux/UNIX"
 _VPC = " (Amazon VPC)"
@@ -34,7 +33,7 @@ class SpotPrice(NamedTuple):
         type_name: instance type.
         zone: availability zone.
         system: operating system, "" for Linux.
-        amount: dollars an hour.
+        amount: units of currency an hour.
         at: since when, as EC2 writes it.
     """
 
@@ -67,7 +66,7 @@ def _prices(root: Element) -> Iterator[SpotPrice]:
             )
 
 
-async def spot_prices(client: Client, systems: Iterable[str], *, now: float) -> SpotPrices:
+async def spot_prices(client: Client, systems: Iterable[str], *, region: str, now: float) -> SpotPrices:
     """Return the prices in force for these operating systems.
 
     Raises:
@@ -77,7 +76,12 @@ async def spot_prices(client: Client, systems: Iterable[str], *, now: float) -> 
     products = sorted(name for each in systems for name in (each or LINUX, f"{each or LINUX}{_VPC}"))
     asked = {"StartTime": at, "MaxResults": "1000", **numbered("ProductDescription", products)}
     pages = client.pages("DescribeSpotPriceHistory", asked, read=read_spot_prices)
-    return SpotPrices([price async for page in pages for price in page], date=at[:10])
+    return SpotPrices([price async for page in pages for price in page], currency=currency_of(region), date=at[:10])
+
+
+def currency_of(region: str) -> str:
+    """Return the currency of a region's spot prices: dollars, but in China."""
+    return YUAN if region.startswith("cn-") else DOLLARS
 
 
 class SpotPrices:
@@ -85,10 +89,12 @@ class SpotPrices:
 
     Args:
         prices: each type's in each zone; of several for one the latest counts.
+        currency: ISO 4217 code.
         date: the day when they were read.
     """
 
-    def __init__(self, prices: Iterable[SpotPrice] = (), *, date: str = "") -> None:
+    def __init__(self, prices: Iterable[SpotPrice] = (), *, currency: str = DOLLARS, date: str = "") -> None:
+        self._currency = currency
         self._date = date
         latest: dict[tuple[str, str, str], SpotPrice] = {}
         for price in prices:
@@ -105,4 +111,4 @@ class SpotPrices:
         amount = zones.get(item.place) if item.place else max(zones.values(), default=None)
         if amount is None:
             return UnitPrice()
-        return UnitPrice(amount=amount, currency=CURRENCY, source=SOURCE, date=self._date)
+        return UnitPrice(amount=amount, currency=self._currency, source=SOURCE, date=self._date)

@@ -25,6 +25,12 @@ DAY = 86_400.0
 AGAIN = 3600.0
 """Seconds after which a list that could not be read is asked for again."""
 
+SOON = 60.0
+"""Seconds after which a list is asked for again whose reading was broken off."""
+
+PATIENCE = 50.0
+"""Seconds that a list may take; a deploy that needs it waits `call_timeout` at most, 60 s."""
+
 
 def read_types(root: Element) -> list[InstanceType]:
     """Return the types of an answer to DescribeInstanceTypes."""
@@ -111,7 +117,8 @@ class Types:
         self._own = {name: (kind.cpu, round(kind.memory * 1024)) for name, kind in settings.instance_types.items()}
         self._loaded: dict[str, InstanceType] | None = None
         self._region: dict[str, InstanceType] = {}
-        self._asked_at: float | None = None
+        self._read_at = 0.0
+        self._next = 0.0
         self._failure = ""
         self._reading = asyncio.Lock()
 
@@ -150,21 +157,20 @@ class Types:
             await asyncio.to_thread(self.load)
             if not self._is_due():  # the other driver has asked
                 return
-            self._asked_at = self._clock()
+            self._next = self._clock() + SOON  # for one whose caller gives up
             try:
-                pages = self._client.pages("DescribeInstanceTypes", {"MaxResults": "100"}, read=read_types)
-                types = [each async for page in pages for each in page]
-            except ProviderError as error:
-                self._report(str(error))
+                async with asyncio.timeout(PATIENCE):
+                    pages = self._client.pages("DescribeInstanceTypes", {"MaxResults": "100"}, read=read_types)
+                    types = [each async for page in pages for each in page]
+            except (ProviderError, TimeoutError) as error:
+                self._report(str(error) or f"EC2 has not told them within {PATIENCE:g} s")
                 return
             self._failure = ""
             if types:
                 await self._keep(types)
 
     def _is_due(self) -> bool:
-        if self._asked_at is None:
-            return True
-        return self._clock() - self._asked_at >= (AGAIN if self._failure else DAY)
+        return self._clock() >= self._next
 
     async def _keep(self, types: list[InstanceType]) -> None:
         kept = TypeList(
@@ -179,12 +185,12 @@ class Types:
 
     def _take(self, kept: TypeList) -> None:
         self._region = self._with_own({each.name: each for each in kept.types})
-        self._asked_at = kept.read_at
+        self._read_at, self._next = kept.read_at, kept.read_at + DAY
 
     def _is_ours(self, kept: TypeList) -> bool:
         """Return True for the types of this region that are not from the future, nor older than those in use."""
         is_of_here = (kept.endpoint, kept.region) == (self._settings.endpoint_url, self._settings.region)
-        return is_of_here and (self._asked_at or 0.0) < kept.read_at <= self._clock() + 1
+        return is_of_here and self._read_at < kept.read_at <= self._clock() + 1
 
     def _with_own(self, types: dict[str, InstanceType]) -> dict[str, InstanceType]:
         """Return the types with those of `[ec2.instance_types]`."""
@@ -194,6 +200,7 @@ class Types:
         return types
 
     def _report(self, failure: str) -> None:
+        self._next = self._clock() + AGAIN
         if failure != self._failure:
             self._failure = failure
             self._warn(f"the instance types of {self._settings.region} are those of this release's table: {failure}")

@@ -74,6 +74,7 @@ class Account:
         short: (type, zone or subnet or "") without capacity.
         ends: types whose instances are accepted and ended at once, for want of capacity.
         answers_spent_tokens: as EC2 did until January 2025: a used token shows its instance, even a terminated one.
+        prices: what the region costs.
         calls: every action that was accepted as signed, with its form.
     """
 
@@ -88,6 +89,7 @@ class Account:
         self._account = account
         self._aside = aside
         self.instances = Instances(self)
+        self.prices = account.prices
         self._first = self._settings
         self.reset()
 
@@ -95,6 +97,8 @@ class Account:
         """An empty account, with settings as at first."""
         self.short, self.ends, self.answers_spent_tokens = set(), set(), False
         self.calls.clear()
+        self.prices.on_demand.clear()
+        self.prices.spot.clear()
         self._settings = self._first
         with self.file() as db:
             for name in ("instance", "token", "ec2_volume", "ec2_interface", "ec2_address", "ec2_event", "ec2_group"):

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from one_provider_mad.mappings import Mappings
+from one_provider_mad.pricing.settings import PriceSettings
 from one_provider_mad.providers.ec2.provider import Ec2Provider
 from one_provider_mad.providers.ec2.settings import Ec2Settings
 from one_provider_mad.providers.interface import ProviderContext
@@ -19,6 +20,7 @@ from tests.providers.ec2.faulty_endpoint import KEY, REGION, SECRET, FaultyEc2
 OWNER = "tests"
 
 NO_MAPPINGS = Mappings()
+NO_PRICES = PriceSettings()
 
 Open = Callable[..., Awaitable[Ec2Provider]]
 
@@ -39,15 +41,23 @@ async def ec2() -> AsyncIterator[FaultyEc2]:
         yield served
 
 
-def make(url: str, *, mappings: Mappings = NO_MAPPINGS, **settings: Any) -> Ec2Provider:
+def make(
+    url: str,
+    *,
+    mappings: Mappings = NO_MAPPINGS,
+    prices: PriceSettings = NO_PRICES,
+    state_directory: Path = Path("/nonexistent"),
+    **settings: Any,
+) -> Ec2Provider:
     """A provider, not opened yet; its warnings are in `warned`."""
     warned: list[str] = []
     context = ProviderContext(
         name="ec2",
         hypervisor="ec2",
         owner=OWNER,
-        state_directory=Path("/nonexistent"),
+        state_directory=state_directory,
         mappings=mappings,
+        prices=prices,
         warn=warned.append,
     )
     table = {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
+import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -17,8 +19,10 @@ from botocore.exceptions import ClientError
 from botocore.session import Session
 
 from one_provider_mad.domain import DeployId, InstanceState
+from one_provider_mad.lab.ec2.offers import EC2_TYPES
 from one_provider_mad.lab.ec2.refusals import Refusal
 from one_provider_mad.providers.ec2.client import Client
+from one_provider_mad.providers.ec2.price_list import read_page
 from one_provider_mad.providers.interface import ProviderContext
 from one_provider_mad.providers.simulated.cloud import Launch
 from one_provider_mad.providers.simulated.provider import SimulatedProvider
@@ -413,3 +417,56 @@ async def test_botocore_lists_public_images_networks_and_consoles(ec2: FaultyEc2
     assert (await botocore.get_console_output(InstanceId=number, Latest=True))["Output"].endswith("login: ")
     assert base64.b64decode((await botocore.get_console_screenshot(InstanceId=number))["ImageData"])[:2] == b"\xff\xd8"
     assert (await botocore.get_password_data(InstanceId=number))["PasswordData"] == ""
+
+
+async def test_prices_are_listed_as_botocore_expects_them(ec2: FaultyEc2, botocore: Botocore) -> None:
+    pricing = await asyncio.to_thread(Botocore, ec2.url, "pricing", region="us-east-1")
+
+    def filters(**wanted: str) -> list[dict[str, str]]:
+        return [{"Type": "TERM_MATCH", "Field": field, "Value": text} for field, text in wanted.items()]
+
+    asked = {
+        "ServiceCode": "AmazonEC2",
+        "Filters": filters(regionCode=REGION, operatingSystem="Linux"),
+        "MaxResults": 3,
+    }
+    pages = await pricing.pages("get_products", **asked)
+    assert len(pages) > 1
+    products = [json.loads(each) for page in pages for each in page["PriceList"]]
+    assert {each["product"]["attributes"]["instanceType"] for each in products} == set(EC2_TYPES)
+    found = [price for page in pages for price in read_page(json.dumps(page).encode()).prices]
+    assert {each.name: each.amount for each in found}["m5.large"] == 0.096
+    vpc = await pricing.get_products(ServiceCode="AmazonVPC", Filters=filters(group="VPCPublicIPv4Address"))
+    assert len(vpc["PriceList"]) == 2
+    with pytest.raises(ClientError, match="InvalidNextTokenException"):
+        await pricing.get_products(ServiceCode="AmazonEC2", NextToken="x")
+    elsewhere = await asyncio.to_thread(Botocore, ec2.url, "pricing", region=REGION)
+    with pytest.raises(ClientError, match="scoped to us-east-1"):
+        await elsewhere.get_products(ServiceCode="AmazonEC2")
+
+
+async def test_types_spot_prices_and_platforms_are_told_as_botocore_expects_them(botocore: Botocore) -> None:
+    (page,) = await botocore.pages("describe_instance_types", InstanceTypes=["t3.small"])
+    (kind,) = page["InstanceTypes"]
+    assert (kind["VCpuInfo"]["DefaultVCpus"], kind["MemoryInfo"]["SizeInMiB"]) == (2, 2048)
+    assert (kind["ProcessorInfo"]["SupportedArchitectures"], kind["CurrentGeneration"]) == (["x86_64"], True)
+    asked = {"StartTime": datetime.now(UTC), "ProductDescriptions": ["Linux/UNIX"], "InstanceTypes": ["m5.large"]}
+    spot = (await botocore.describe_spot_price_history(**asked))["SpotPriceHistory"]
+    assert {each["AvailabilityZone"]: each["SpotPrice"] for each in spot} == {
+        f"{REGION}a": "0.033600",
+        f"{REGION}b": "0.038400",
+        f"{REGION}c": "0.028800",
+    }
+    pages = await botocore.pages("describe_spot_price_history", MaxResults=10, StartTime=datetime.now(UTC))
+    assert sum(len(each["SpotPriceHistory"]) for each in pages) == 2 * 3 * 8
+    root = {"DeviceName": "/dev/xvda", "Ebs": {"VolumeType": "gp3", "Iops": 4000, "Throughput": 250}}
+    instance_id = await botocore.run(BlockDeviceMappings=[root])
+    assert (await botocore.instance(instance_id))["PlatformDetails"] == "Linux/UNIX"
+    (volume,) = (await botocore.describe_volumes())["Volumes"]
+    assert (volume["VolumeType"], volume["Iops"], volume["Throughput"]) == ("gp3", 4000, 250)
+    await botocore.reaches(instance_id, "running")
+    await botocore.stop_instances(InstanceIds=[instance_id])
+    assert re.fullmatch(
+        r"User initiated \(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d GMT\)",
+        (await botocore.instance(instance_id))["StateTransitionReason"],
+    )

@@ -1,0 +1,376 @@
+"""What instances, creates and leftovers cost, with the price list and the volumes of the embedded endpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from one_provider_mad.domain import DeployId, Instance, InstanceState, Template, VmRequest
+from one_provider_mad.pricing.settings import PriceSettings
+from one_provider_mad.pricing.values import MONTH_HOURS, ON_DEMAND, SPOT, Price
+from one_provider_mad.providers.ec2.provider import Ec2Provider
+from one_provider_mad.providers.interface import PriceSource, TypeSource
+from one_provider_mad.testing.conformance import reach
+from tests.providers.ec2.conftest import Open, make
+from tests.providers.ec2.faulty_endpoint import REGION, FaultyEc2
+from tests.providers.ec2.vms import a_vm, launched
+
+SMALL, GP3, ADDRESS = 0.0208, 0.08 / MONTH_HOURS, 0.005
+"""Dollars an hour of a t3.small, of a GiB of gp3, and of a public address."""
+
+ROOT = 8
+"""GiB of the root volume of the endpoint's images."""
+
+WINDOWS_IMAGE = "ami-0ff00000000002022"
+
+
+@pytest.fixture
+async def priced(ec2: FaultyEc2, connect: Open) -> Ec2Provider:
+    """A provider that has read its prices."""
+    provider = await connect(pricing_endpoint_url=ec2.url)
+    await provider.read_prices(())
+    return provider
+
+
+async def listed(provider: Ec2Provider, deploy_id: DeployId) -> Instance:
+    return (await provider.describe([deploy_id]))[deploy_id]
+
+
+def disk(number: int, gib: int) -> dict[str, str]:
+    return {"DISK_ID": str(number), "SIZE": str(gib * 1024), "TYPE": "FS"}
+
+
+def a_vm_with_disks(*gib: int, **attributes: Any) -> VmRequest:
+    image = {"DISK_ID": "0", "IMAGE": "debian", "IMAGE_ID": "1", "SIZE": "1024"}
+    template = Template(values={"DISK": (image, *(disk(at, size) for at, size in enumerate(gib, 1)))})
+    return msgspec.structs.replace(a_vm(**attributes), template=template)
+
+
+def known(price: Price) -> float:
+    assert price.amount is not None, price.unknown
+    assert price.currency == "USD"
+    return price.amount
+
+
+async def test_ec2_knows_prices_and_types(connect: Open) -> None:
+    provider = await connect()
+    assert isinstance(provider, PriceSource)
+    assert isinstance(provider, TypeSource)
+
+
+async def test_an_instance_costs_its_type_its_volumes_and_its_address(priced: Ec2Provider) -> None:
+    deploy_id = await launched(priced, a_vm_with_disks(20, 30))
+    instance = await listed(priced, deploy_id)
+    assert priced.price_of(instance).text.endswith("+?"), "the sizes of its volumes are not known yet"
+    await priced.read_prices([instance])
+    assert known(priced.price_of(instance)) == pytest.approx(SMALL + (ROOT + 50) * GP3 + ADDRESS)
+    assert priced.kind_of(instance) == ("t3.small", ON_DEMAND)
+    assert {part.source for part in priced.price_of(instance).parts} == {"AWS price list"}
+    assert priced.price_of(instance) is priced.price_of(await listed(priced, deploy_id))
+
+
+async def test_a_stopped_instance_costs_its_volumes_and_a_gone_one_nothing(priced: Ec2Provider) -> None:
+    deploy_id = await launched(priced, a_vm_with_disks(20))
+    running = await listed(priced, deploy_id)
+    await priced.read_prices([running])
+    disks = (ROOT + 20) * GP3
+    assert known(priced.price_of(running, state=InstanceState.STOPPED)) == pytest.approx(disks)
+    await priced.stop(deploy_id, hard=False)
+    await reach(priced, deploy_id, InstanceState.STOPPED)
+    stopped = await listed(priced, deploy_id)
+    assert known(priced.price_of(stopped)) == pytest.approx(disks)
+    assert known(priced.price_of(stopped, state=InstanceState.RUNNING)) == pytest.approx(SMALL + disks + ADDRESS)
+    assert priced.price_of(stopped, state=InstanceState.TERMINATED).amount == 0
+
+
+async def test_an_elastic_address_costs_while_the_instance_is_stopped(priced: Ec2Provider, ec2: FaultyEc2) -> None:
+    deploy_id = await launched(priced)
+    ec2.account.act("AssociateAddress", {"InstanceId": deploy_id, "AllocationId": "eipalloc-0"})
+    await priced.stop(deploy_id, hard=False)
+    await reach(priced, deploy_id, InstanceState.STOPPED)
+    stopped = await listed(priced, deploy_id)
+    assert stopped.attributes["AWS_PUBLIC_IP_ADDRESS"] == "198.51.100.7"
+    await priced.read_prices([stopped])
+    assert known(priced.price_of(stopped)) == pytest.approx(ROOT * GP3 + ADDRESS)
+    assert known(priced.price_of(stopped, state=InstanceState.RUNNING)) == pytest.approx(SMALL + ROOT * GP3 + ADDRESS)
+
+
+async def test_a_create_is_priced_as_its_instance_will_be(priced: Ec2Provider) -> None:
+    request = a_vm_with_disks(20, VOLUMESIZE="30", VOLUMETYPE="gp3", VOLUMEIOPS="4000", VOLUMETHROUGHPUT="200")
+    await priced.read_image(request)
+    (parameters,) = priced.plan(request).alternatives
+    expected = priced.price_of_create(parameters)
+    assert priced.disk_size(parameters) == 50
+    iops, throughput = 1000 * 0.005 / MONTH_HOURS, 75 * 0.04 / MONTH_HOURS
+    assert known(expected) == pytest.approx(SMALL + 50 * GP3 + iops + throughput + ADDRESS)
+    deploy_id = await launched(priced, request)
+    instance = await listed(priced, deploy_id)
+    await priced.read_prices([instance])
+    assert known(priced.price_of(instance)) == pytest.approx(known(expected))
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["prices-first", "image-first"])
+async def test_image_and_prices_may_be_read_in_any_order(ec2: FaultyEc2, connect: Open, *, is_first: bool) -> None:
+    provider = await connect(pricing_endpoint_url=ec2.url)
+    request = a_vm()
+    (parameters,) = provider.plan(request).alternatives
+    assert provider.price_of_create(parameters).text == "?"
+    assert provider.disk_size(parameters) is None
+    if is_first:
+        await provider.read_prices(())
+        await provider.read_image(request)
+    else:
+        await provider.read_image(request)
+        await provider.read_prices(())
+    assert known(provider.price_of_create(parameters)) == pytest.approx(SMALL + ROOT * GP3 + ADDRESS)
+    assert provider.disk_size(parameters) == ROOT
+
+
+async def test_images_are_not_looked_up_where_nobody_asks_for_prices(ec2: FaultyEc2, connect: Open) -> None:
+    provider = await connect()
+    await provider.read_image(a_vm())
+    assert ec2.account.count("DescribeImages") == 0
+
+
+async def test_a_windows_instance_costs_what_windows_costs(priced: Ec2Provider) -> None:
+    request = a_vm(AMI=WINDOWS_IMAGE, INSTANCETYPE="m5.large")
+    await priced.read_image(request)
+    (parameters,) = priced.plan(request).alternatives
+    price = priced.price_of_create(parameters)
+    assert price.parts[0].amount == pytest.approx(0.096 + 2 * 0.046)
+    deploy_id = await launched(priced, request)
+    instance = await listed(priced, deploy_id)
+    assert instance.attributes["AWS_PLATFORM_DETAILS"] == "Windows"
+    assert priced.price_of(instance).parts[0].amount == pytest.approx(0.096 + 2 * 0.046)
+
+
+async def test_a_spot_instance_costs_the_price_of_its_zone(priced: Ec2Provider, ec2: FaultyEc2) -> None:
+    ec2.account.prices.spot[("t3.small", f"{REGION}b")] = 0.0099
+    request = a_vm(SPOT="YES", AVAILABILITYZONE=f"{REGION}b")
+    await priced.read_image(request)
+    (parameters,) = priced.plan(request).alternatives
+    again = make(ec2.url, pricing_endpoint_url=ec2.url)
+    await again.open()
+    try:
+        await again.read_prices(())
+        await again.read_image(request)
+        part = again.price_of_create(parameters).parts[0]
+        assert (part.amount, part.source) == (0.0099, "EC2 spot price")
+        deploy_id = await launched(again, request)
+        instance = await listed(again, deploy_id)
+        assert again.kind_of(instance) == ("t3.small", SPOT)
+        assert again.price_of(instance).parts[0].amount == 0.0099
+    finally:
+        await again.close()
+
+
+async def test_a_spot_instance_in_no_certain_zone_costs_no_more_than_it_says(priced: Ec2Provider) -> None:
+    assert priced.price_of_type("t3.small", market=SPOT).amount == pytest.approx(0.4 * SMALL)
+    assert priced.price_of_type("t3.small", market=ON_DEMAND).amount == SMALL
+    assert priced.price_of_type("t9.huge", market=ON_DEMAND).text == "?"
+
+
+async def test_a_disk_and_a_resize_are_priced_before_they_are_bought(priced: Ec2Provider) -> None:
+    assert known(priced.price_of_disk(disk(3, 100))) == pytest.approx(100 * GP3)
+    assert priced.price_of_disk({"DISK_ID": "3"}).text == "?"
+    deploy_id = await launched(priced)
+    instance = await listed(priced, deploy_id)
+    await priced.read_prices([instance])
+    larger = msgspec.structs.replace(a_vm(), template=Template(values={"CPU": ("2",), "MEMORY": ("4096",)}))
+    assert known(priced.price_of_resize(instance, larger)) == pytest.approx(0.0416 + ROOT * GP3 + ADDRESS)
+    endless = msgspec.structs.replace(a_vm(), template=Template(values={"CPU": ("2000",), "MEMORY": ("4096",)}))
+    assert priced.price_of_resize(instance, endless).text == "?"
+
+
+async def test_dedicated_hardware_has_no_known_price(priced: Ec2Provider) -> None:
+    request = a_vm(TENANCY="dedicated", INSTANCETYPE="m5.large")
+    await priced.read_image(request)
+    (parameters,) = priced.plan(request).alternatives
+    assert priced.price_of_create(parameters).unknown == ("dedicated tenancy",)
+    instance = await listed(priced, await launched(priced, request))
+    await priced.read_prices([instance])
+    assert priced.price_of(instance).unknown == ("dedicated tenancy",)
+
+
+async def test_leftovers_carry_their_price(priced: Ec2Provider, ec2: FaultyEc2) -> None:
+    ec2.account.boot = 0.0
+    tags = {"TagSpecification.1.ResourceType": "volume", "TagSpecification.1.Tag.1.Key": "ONE_PROVIDER_OWNER"}
+    ec2.account.act(
+        "CreateVolume",
+        {
+            "AvailabilityZone": f"{REGION}a",
+            "Size": "100",
+            "VolumeType": "io2",
+            "Iops": "40000",
+            **tags,
+            "TagSpecification.1.Tag.1.Value": "tests",
+        },
+    )
+    ec2.account.act(
+        "CreateTags", {"ResourceId.1": "eipalloc-0", "Tag.1.Key": "ONE_PROVIDER_OWNER", "Tag.1.Value": "tests"}
+    )
+    volume, address = await priced.unused_resources(owner="tests")
+    assert volume.price is not None
+    assert address.price is not None
+    monthly = 100 * 0.125 + 32_000 * 0.065 + 8_000 * 0.0455
+    assert volume.price.amount == pytest.approx(monthly / MONTH_HOURS)
+    assert address.price.amount == ADDRESS
+
+
+async def test_configured_prices_win_over_the_list(ec2: FaultyEc2) -> None:
+    settings = PriceSettings(discount=10, types={"t3.small": 0.01}, address=0.001)
+    provider = make(ec2.url, pricing_endpoint_url=ec2.url, prices=settings)
+    await provider.open()
+    try:
+        await provider.read_prices(())
+        deploy_id = await launched(provider)
+        instance = await listed(provider, deploy_id)
+        await provider.read_prices([instance])
+        assert provider.price_of(instance).amount == pytest.approx(0.01 + 0.9 * ROOT * GP3 + 0.001)
+    finally:
+        await provider.close()
+
+
+# Without rights
+
+
+NO = {"code": "UnauthorizedOperation", "message": "You are not authorized", "status": 403, "times": 9}
+
+
+@pytest.mark.parametrize(
+    ("action", "sentence", "text"),
+    [
+        ("GetProducts", "on-demand prices of eu-west-1 are not known: EC2: You are not authorized (GetProducts,", "?"),
+        ("DescribeSubnets", "new instances are priced with a public address, since subnets are not known: ", None),
+        ("DescribeAddresses", "public addresses of stopped instances are not known: EC2: You are not auth", None),
+        ("DescribeVolumes", "the price of volumes is not known: EC2: You are not authorized (DescribeV", "0.0258+?"),
+    ],
+    ids=["list", "subnets", "addresses", "volumes"],
+)
+async def test_a_missing_right_is_said_once_and_leaves_the_rest_known(
+    ec2: FaultyEc2, connect: Open, action: str, sentence: str, text: str | None
+) -> None:
+    ec2.order(action, **NO)
+    provider: Any = await connect(pricing_endpoint_url=ec2.url)
+    instance = await listed(provider, await launched(provider))
+    for _ in range(2):
+        await provider.read_prices([instance])
+    assert [each[: len(sentence)] for each in provider.warned] == [sentence]
+    assert provider.price_of(instance).text == (text or f"{SMALL + ROOT * GP3 + ADDRESS:.4f}")
+
+
+async def test_spot_prices_are_missed_only_where_there_are_spot_instances(ec2: FaultyEc2, connect: Open) -> None:
+    ec2.order("DescribeSpotPriceHistory", **NO)
+    provider: Any = await connect(pricing_endpoint_url=ec2.url)
+    await provider.read_prices(())
+    assert provider.warned == []
+    spot: Any = await connect(pricing_endpoint_url=ec2.url)
+    instance = await listed(spot, await launched(spot, a_vm(SPOT="YES")))
+    await spot.read_prices([instance])
+    (warning,) = spot.warned
+    assert warning.startswith("spot prices are not known: EC2: You are not authorized (DescribeSpotPriceHistory")
+    assert spot.price_of(instance).text.endswith("+?")
+
+
+async def test_a_cloud_without_a_price_list_has_no_prices_of_amazons(ec2: FaultyEc2, connect: Open) -> None:
+    provider = await connect()
+    instance = await listed(provider, await launched(provider))
+    await provider.read_prices([instance])
+    assert provider.price_of(instance).text == "?"
+    assert ec2.account.count("GetProducts") == 0
+
+
+async def test_what_instances_cost_is_read_again_after_an_error(ec2: FaultyEc2, connect: Open) -> None:
+    ec2.order("DescribeVolumes", code="InternalError")
+    provider = await connect(pricing_endpoint_url=ec2.url)
+    instance = await listed(provider, await launched(provider))
+    with pytest.raises(Exception, match="An internal error has occurred"):
+        await provider.read_prices([instance])
+    assert provider.price_of(instance).text.endswith("+?")
+
+
+# Lists
+
+
+@pytest.fixture
+async def kept(ec2: FaultyEc2, tmp_path: Path) -> Path:
+    provider = make(ec2.url, pricing_endpoint_url=ec2.url, state_directory=tmp_path)
+    await provider.open()
+    await provider.read_prices(())
+    await provider.read_types()
+    await provider.close()
+    return tmp_path
+
+
+def modes(folder: Path) -> dict[str, int]:
+    return {each.name: each.stat().st_mode & 0o777 for each in folder.glob("one_*")}
+
+
+async def test_a_second_driver_reads_lists_from_the_state_directory(ec2: FaultyEc2, kept: Path) -> None:
+    assert modes(kept) == {"one_provider_mad_ec2.prices": 0o600, "one_provider_mad_ec2.types": 0o600}
+    asked = {action: ec2.account.count(action) for action in ("GetProducts", "DescribeInstanceTypes")}
+    second = make(ec2.url, pricing_endpoint_url=ec2.url, state_directory=kept)
+    await second.open()
+    await second.read_prices(())
+    await second.read_types()
+    assert {action: ec2.account.count(action) for action in asked} == asked
+    assert second.price_of_type("t3.small", market=ON_DEMAND).amount == SMALL
+    assert set(second.instance_types()) == set(ec2.settings.offer.types)
+    await second.close()
+
+
+@pytest.mark.parametrize("name", ["one_provider_mad_ec2.prices", "one_provider_mad_ec2.types"])
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"region": "eu-west-1"', b"\xff" * 100])
+async def test_a_damaged_list_is_asked_for_again(ec2: FaultyEc2, kept: Path, name: str, content: bytes) -> None:
+    (kept / name).write_bytes(content)
+    second = make(ec2.url, pricing_endpoint_url=ec2.url, state_directory=kept)
+    await second.open()
+    await second.read_prices(())
+    await second.read_types()
+    assert second.price_of_type("t3.small", market=ON_DEMAND).amount == SMALL
+    assert second.instance_types()["t3.small"].memory == 2048
+    assert (kept / name).read_bytes() != content
+    await second.close()
+
+
+async def test_a_list_of_another_region_is_not_used(ec2: FaultyEc2, kept: Path) -> None:
+    elsewhere = make(ec2.url, region="us-east-1", pricing_endpoint_url=ec2.url, state_directory=kept)
+    await elsewhere.open()
+    ec2.order("GetProducts", **NO)
+    await elsewhere.read_prices(())
+    assert elsewhere.price_of_type("t3.small", market=ON_DEMAND).amount is None
+    await elsewhere.close()
+
+
+async def test_amazons_own_endpoint_falls_back_to_the_table_of_the_release() -> None:
+    """Nothing listens there: prices come with the day of the table, and another region's are unknown."""
+    nowhere: dict[str, Any] = {
+        "pricing_endpoint_url": "http://127.0.0.1:1/",
+        "proxy": "http://127.0.0.1:1",
+        "endpoint_url": None,
+    }
+    for region, amount in (("us-east-1", SMALL), ("eu-south-2", None)):
+        provider: Any = make("", region=region, **nowhere)
+        await provider.open()
+        await provider.read_prices(())
+        price = provider.price_of_type("t3.small", market=ON_DEMAND)
+        assert price.amount == amount
+        if amount:
+            assert (price.parts[0].source, price.parts[0].date) == ("table of this release", "2026-07-20")
+        await provider.close()
+
+
+# States
+
+
+async def test_the_time_of_the_latest_change_of_state_is_ec2s(priced: Ec2Provider, ec2: FaultyEc2) -> None:
+    deploy_id = await launched(priced)
+    running = await listed(priced, deploy_id)
+    assert running.state_since == running.created_at > 0
+    await priced.stop(deploy_id, hard=False)
+    await reach(priced, deploy_id, InstanceState.STOPPED)
+    stopped = await listed(priced, deploy_id)
+    assert 0 <= stopped.state_since - int(running.state_since) < 60
