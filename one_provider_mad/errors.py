@@ -6,6 +6,7 @@ MadError
 ├── JournalError              the journal cannot be read or written
 ├── LedgerError               the ledger of costs cannot be read or written
 ├── RequestRefused            the request itself is wrong: nothing was done
+│   └── BudgetExceeded        it would exceed a limit of [budget]
 ├── DeadlineExceeded          the action ran out of time while waiting
 ├── OwnershipError            the instance is not, or not certainly, this VM's
 │   ├── NotOurs               its tags name another VM or another owner, or are missing
@@ -71,6 +72,10 @@ class LedgerError(MadError):
 
 class RequestRefused(MadError):
     """The request cannot be carried out as it was sent, and nothing was done."""
+
+
+class BudgetExceeded(RequestRefused):
+    """The request would exceed a limit of `[budget]`; it is not repeated, and the cloud does not lack room."""
 
 
 class DeadlineExceeded(MadError):

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
+from one_provider_mad.budget.settings import BudgetSettings
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import MadError, SettingsError, UnknownSetting
 from one_provider_mad.file_owner import make_directory, open_file
@@ -37,7 +38,7 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _OF_NAME = "one_provider_mad_"
 """Prefix of NAME in the files that the drivers keep in OpenNebula's var directory, but for monitoring's state."""
 
-_KEPT = re.compile(rf"(?:{_OF_NAME}(.+)\.(?:journal|configured|scripts|probes)|one_im_provider_(.+)\.state)")
+_KEPT = re.compile(rf"(?:{_OF_NAME}(.+)\.(?:journal|budget|configured|scripts|probes)|one_im_provider_(.+)\.state)")
 """All these files."""
 
 _OWNER = re.compile(r"[A-Za-z0-9_.:@-]{1,64}")
@@ -185,6 +186,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     prices: PriceSettings = PriceSettings()
     """Prices that win over the cloud's own."""
+
+    budget: BudgetSettings = BudgetSettings()
+    """The most that instances may use and cost."""
 
     metrics: MetricsSettings = MetricsSettings()
     """The drivers' metrics, for Prometheus."""
