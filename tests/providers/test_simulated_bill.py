@@ -21,10 +21,12 @@ from hypothesis import strategies as st
 
 from one_provider_mad.domain import DeployId, InstanceState
 from one_provider_mad.errors import ProviderError
+from one_provider_mad.pricing.settings import PriceSettings
 from one_provider_mad.providers.simulated import table
 from one_provider_mad.providers.simulated.bill import KEPT_SECONDS, RUNNING, Line, Stretch, read_bill, stretches
 from one_provider_mad.providers.simulated.cloud import Cloud, Launch
 from one_provider_mad.providers.simulated.hardware import Disk, Hardware
+from one_provider_mad.providers.simulated.prices import Prices
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
 from tests.waiting import HANG
 
@@ -131,9 +133,68 @@ def test_the_bill_of_a_time_has_only_the_seconds_within_it() -> None:
         clock.now += 100
         await cloud.stop(one, hard=True)
         clock.now += 50
-        line = Line(id=one, name="", vm_id="7", running=40.0, resting=20.0)
-        assert read_bill(path, now=clock.now, since=BEGIN + 60, until=BEGIN + 120) == {one: line}
+        amount = 40 * 0.005 / 3600 + 60 * (2 * 0.073 / 730 + 0.005) / 3600
+        bill = read_bill(path, now=clock.now, since=BEGIN + 60, until=BEGIN + 120)
+        assert bill[one].amount == pytest.approx(amount)
+        line = Line(id=one, name="", vm_id="7", running=40.0, resting=20.0, amount=None, currency="USD")
+        assert {deploy_id: each._replace(amount=None) for deploy_id, each in bill.items()} == {one: line}
         assert read_bill(path, now=clock.now, since=BEGIN + 150) == {}
+
+    with_cloud(live)
+
+
+PRICES = {"currency": "EUR", "stopped": 0.5, "spot": 0.25, "disk": 0.0, "address": 0.0}
+TYPES = {"free": {"cpu": 1, "memory": 256}, "dear": {"cpu": 1, "memory": 256, "price": 3600.0}}
+
+
+async def amounts(path: Path, now: float) -> dict[str, float | None]:
+    return {line.name: line.amount for line in read_bill(path, now=now).values()}
+
+
+async def test_prices_count_from_the_time_at_which_a_process_first_opens_the_cloud_with_them(tmp_path: Path) -> None:
+    path, clock = tmp_path / "cloud.db", Clock()
+
+    async def opened(**prices: Any) -> Cloud:
+        table = {"boot_time": 0, "prices": {**PRICES, **prices}, "instance_types": TYPES}
+        cloud = Cloud(path, msgspec.convert(table, SimulatedSettings), clock=clock)
+        await cloud.open()
+        return cloud
+
+    cloud = await opened()
+    ids = {}
+    for name, changes in {"a": {}, "s": {"market": "spot"}, "f": {"type": "free"}}.items():
+        launch = msgspec.structs.replace(LAUNCH, **{"type": "dear", "name": name, **changes})
+        ids[name] = await cloud.launch(launch, tags={})
+    clock.now += 10
+    assert await amounts(path, clock.now) == {"a": 10.0, "s": 2.5, "f": None}
+    await cloud.stop(ids["a"], hard=True)
+    await cloud.close()
+    clock.now += 10
+    cloud = await opened(address=3600.0)
+    clock.now += 10
+    assert await amounts(path, clock.now) == {"a": 10.0 + 5.0 + 15.0, "s": 5.0 + 12.5, "f": None}
+    await cloud.close()
+    clock.now += 10
+    cloud = await opened(address=3600.0, currency="USD")
+    assert (await amounts(path, clock.now))["a"] == 10.0 + 5.0 + 30.0
+    clock.now += 10
+    assert (await amounts(path, clock.now))["a"] is None
+    await cloud.close()
+
+
+def test_the_bill_is_the_price_that_the_drivers_compute_times_the_hours() -> None:
+    async def live(cloud: Cloud, clock: Clock, path: Path) -> None:
+        prices = Prices(SimulatedSettings(), PriceSettings())
+        one = await cloud.launch(LAUNCH, tags={})
+        clock.now += 3600
+        [instance] = await cloud.list_instances()
+        price = prices.of_instance(instance, instance.state)
+        assert read_bill(path, now=clock.now)[one].amount == pytest.approx(price.amount)
+        await cloud.stop(one, hard=True)
+        [instance] = await cloud.list_instances()
+        stopped = prices.of_instance(instance, instance.state)
+        clock.now += 3600
+        assert read_bill(path, now=clock.now)[one].amount == pytest.approx(price.known + stopped.known)
 
     with_cloud(live)
 
@@ -206,6 +267,7 @@ async def test_entries_of_instances_that_ended_over_a_year_ago_are_dropped(tmp_p
 KILLED = """
 import asyncio, os, pathlib, signal, sys, time
 from one_provider_mad.providers.simulated.cloud import Cloud
+from one_provider_mad.providers.simulated.prices import Prices
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
 
 async def main():

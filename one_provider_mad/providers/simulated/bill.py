@@ -1,4 +1,4 @@
-"""The simulated cloud's own bill: each instance's time in each state, as the cloud itself has changed it.
+"""The simulated cloud's own bill: each instance's time in each state, as the cloud has changed it, and what it costs.
 
 Triggers of the file write an entry for each change of an instance, in the same transaction: no process can change one
 without an entry, not even one of release 0.1.0, which shares files without the bill's tables and knows nothing of them.
@@ -20,6 +20,7 @@ import msgspec
 from one_provider_mad.database import PATIENCE, Database, connect
 from one_provider_mad.domain import InstanceState
 from one_provider_mad.providers.simulated.table import TRANSITIONS, encode
+from one_provider_mad.providers.simulated.tariff import Tariff
 
 _Result = TypeVar("_Result")
 
@@ -57,6 +58,7 @@ _SCHEMA = (
         name TEXT NOT NULL,
         vm_id TEXT NOT NULL        -- empty without a VM's tags
     )""",
+    "CREATE TABLE bill_tariff (at REAL NOT NULL, tariff TEXT NOT NULL)  -- JSON; in force from that time on",
     "CREATE INDEX bill_id ON bill (id)",
     f"CREATE TRIGGER bill_create AFTER INSERT ON instance BEGIN {_entry('new.created_at', 'new')}; END",
     f"""CREATE TRIGGER bill_change AFTER UPDATE OF transition, ends_at, type, hardware ON instance
@@ -116,6 +118,8 @@ class Line(NamedTuple):
         vm_id: its VM's number in its tags when it was created, "" for none.
         running: seconds in which it was starting or running.
         resting: seconds in which it was stopping, stopped, suspending or suspended.
+        amount: units of currency; None when the price of a type is unknown, or the currency has changed.
+        currency: ISO 4217 code.
     """
 
     id: str
@@ -123,6 +127,8 @@ class Line(NamedTuple):
     vm_id: str
     running: float
     resting: float
+    amount: float | None
+    currency: str
 
     @property
     def seconds(self) -> float:
@@ -182,8 +188,17 @@ class BilledDatabase(Database):
         return await super().write(dated)
 
 
-def prepare(db: sqlite3.Connection, now: float) -> None:
-    """Create the bill in a file without one, with an entry for each instance that exists; else drop old entries.
+def prepare(db: sqlite3.Connection, tariff: Tariff, now: float) -> None:
+    """Create the bill in a file without one, drop old entries, and bill by these prices from now on."""
+    _bring_up(db, now)
+    text = encode(tariff)
+    latest = db.execute("SELECT tariff FROM bill_tariff ORDER BY rowid DESC LIMIT 1").fetchone()
+    if latest is None or latest[0] != text:
+        db.execute("INSERT INTO bill_tariff VALUES (?, ?)", (now, text))
+
+
+def _bring_up(db: sqlite3.Connection, now: float) -> None:
+    """Create the bill's tables in a file without them, with an entry for each instance that exists.
 
     What instances of a file of an earlier release did before is not known: their bill begins now.
     """
@@ -262,21 +277,49 @@ def read_bill(path: Path, *, now: float, since: float = 0.0, until: float = math
     db = connect(path, timeout=PATIENCE, mode="ro")
     try:
         wanted = list(cut(stretches(db, now=now), since=since, until=until))
+        prices = [(at, _decode_tariff(text)) for at, text in db.execute("SELECT * FROM bill_tariff ORDER BY rowid")]
     finally:
         db.close()
-    return {deploy_id: _line(list(of_one)) for deploy_id, of_one in groupby(wanted, key=lambda stretch: stretch.id)}
+    periods = _periods(prices)
+    by_id = groupby(wanted, key=lambda stretch: stretch.id)
+    return {deploy_id: _line(list(of_one), periods) for deploy_id, of_one in by_id}
 
 
 RUNNING = (InstanceState.PENDING, InstanceState.RUNNING)
 """States in which a running instance's price is charged; it is lower while the instance rests."""
 
+_Period = tuple[float, float, Tariff]
+"""Begin and end of a time with the same prices."""
 
-def _line(of_one: list[Stretch]) -> Line:
+_decode_tariff = msgspec.json.Decoder(Tariff).decode
+
+
+def _periods(prices: Sequence[tuple[float, Tariff]]) -> list[_Period]:
+    """Return the times of each tariff; the first counts for all times before it, too."""
+    begins = [0.0, *(at for at, _ in prices[1:]), math.inf]
+    return [(begin, end, tariff) for (begin, end), (_, tariff) in zip(pairwise(begins), prices, strict=True)]
+
+
+def _line(of_one: list[Stretch], periods: Sequence[_Period]) -> Line:
     first = of_one[0]
+    amounts, currencies = zip(*_charges(of_one, periods), strict=True)
+    is_known = len(set(currencies)) == 1 and None not in amounts
     return Line(
         id=first.id,
         name=first.name,
         vm_id=first.vm_id,
         running=math.fsum(stretch.seconds for stretch in of_one if stretch.state in RUNNING),
         resting=math.fsum(stretch.seconds for stretch in of_one if stretch.state not in RUNNING),
+        amount=math.fsum(amounts) if is_known else None,
+        currency=currencies[-1],
     )
+
+
+def _charges(of_one: list[Stretch], periods: Sequence[_Period]) -> Iterator[tuple[float | None, str]]:
+    """Yield amount and currency of each stretch, for each tariff that was in force meanwhile."""
+    for begin, end, tariff in periods:
+        for stretch in cut(of_one, since=begin, until=end):
+            hour = tariff.hour(
+                stretch.type, market=stretch.market, disk=stretch.disk, is_running=stretch.state in RUNNING
+            )
+            yield None if hour is None else hour * stretch.seconds / 3600, tariff.currency

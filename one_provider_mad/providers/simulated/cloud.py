@@ -30,6 +30,7 @@ from one_provider_mad.providers.simulated import bill, table
 from one_provider_mad.providers.simulated.bill import BilledDatabase
 from one_provider_mad.providers.simulated.hardware import Disk, Hardware
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
+from one_provider_mad.providers.simulated.tariff import tariff_of
 
 TERMINATED_SECONDS = 3600.0
 """Cloud seconds for which a terminated instance is still listed, as in EC2."""
@@ -433,7 +434,7 @@ class Cloud:
             raise AuthenticationRefused(
                 "the simulated cloud does not accept the key: its account was opened with another `api_key`"
             )
-        bill.prepare(db, self._clock())
+        bill.prepare(db, tariff_of(self._settings), self._clock())
 
 
 def _wrong_state(deploy_id: str, state: InstanceState, what: str, allowed: tuple[InstanceState, ...]) -> WrongState:
