@@ -43,6 +43,9 @@ class HostTemplate(Value, frozen=True, kw_only=True):
     sent: Mapping[str, str] = {}
 
 
+DEFAULT_PRIORITY = "-1"
+"""PRIORITY of a host for which there is no other."""
+
 HostTemplates = Callable[[int], Awaitable[HostTemplate]]
 """A function that asks OpenNebula for a host, given by number; raises MadError."""
 
@@ -103,21 +106,23 @@ class HostAttributes:
         """True once it is known whether and how OpenNebula is asked."""
         return self.may_ask is False or self.templates is not None
 
-    async def to_write(self, host_id: int, *, name: str, priority: str) -> Mapping[str, str] | None:
+    async def to_write(self, host_id: int, *, name: str, priority: str | None) -> Mapping[str, str] | None:
         """Return what the next report writes, {} for nothing; None while that cannot be told.
 
         Args:
             host_id: the host's number.
             name: its name, as far as the request says; the present one comes from OpenNebula.
-            priority: the wanted PRIORITY.
+            priority: the wanted PRIORITY; None for the one that a driver has written, else DEFAULT_PRIORITY.
         """
         version = await asyncio.to_thread(read_version, self._remotes) if self._remotes is not None else ""
         if self.templates is None:
             is_asking_impossible = self.may_ask is False
-            return wanted_attributes(name=name, priority=priority, version=version) if is_asking_impossible else None
+            wanted = wanted_attributes(name=name, priority=priority or DEFAULT_PRIORITY, version=version)
+            return wanted if is_asking_impossible else None
         found = await self._ask(self.templates, host_id)
         if found is None:
             return None
+        priority = priority or found.sent.get("PRIORITY", DEFAULT_PRIORITY)
         return to_write(wanted_attributes(name=found.name or name, priority=priority, version=version), found)
 
     async def _ask(self, templates: HostTemplates, host_id: int) -> HostTemplate | None:

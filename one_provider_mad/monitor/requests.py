@@ -326,7 +326,7 @@ class RequestHandler:
 
     async def _with_own(self, request: Monitor, report: HostReport) -> HostReport:
         """Return the report with HOSTNAME, PRIORITY and VERSION, for which OpenNebula is asked."""
-        priority = self._source.report_settings().monitor.priority_text
+        priority = self._sweeper.priority_text
         own = await self._host_attributes.to_write(request.host_id, name=request.host, priority=priority)
         return msgspec.structs.replace(report, own=own or {})
 

@@ -15,7 +15,7 @@ from one_provider_mad.errors import MadError
 from one_provider_mad.monitor.changes import Changes
 from one_provider_mad.monitor.cloud_source import CloudSource
 from one_provider_mad.monitor.host import Load, configured_capacity, report_of
-from one_provider_mad.monitor.host_attributes import AGAIN_SECONDS, HostAttributes
+from one_provider_mad.monitor.host_attributes import AGAIN_SECONDS, DEFAULT_PRIORITY, HostAttributes
 from one_provider_mad.monitor.inference import InferredVm
 from one_provider_mad.monitor.news import News, last_words
 from one_provider_mad.monitor.sender import Sender
@@ -190,15 +190,15 @@ class HostSchedule:
 
     async def _own_attributes(self) -> Mapping[str, str]:
         """Return HOSTNAME, PRIORITY and VERSION as far as they are to be written now."""
-        priority = self._source.report_settings().monitor.priority_text
+        priority = self._sweeper.priority_text
         own = await self._host_attributes.to_write(self.request.host_id, name=self.request.host, priority=priority)
         self._own_due_at = self._loop.time() + AGAIN_SECONDS
-        self._written_priority = priority if own is not None else ""
+        self._written_priority = (priority or DEFAULT_PRIORITY) if own is not None else ""
         return own or {}
 
     async def _own_news(self) -> Mapping[str, str] | None:
         """Return what is to be written after an edit of PRIORITY, or once OpenNebula can be asked; else None."""
-        is_news = self._written_priority != self._source.report_settings().monitor.priority_text
+        is_news = self._written_priority != (self._sweeper.priority_text or DEFAULT_PRIORITY)
         if not is_news or not self._host_attributes.is_known or self._loop.time() < self._own_due_at:
             return None
         return await self._own_attributes() or None

@@ -78,18 +78,22 @@ class MonitorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     priority: Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)] | Literal["price"] = -1.0
     """PRIORITY of the host, by which schedulers rank hosts: hosts of the highest come first, and hosts at home have
-    none, which counts as 0. `"price"` is for -1 less the price of an instance, so that the cheapest cloud comes
-    first; this release knows no prices, and sends -1. A PRIORITY that an administrator has written into the host's
-    template stays."""
+    none, which counts as 0. `"price"` is -1 less the hourly price of the cheapest instance type of
+    `[capacity.instance_types]`, else of the provider's defaults, else of the cloud, on demand and without disks, so
+    that the cheapest cloud comes first; -1 while that is unknown. All NAMEs need the same currency: `currency` and
+    `rate` of `[prices]`. A PRIORITY that an administrator has written into the host's template stays."""
 
     is_before_4_14: bool = False
     """True for OpenNebula before 4.14, whose requests look the same, but which expects other attribute names in
     reports."""
 
-    @property
-    def priority_text(self) -> str:
-        """The host's PRIORITY as OpenNebula reads numbers, without an exponent."""
-        figure = -1.0 if self.priority == "price" else self.priority
+    def priority_text(self, price: float | None) -> str:
+        """Return the host's PRIORITY as OpenNebula reads numbers, without an exponent.
+
+        Args:
+            price: units of currency an hour of a usual instance; None when unknown.
+        """
+        figure = -1.0 - (price or 0.0) if self.priority == "price" else self.priority
         return f"{figure:.6f}".rstrip("0").rstrip(".")
 
     @property

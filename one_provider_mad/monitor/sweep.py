@@ -34,6 +34,7 @@ from one_provider_mad.monitor.inference import (
     with_clock_set_back,
 )
 from one_provider_mad.monitor.lookups import Lookup, lacking, look_up
+from one_provider_mad.monitor.price_reader import PriceReader
 from one_provider_mad.monitor.settings import MonitorSettings
 from one_provider_mad.protocol.reports import VmWord, Wild
 from one_provider_mad.protocol.stale_names import StaleNames
@@ -156,6 +157,7 @@ class Sweeper:
         self._last_error: MadError | None = None
         self._capacity = CapacityReader(time=self._loop.time, clock=clock)
         self._figures = FigureKeeper(self._loop.time)
+        self._prices = PriceReader(self._loop.time)
         self._warned: set[str] = set()
         self.memory = memory or Memory()
         self.failing_since: float | None = None
@@ -195,12 +197,18 @@ class Sweeper:
         refusal, shortages = await asyncio.to_thread(read_refusals, watched.journal)
         return self._capacity.is_news(refusal, shortages, watched.provider)
 
+    @property
+    def priority_text(self) -> str | None:
+        """The PRIORITY that hosts are to have; None for the one that they have."""
+        return self._prices.priority_text(self._source.report_settings())
+
     async def stop(self) -> None:
         """Cancel all calls to the cloud and to OpenNebula, and wait for their end: the provider may be closed then."""
         tasks = [
             *self._sweeps,
             *self._capacity.calls_under_way(),
             *self._figures.calls_under_way(),
+            *self._prices.calls_under_way(),
             *self.home.calls_under_way(),
         ]
         for task in tasks:
@@ -235,6 +243,7 @@ class Sweeper:
             self._capacity.ask(watched)
             listing = await self._listed(watched, settings)
             self._figures.ask(watched, listing.instances)
+            self._prices.ask(watched, listing.instances, self._source.report_settings())
         finally:
             self._running = None  # callers from now on need a later listing
         async with self._inferring:

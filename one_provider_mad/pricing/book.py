@@ -30,19 +30,23 @@ class PriceBook:
         self._kept: dict[tuple[Item, ...], Price] = {}
 
     def changed(self) -> None:
-        """Forget all prices: the cloud's list has changed."""
-        self._kept.clear()
+        """Forget all prices; call it after the cloud's list has changed.
+
+        A thread that computes a price from the list before it keeps that in the mapping that is dropped here.
+        """
+        self._kept = {}
 
     def price(self, items: tuple[Item, ...] | None) -> Price:
         """Return what these items cost together an hour; UNKNOWN for None."""
         if items is None:
             return UNKNOWN
-        if (kept := self._kept.get(items)) is not None:
-            return kept
-        if len(self._kept) >= _MOST_KEPT:
-            self._kept.clear()
-        price = self._kept[items] = self._computed(items)
-        return price
+        kept = self._kept
+        if (price := kept.get(items)) is not None:
+            return price
+        price = self._computed(items)
+        if len(kept) >= _MOST_KEPT:
+            kept.clear()
+        return kept.setdefault(items, price)
 
     def _computed(self, items: tuple[Item, ...]) -> Price:
         units = [self._unit(item) for item in items]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from enum import Enum
 
 from one_provider_mad.domain import Value
@@ -129,6 +130,13 @@ class Price(Value, frozen=True, kw_only=True):
 
 UNKNOWN = Price(is_unknown=True)
 """The price of something of which nothing is known."""
+
+
+def cheapest(prices: Iterable[Price]) -> Price:
+    """Return the lowest of the prices that are known; UNKNOWN for none."""
+    known = ((price.amount, place, price) for place, price in enumerate(prices))
+    lowest = min(((amount, place, price) for amount, place, price in known if amount is not None), default=None)
+    return UNKNOWN if lowest is None else lowest[2]
 
 
 def figure(amount: float) -> str:

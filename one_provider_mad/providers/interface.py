@@ -516,6 +516,21 @@ class PriceSource(Protocol):
         """Return the GiB of all disks of one alternative of a plan; None when unknown. Pure."""
 
 
+@runtime_checkable
+class UsualPrice(Protocol):
+    """Knows what an instance usually costs, by which `priority = "price"` of `[monitor]` ranks several clouds."""
+
+    def usual_price(self, types: Collection[str]) -> Price:
+        """Return what an instance for a VM without special wishes costs an hour, without disks and addresses. Pure.
+
+        It is the cheapest of these types on demand. A type without a known price does not count.
+
+        Args:
+            types: the instance types in `[capacity]`; without any, those of the provider's defaults count, and without
+                defaults all.
+        """
+
+
 class InstanceType(Value, frozen=True, kw_only=True):
     """An instance type of the cloud.
 

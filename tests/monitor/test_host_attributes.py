@@ -119,7 +119,7 @@ def test_the_version_is_read_as_onehost_sync_reads_it(tmp_path: Path) -> None:
     [(-1.0, "-1"), (0.0, "0"), (-1.0116, "-1.0116"), (1e6, "1000000"), ("price", "-1")],
 )
 def test_priority_is_a_plain_number(priority: float, text: str) -> None:
-    assert MonitorSettings(priority=priority).priority_text == text
+    assert MonitorSettings(priority=priority).priority_text(None) == text
 
 
 # Reporting

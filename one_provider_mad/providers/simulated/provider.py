@@ -18,7 +18,7 @@ from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState,
 from one_provider_mad.errors import BadParameter, InstanceNotFound
 from one_provider_mad.guest.choice import choose
 from one_provider_mad.guest.user_data import user_data_for
-from one_provider_mad.pricing.values import Price
+from one_provider_mad.pricing.values import ON_DEMAND, Price, cheapest
 from one_provider_mad.providers.interface import (
     Attached,
     Capacity,
@@ -210,6 +210,11 @@ class SimulatedProvider:
     def price_of_type(self, name: str, *, market: str) -> Price:
         """Return what a running instance of a type costs, without disks and address."""
         return self._prices.of_type(name, market)
+
+    def usual_price(self, types: Collection[str]) -> Price:
+        """Return the price of the cheapest of these types, or of all."""
+        names = types or self._offer.types
+        return cheapest(self._prices.of_type(name, ON_DEMAND) for name in names)
 
     async def check(self) -> Sequence[CheckResult]:
         """Check the database, and how many instances the limits still allow."""
