@@ -8,7 +8,7 @@ ages. Every label has few values, for any number of VMs and any answers of a clo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from time import monotonic, time
 from typing import TYPE_CHECKING, TypeVar
 
@@ -155,6 +155,30 @@ class Recorder:
             self._labels(),
             registry=self._only(reports),
         )
+        self._price = client.Gauge(
+            "one_provider_price_per_hour",
+            "Known prices of all instances together, in units of the currency an hour.",
+            self._labels("currency"),
+            registry=self._only(reports),
+        )
+        self._month = client.Gauge(
+            "one_provider_cost_month_to_date",
+            "Known costs of all instances since the month began in UTC, in units of the currency.",
+            self._labels("currency"),
+            registry=self._only(reports),
+        )
+        self._unpriced = client.Gauge(
+            "one_provider_instances_without_price",
+            "Instances of whose price a part is unknown.",
+            self._labels(),
+            registry=self._only(reports),
+        )
+        self._booked_at = client.Gauge(
+            "one_provider_ledger_last_success_timestamp_seconds",
+            "Start of the latest listing that is in the ledger, in seconds since the epoch.",
+            self._labels(),
+            registry=self._only(reports),
+        )
         self._info = client.Gauge(
             "one_provider_info",
             "The project's version, in a label; always 1.",
@@ -254,6 +278,28 @@ class Recorder:
         for state, count in states.items():
             self._vms.labels(*self._own, state).set(count)
 
+    def booked(self, hosts: Iterable[tuple[str, float, float, int]], *, at: float | None) -> None:
+        """Record what instances cost.
+
+        Args:
+            hosts: of each host the currency, the price an hour, the cost of the month, and the instances without price.
+            at: start of the listing that is in the ledger, seconds since the epoch; None if it could not be written.
+        """
+        hours: dict[str, float] = {}
+        months: dict[str, float] = {}
+        unpriced = 0
+        for currency, hour, month, without in hosts:
+            hours[currency] = hours.get(currency, 0.0) + hour
+            months[currency] = months.get(currency, 0.0) + month
+            unpriced += without
+        for gauge, sums in ((self._price, hours), (self._month, months)):
+            gauge.clear()
+            for currency, amount in sums.items():
+                gauge.labels(*self._own, self._few("currency", currency)).set(amount)
+        self._unpriced.labels(*self._own).set(unpriced)
+        if at is not None:
+            self._booked_at.labels(*self._own).set(at)
+
     def lost(self) -> None:
         """Record a failed sweep."""
         self._up.labels(*self._own).set(0)
@@ -262,7 +308,8 @@ class Recorder:
         """Set the number of monitored hosts; without hosts the figures of the last sweep are removed."""
         self._hosts.labels(*self._own).set(hosts)
         if not hosts:
-            for gauge in (self._up, self._swept_at, self._vms, self._held):
+            of_sweeps = (self._up, self._swept_at, self._vms, self._held)
+            for gauge in (*of_sweeps, self._price, self._month, self._unpriced, self._booked_at):
                 gauge.clear()
 
     def _few(self, label: str, value: str) -> str:

@@ -104,6 +104,8 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
         )
         wake = asyncio.Event()
         self._sweeper = sweeper
+        sweeper.costs.tell = self._warn
+        sweeper.costs.may_book = self._is_initialised  # a person's trial books nothing
         self._host_attributes = modules.HostAttributes(places.var / "remotes")
         self._handler = handler = modules.RequestHandler(
             sweeper=sweeper,
@@ -151,6 +153,8 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
             handler.set_silent(is_silent=held)
             if self._sweeper is not None:
                 self._sweeper.home.look = None if held else self._look_at_home
+                if held:
+                    self._sweeper.costs.leave()
             if held:
                 begins_to_lead.clear()
                 self._forget_home()

@@ -105,6 +105,8 @@ class MonitoredCloud(LiveProvider[OpenCloud, OpenCloud]):
             owner=configuration.settings.owner,
             call_timeout=configuration.settings.call_timeout,
             journal=self._places.journal(configuration),
+            name=configuration.name,
+            ledger=self._places.ledger(configuration),
             caution=configuration.caution,
         )
 

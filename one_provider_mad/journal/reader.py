@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,6 +31,7 @@ from one_provider_mad.journal.shortages import select_refusal, select_shortages
 from one_provider_mad.journal.statements import (
     select_attempts,
     select_debts,
+    select_ends,
     select_live_imports,
     select_open_requests,
     select_outline,
@@ -82,6 +83,15 @@ def read_live_imports(path: Path) -> list[tuple[DeployId, VmId]]:
         JournalError: there is a journal and it cannot be read.
     """
     return _read_all(path, select_live_imports)
+
+
+def read_ends(path: Path, deploy_ids: Collection[DeployId]) -> Mapping[DeployId, float]:
+    """Return when the action driver ended these instances, seconds since the epoch, as far as it has ended them.
+
+    Raises:
+        JournalError: there is a journal and it cannot be read.
+    """
+    return dict(_read_all(path, lambda db: select_ends(db, deploy_ids)))
 
 
 def read_open_requests(path: Path) -> list[OpenRequest]:

@@ -6,7 +6,7 @@ import json
 import sqlite3
 import time
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import chain, islice
 from typing import Any
 
@@ -229,6 +229,14 @@ def select_outline(db: sqlite3.Connection, since: float) -> Outline:
     )
 
 
+def select_ends(db: sqlite3.Connection, deploy_ids: Collection[DeployId]) -> list[tuple[DeployId, float]]:
+    """Return these instances with the time when an action ended them, without those that none has ended."""
+    query = (
+        "SELECT deploy_id, ended_at FROM instances WHERE ended_at > 0 AND deploy_id IN (SELECT value FROM json_each(?))"
+    )
+    return [(DeployId(row[0]), float(row[1])) for row in db.execute(query, (json.dumps(list(deploy_ids)),)).fetchall()]
+
+
 def select_import(db: sqlite3.Connection, deploy_id: DeployId) -> tuple[VmId, int] | None:
     """Return ID and STIME of the VM that has imported this untagged instance; None when none has."""
     row = db.execute("SELECT vm_id, stime FROM imported WHERE deploy_id = ?", (deploy_id,)).fetchone()
@@ -316,6 +324,8 @@ def save_attempt(db: sqlite3.Connection, attempt: Attempt) -> None:
     if attempt.latest is not None:
         row = (attempt.token, attempt.latest.at, attempt.latest.steady, attempt.latest.boot)
         db.execute("INSERT OR REPLACE INTO moments VALUES (?, ?, ?, ?)", row)
+    if attempt.state is AttemptState.CREATED:  # `ended_at` of an instance that has a row stays
+        db.execute("INSERT OR IGNORE INTO instances VALUES (?, ?, 0)", (attempt.deploy_id, who.vm_id))
     if attempt.specification:
         db.execute("INSERT OR REPLACE INTO asked VALUES (?, 1, ?)", (attempt.token, attempt.specification))
 

@@ -85,6 +85,7 @@ class Book:
         ends: when things ended that have no open span; 0 for one without any span.
         rows: new and changed rows, by their numbers, which the file lacks.
         removed: numbers of rows that the file may have and should not have.
+        closed: the spans that the latest listing has closed, each with the number of its host.
         cut_at: time after which the file should have no closed span of a thing that has an open one; None for any.
     """
 
@@ -101,6 +102,7 @@ class Book:
         self.rows: dict[int, Row] = {}
         self.removed: set[int] = set()
         self.cut_at: float | None = None
+        self.closed: list[tuple[int, Span]] = []
         self._next_id = next_id
 
     def unknown(self, sightings: Iterable[Sighting]) -> list[Thing]:
@@ -135,6 +137,7 @@ class Book:
             ended_at: when things ended, as the action driver knows.
             kinds: the kinds that the listing covers; things of other kinds stay as they are.
         """
+        self.closed = []
         now, ends = self._without_step(now), ended_at or {}
         seen: set[Thing] = set()
         for each in sightings:
@@ -306,16 +309,18 @@ class Book:
     def _close(self, entry: Entry, end: float) -> None:
         """Close an open span; one without any time is removed."""
         if end > entry.span.begin:
-            span = msgspec.structs.replace(entry.span, end=end, is_open=False)
-            self.rows[entry.id] = Row(id=entry.id, host_id=entry.host_id, span=span)
+            self._put_closed(entry.id, entry.host_id, msgspec.structs.replace(entry.span, end=end, is_open=False))
         else:
             self.rows.pop(entry.id, None)
             self.removed.add(entry.id)
 
     def _add_closed(self, like: Span, host_id: int, begin: float, end: float, *, is_seen: bool) -> None:
         span = msgspec.structs.replace(like, begin=begin, end=end, is_open=False, is_seen=is_seen)
-        number = self._number()
+        self._put_closed(self._number(), host_id, span)
+
+    def _put_closed(self, number: int, host_id: int, span: Span) -> None:
         self.rows[number] = Row(id=number, host_id=host_id, span=span)
+        self.closed.append((host_id, span))
 
     def _number(self) -> int:
         self._next_id += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from math import fsum, inf
 from typing import NamedTuple
 
@@ -10,6 +11,12 @@ from one_provider_mad.ledger.records import Span, Total
 
 HOUR = 3600.0
 """Seconds in an hour; prices are units of currency an hour."""
+
+
+def month_begin(now: float) -> float:
+    """Return when the present month began, in UTC as clouds bill, seconds since the epoch."""
+    moment = datetime.fromtimestamp(now, UTC)
+    return datetime(moment.year, moment.month, 1, tzinfo=UTC).timestamp()
 
 
 class _Clipped(NamedTuple):

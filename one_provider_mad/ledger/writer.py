@@ -31,6 +31,7 @@ from one_provider_mad.ledger.schema import (
     write_facts,
     write_rows,
 )
+from one_provider_mad.ledger.tally import Spent, Vm, spent_by_host, spent_by_vm
 
 _Result = TypeVar("_Result")
 
@@ -126,6 +127,18 @@ class LedgerFile:
 
         with self._errors():
             self._in_file(work)
+
+    def spent_by_vm(self, vms: Collection[Vm]) -> Mapping[Vm, Spent]:
+        """Return what closed spans of these VMs' instances cost. Raises LedgerError."""
+        if not vms:
+            return {}
+        with self._errors():
+            return self._in_file(lambda db: spent_by_vm(db, vms))
+
+    def spent_by_host(self, since: float) -> Mapping[int, Spent]:
+        """Return what closed spans of each host's instances cost since a time. Raises LedgerError."""
+        with self._errors():
+            return self._in_file(lambda db: spent_by_host(db, since))
 
     def learn_owners(self, owners: Mapping[tuple[int, int], VmOwner]) -> None:
         """Set the owner of the rows that have none yet, by VM ID and STIME.

@@ -37,6 +37,8 @@ class OpenCloud(Value, frozen=True, kw_only=True):
         owner: the owner that the tags of our instances name.
         call_timeout: seconds one call may take.
         journal: path of the action driver's journal, which may not exist.
+        name: NAME.
+        ledger: path of the ledger of costs; None to keep none.
         caution: why listings of this cloud may be incomplete: unknown settings; "" when they are not.
     """
 
@@ -44,6 +46,8 @@ class OpenCloud(Value, frozen=True, kw_only=True):
     owner: str
     call_timeout: float
     journal: Path
+    name: str = ""
+    ledger: Path | None = None
     caution: str = ""
 
 

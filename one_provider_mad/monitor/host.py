@@ -92,6 +92,7 @@ def report_of(
     wilds: tuple[Wild, ...] = (),
     error: str = "",
     warning: str = "",
+    costs: Mapping[str, str] | None = None,
     own: Mapping[str, str] | None = None,
 ) -> HostReport:
     """Return the report on a host.
@@ -103,6 +104,7 @@ def report_of(
         wilds: wild instances.
         error: why the cloud cannot be asked, "" when it can.
         warning: the operator's warning, "" for none.
+        costs: what the host's instances cost.
         own: HOSTNAME, PRIORITY and VERSION, as far as they are to be written.
     """
     return HostReport(
@@ -113,6 +115,7 @@ def report_of(
         used_memory=load.memory,
         error=error,
         attributes={"PROVIDER_KIND": settings.kind or NOTHING, "PROVIDER_WARNING": warning or NOTHING},
+        costs=costs or {},
         own=own or {},
         wilds=wilds,
     )

@@ -13,6 +13,7 @@ from one_provider_mad import metrics
 from one_provider_mad.domain import VmId
 from one_provider_mad.errors import MadError, internal_error
 from one_provider_mad.monitor.cloud_source import CloudSource
+from one_provider_mad.monitor.costs import with_costs
 from one_provider_mad.monitor.gone import GoneVms
 from one_provider_mad.monitor.host import Load, configured_capacity, letter_of, report_of
 from one_provider_mad.monitor.host_attributes import HostAttributes
@@ -36,7 +37,6 @@ from one_provider_mad.protocol.im_messages import (
 )
 from one_provider_mad.protocol.messages import Severity
 from one_provider_mad.protocol.reports import HostReport, LegacyVm, VmWord
-from one_provider_mad.protocol.stale_names import StaleNames
 from one_provider_mad.tasks import is_cancelled
 
 log = structlog.get_logger()
@@ -322,6 +322,7 @@ class RequestHandler:
             sweep.load(request.host_id),
             wilds=sweep.wilds,
             warning=sweep.warning,
+            costs=self._sweeper.costs.of_host(request.host_id),
         )
 
     async def _with_own(self, request: Monitor, report: HostReport) -> HostReport:
@@ -337,7 +338,7 @@ class RequestHandler:
         gone = {} if is_old else self._gone.setdefault(request.host_id, GoneVms()).letters(seen, now=now)
 
         def write() -> str:
-            vms = _legacy_vms(seen, gone, self._sweeper.stale_names)
+            vms = _legacy_vms(seen, gone, self._sweeper)
             self._note_reported(request.host_id, vms)
             return reports.legacy_report(report, vms, is_before_4_14=is_old)
 
@@ -436,28 +437,27 @@ def _era_of(request: ImRequest | Unreadable) -> Era:
     return Era.MODERN if isinstance(request, StartMonitor) else request.era
 
 
-def _legacy_vms(vms: Sequence[InferredVm], gone: Mapping[VmId, str], stale_names: StaleNames) -> list[LegacyVm]:
+def _legacy_vms(vms: Sequence[InferredVm], gone: Mapping[VmId, str], sweeper: Sweeper) -> list[LegacyVm]:
     """Return the VMs to name in a report up to 5.10; oned powers off those left out.
 
     A missing VM is named only if `gone` has a letter for it.
     """
     return [
-        _legacy_vm(vm, gone.get(vm.state.vm_id, ""), stale_names)
-        for vm in vms
-        if vm.is_listed or vm.state.vm_id in gone
+        _legacy_vm(vm, gone.get(vm.state.vm_id, ""), sweeper) for vm in vms if vm.is_listed or vm.state.vm_id in gone
     ]
 
 
-def _legacy_vm(vm: InferredVm, gone: str, stale_names: StaleNames) -> LegacyVm:
+def _legacy_vm(vm: InferredVm, gone: str, sweeper: Sweeper) -> LegacyVm:
     vm_id, instance = vm.state.vm_id, vm.instance
     if instance is None:
         return LegacyVm(vm_id=vm_id, deploy_id=vm.state.deploy_id, state_letter=gone or "-")
+    attributes = with_costs(instance, sweeper.costs, is_legacy=True)
     return LegacyVm(
         vm_id=vm_id,
         deploy_id=vm.state.deploy_id,
         state_letter=gone or ("-" if vm.state.state is VmWord.UNKNOWN else letter_of(instance.state)),
         name=instance.name,
         usage=instance.usage,
-        attributes=instance.attributes,
-        stale=stale_names.of(vm_id, instance.attributes, instance.usage),
+        attributes=attributes,
+        stale=sweeper.stale_names.of(vm_id, attributes, instance.usage),
     )

@@ -14,6 +14,7 @@ from one_provider_mad.domain import DeployId, Instance, VmId
 from one_provider_mad.errors import MadError
 from one_provider_mad.monitor.changes import Changes
 from one_provider_mad.monitor.cloud_source import CloudSource
+from one_provider_mad.monitor.costs import with_costs
 from one_provider_mad.monitor.host import Load, configured_capacity, report_of
 from one_provider_mad.monitor.host_attributes import AGAIN_SECONDS, DEFAULT_PRIORITY, HostAttributes
 from one_provider_mad.monitor.inference import InferredVm
@@ -165,6 +166,7 @@ class HostSchedule:
             wilds=sweep.wilds if sweep else (),
             error=self._error or self._trouble,
             warning=sweep.warning if sweep else "",
+            costs=self._sweeper.costs.of_host(self.request.host_id),
         )
 
     async def _send_system_host(self, own: Mapping[str, str] | None = None) -> None:
@@ -334,12 +336,13 @@ class HostSchedule:
         return reports.vm_figures(chain(present, removals))
 
     def _figures_of_present(self, vm: InferredVm, instance: Instance) -> VmFigures:
+        attributes = with_costs(instance, self._sweeper.costs)
         return VmFigures(
             vm_id=vm.state.vm_id,
             deploy_id=vm.state.deploy_id,
             usage=instance.usage,
-            attributes=instance.attributes,
-            stale=self._stale_names.of(vm.state.vm_id, instance.attributes, instance.usage),
+            attributes=attributes,
+            stale=self._stale_names.of(vm.state.vm_id, attributes, instance.usage),
         )
 
     def _removals_of(self, vm_id: VmId, deploy_id: DeployId, kept: Mapping[str, str]) -> VmFigures:

@@ -20,6 +20,7 @@ from one_provider_mad.listings import by_id
 from one_provider_mad.monitor.activity import Activity, ActivityReader
 from one_provider_mad.monitor.capacity import Allocations, CapacityReader, SweepResult, hints_of
 from one_provider_mad.monitor.cloud_source import CloudSource, OpenCloud
+from one_provider_mad.monitor.costs import VM_NAMES, CostWatch
 from one_provider_mad.monitor.figures import FigureKeeper, with_figures
 from one_provider_mad.monitor.home_warning import HomeWatch
 from one_provider_mad.monitor.host import Load, taken_by, unknown_types, wild_of
@@ -42,6 +43,7 @@ from one_provider_mad.protocol.vmm import shown_deploy_id
 from one_provider_mad.providers.interface import (
     Figures,
     NamedAttributes,
+    PriceSource,
     Provider,
     Size,
     UpstreamTags,
@@ -132,6 +134,7 @@ class Sweeper:
         hosts: numbers of the monitored hosts.
         stale_names: attributes that OpenNebula may still show for each VM.
         home: looks whether home takes the VMs that it has room for.
+        costs: books listings in the ledger, and knows what VMs and hosts cost.
     """
 
     def __init__(
@@ -165,6 +168,7 @@ class Sweeper:
         self.hosts: frozenset[int] = frozenset()
         self.stale_names = StaleNames(reported_names)
         self.home = HomeWatch(self._loop.time)
+        self.costs = CostWatch(self._loop.time, clock)
         self._home_shown = ""
 
     def set_allocations(self, allocations: Allocations) -> None:
@@ -210,6 +214,7 @@ class Sweeper:
             *self._figures.calls_under_way(),
             *self._prices.calls_under_way(),
             *self.home.calls_under_way(),
+            *self.costs.calls_under_way(),
         ]
         for task in tasks:
             task.cancel()
@@ -240,10 +245,13 @@ class Sweeper:
             settings = self._source.report_settings().monitor
             if isinstance(watched.provider, NamedAttributes):
                 self.stale_names.expect(watched.provider.attribute_names)
+            if isinstance(watched.provider, PriceSource):
+                self.stale_names.expect(VM_NAMES)
             self._capacity.ask(watched)
             listing = await self._listed(watched, settings)
             self._figures.ask(watched, listing.instances)
             self._prices.ask(watched, listing.instances, self._source.report_settings())
+            self.costs.ask(watched, listing)
         finally:
             self._running = None  # callers from now on need a later listing
         async with self._inferring:

@@ -91,6 +91,7 @@ class HostReport(Value, frozen=True, kw_only=True):
         error: why the cloud does not answer, "" when it does; PROVIDER_ERROR of the host.
         attributes: further attributes. Only names that begin with PROVIDER_ are written: OpenNebula lets reported ones
             overwrite those that an administrator has set (CAPACITY, REGION_NAME, credentials).
+        costs: what the host's instances cost; names as those of `attributes`.
         own: HOSTNAME, PRIORITY and VERSION, without those that are the administrator's (monitor/host_attributes.py).
         wilds: every wild instance; OpenNebula forgets those that the next report lacks.
     """
@@ -102,6 +103,7 @@ class HostReport(Value, frozen=True, kw_only=True):
     used_memory: int = 0
     error: str = ""
     attributes: Mapping[str, str] = {}
+    costs: Mapping[str, str] = {}
     own: Mapping[str, str] = {}
     wilds: tuple[Wild, ...] = ()
 
@@ -270,7 +272,7 @@ def _known_figure(name: str, figure: float | None) -> str:
 
 
 def _facts(report: HostReport) -> Iterator[str]:
-    facts = {fit_name(name): value for name, value in report.attributes.items()}
+    facts = {fit_name(name): value for name, value in {**report.attributes, **report.costs}.items()}
     facts[ERROR] = clean(report.error) or NOTHING
     for name, value in facts.items():
         if name.startswith(PREFIX):
