@@ -14,16 +14,16 @@ from one_provider_mad.providers.interface import InstanceType as Known
 from one_provider_mad.providers.simulated.settings import InstanceType
 
 EC2_TYPES = {
-    "t3.nano": InstanceType(cpu=2, memory=512),
-    "t3.micro": InstanceType(cpu=2, memory=1024),
-    "t3.small": InstanceType(cpu=2, memory=2048),
-    "t3.medium": InstanceType(cpu=2, memory=4096),
-    "t3.large": InstanceType(cpu=2, memory=8192),
-    "t3a.small": InstanceType(cpu=2, memory=2048),
-    "t3a.medium": InstanceType(cpu=2, memory=4096),
-    "m5.large": InstanceType(cpu=2, memory=8192),
+    "t3.nano": InstanceType(cpu=2, memory=512, price=0.0052),
+    "t3.micro": InstanceType(cpu=2, memory=1024, price=0.0104),
+    "t3.small": InstanceType(cpu=2, memory=2048, price=0.0208),
+    "t3.medium": InstanceType(cpu=2, memory=4096, price=0.0416),
+    "t3.large": InstanceType(cpu=2, memory=8192, price=0.0832),
+    "t3a.small": InstanceType(cpu=2, memory=2048, price=0.0188),
+    "t3a.medium": InstanceType(cpu=2, memory=4096, price=0.0376),
+    "m5.large": InstanceType(cpu=2, memory=8192, price=0.096),
 }
-"""Some of EC2's types, for `instance_types` of a simulated cloud that has none of them."""
+"""Some of EC2's types at the prices of us-east-1, for `instance_types` of a simulated cloud that has none of them."""
 
 
 _ROOT_VOLUME = {"volumeSize": ROOT_SIZE, "deleteOnTermination": True, "volumeType": "gp3"}

@@ -1,7 +1,8 @@
 """What the account's region costs: GetProducts of AWS's price list service, and DescribeSpotPriceHistory.
 
-The prices are those of us-east-1, of Linux from the package's own table; a test or trial may set others. From
-docs.aws.amazon.com, API_pricing_GetProducts and API_DescribeSpotPriceHistory.
+A type of Linux has the price that it has in the simulated cloud, or else that of us-east-1 in the package's own table;
+the rest has the prices of us-east-1. A test or trial may set others. From docs.aws.amazon.com, API_pricing_GetProducts
+and API_DescribeSpotPriceHistory.
 """
 
 from __future__ import annotations
@@ -137,7 +138,8 @@ class PriceLists:
         if self._usual is None:
             self._usual = await asyncio.to_thread(_usual_prices)
         offered = self._resources.settings.offer.types
-        prices = {**self._usual, **self.on_demand}
+        set_prices = {(LINUX, name): kind.price for name, kind in offered.items() if kind.price and "." in name}
+        prices = {**self._usual, **set_prices, **self.on_demand}
         return {key: amount for key, amount in sorted(prices.items()) if key[1] in offered}
 
     async def _products(self, service: str) -> list[Answer]:

@@ -32,8 +32,9 @@ from one_provider_mad.errors import (
 )
 from one_provider_mad.listings import by_id
 from one_provider_mad.pricing.book import PriceBook
-from one_provider_mad.pricing.values import UNKNOWN, Price
+from one_provider_mad.pricing.values import ON_DEMAND, UNKNOWN, Price, cheapest
 from one_provider_mad.providers.ec2 import catalogue, console, reach, rooms, sizes, template
+from one_provider_mad.providers.ec2.attributes import words
 from one_provider_mad.providers.ec2.changes import Changes
 from one_provider_mad.providers.ec2.checks import Checks
 from one_provider_mad.providers.ec2.client import MOST_VALUES, Client, read_account
@@ -587,6 +588,12 @@ class Ec2Provider:
     def price_of_type(self, name: str, *, market: str) -> Price:
         """Return what a running instance of a type costs under Linux; on the spot market in the dearest zone."""
         return self._prices.of_type(name, market=market)
+
+    def usual_price(self, types: Collection[str]) -> Price:
+        """Return the price of the cheapest of these types, else of those in the defaults, else of the region's."""
+        by_default = [name for name in words(self._settings.defaults.get("INSTANCETYPE", "")) if name.lower() != "auto"]
+        names = types or by_default or self._types.offered
+        return cheapest(self._prices.of_type(name, market=ON_DEMAND) for name in names)
 
     # For the operator's commands
 

@@ -12,7 +12,7 @@ from one_provider_mad.domain import DeployId, Instance, InstanceState, Template,
 from one_provider_mad.pricing.settings import PriceSettings
 from one_provider_mad.pricing.values import MONTH_HOURS, ON_DEMAND, SPOT, Price
 from one_provider_mad.providers.ec2.provider import Ec2Provider
-from one_provider_mad.providers.interface import PriceSource, TypeSource
+from one_provider_mad.providers.interface import PriceSource, TypeSource, UsualPrice
 from one_provider_mad.testing.conformance import reach
 from tests.providers.ec2.conftest import Open, make
 from tests.providers.ec2.faulty_endpoint import REGION, FaultyEc2
@@ -171,6 +171,25 @@ async def test_a_spot_instance_in_no_certain_zone_costs_no_more_than_it_says(pri
     assert priced.price_of_type("t3.small", market=SPOT).amount == pytest.approx(0.4 * SMALL)
     assert priced.price_of_type("t3.small", market=ON_DEMAND).amount == SMALL
     assert priced.price_of_type("t9.huge", market=ON_DEMAND).text == "?"
+
+
+async def test_the_usual_price_is_that_of_the_cheapest_usual_type(ec2: FaultyEc2, connect: Open) -> None:
+    provider = await connect(pricing_endpoint_url=ec2.url, defaults={"INSTANCETYPE": "m5.large,t3.large"})
+    assert isinstance(provider, UsualPrice)
+    assert provider.usual_price(()).text == "?"
+    await provider.read_prices(())
+    assert provider.usual_price(()).amount == 0.0832
+    assert provider.usual_price(("t3.small", "t9.huge")).amount == SMALL
+    anything = await connect(pricing_endpoint_url=ec2.url, defaults={"INSTANCETYPE": "auto"})
+    await anything.read_prices(())
+    assert anything.usual_price(()).amount == 0.0052
+
+
+async def test_a_trial_may_set_the_prices_of_types(ec2: FaultyEc2, connect: Open) -> None:
+    ec2.account.prices.on_demand[("Linux/UNIX", "t3.small")] = 0.5
+    provider = await connect(pricing_endpoint_url=ec2.url)
+    await provider.read_prices(())
+    assert provider.price_of_type("t3.small", market=ON_DEMAND).amount == 0.5
 
 
 async def test_a_disk_and_a_resize_are_priced_before_they_are_bought(priced: Ec2Provider) -> None:
