@@ -389,7 +389,7 @@ def test_the_python_example_starts_the_simulated_ec2_endpoint(tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     asked: list[str] = []
     exec(compile(block.replace("4566", "0"), "ec2.md", "exec"), {"input": asked.append})
-    assert re.fullmatch(r"EC2, STS and CloudWatch are at http://\S+:\d+/?, Enter ends them ", asked[0])
+    assert re.fullmatch(r"EC2, STS, CloudWatch and the price list are at http://\S+:\d+/?, Enter ends them ", asked[0])
 
 
 def test_the_page_on_providers_names_every_capability() -> None:

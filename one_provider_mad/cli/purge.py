@@ -140,7 +140,7 @@ def _state(name: str, configuration: Configuration | None, places: Places, journ
     cloud = embedded_cloud(name, configuration, places)
     yield from (journal, Path(f"{journal}-journal"), places.conf / f"{name}.toml", places.mark(name))
     yield from (monitoring_state(name, places), Path(f"{monitoring_state(name, places)}.new"))
-    yield from (places.var / f"one_provider_mad_{name}.{kind}" for kind in ("scripts", "probes"))
+    yield from (places.var / f"one_provider_mad_{name}.{kind}" for kind in ("scripts", "probes", "prices", "types"))
     if cloud is not None and is_embedded_cloud(cloud):
         yield from (Path(f"{cloud}{suffix}") for suffix in ("", "-wal", "-shm", ".crashes"))
 

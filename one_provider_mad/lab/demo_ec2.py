@@ -24,6 +24,7 @@ owner = "demo"
 [ec2]
 region = "{region}"
 endpoint_url = "{url}"
+pricing_endpoint_url = "{url}"
 access_key_id = "{key}"
 secret_access_key = "{secret}"
 watch_interval = 0.1

@@ -77,6 +77,7 @@ def purge(name):
     paths = [usual, usual + "-journal", "{}/one_provider_mad_{}.configured".format(VAR, name)]
     paths += ["{}/{}.toml".format(CONF, name), "{}/one_im_provider_{}.state".format(VAR, name)]
     paths.append("{}/one_im_provider_{}.state.new".format(VAR, name))
+    paths += ["{}/one_provider_mad_{}.{}".format(VAR, name, kind) for kind in ("prices", "types")]
     for program in ("one_vmm_provider", "one_im_provider"):
         paths += glob.glob("{}/{}_{}.log*".format(LOG, program, glob.escape(name)))
     database = "{}/{}.db".format(VAR, name)

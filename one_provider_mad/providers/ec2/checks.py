@@ -18,6 +18,7 @@ from one_provider_mad.providers.ec2.attributes import words
 from one_provider_mad.providers.ec2.client import Client
 from one_provider_mad.providers.ec2.launch import Launch, run_instances
 from one_provider_mad.providers.ec2.launch_disks import SNAPSHOT
+from one_provider_mad.providers.ec2.price_checks import price_checks
 from one_provider_mad.providers.ec2.query import numbered, pairs, tagged
 from one_provider_mad.providers.ec2.refusals import DECODE
 from one_provider_mad.providers.ec2.settings import Ec2Settings
@@ -84,6 +85,7 @@ class Checks:
             *await self._image(),
             *await self._types(),
             *await self._mapped(),
+            *await price_checks(self._client, self._settings),
         ]
 
     # Rights

@@ -12,7 +12,7 @@ import msgspec
 
 from one_provider_mad.domain import Instance, InstanceState, Value
 from one_provider_mad.pricing.values import ON_DEMAND, SPOT, Item, Kind
-from one_provider_mad.providers.ec2.instances import TENANCY, VOLUMES, ZONE
+from one_provider_mad.providers.ec2.instances import PLATFORM, TENANCY, VOLUMES, ZONE
 from one_provider_mad.providers.ec2.notices import LIFECYCLE
 from one_provider_mad.providers.ec2.volume_facts import UNKNOWN_FACTS, VolumeFacts
 
@@ -31,7 +31,6 @@ _FREE_IOPS, _FREE_THROUGHPUT = 3000, 125
 
 _IO2_TIERS = (0, 32_000, 64_000)
 
-GONE = frozenset({InstanceState.TERMINATING, InstanceState.TERMINATED})
 _RUNS = frozenset({InstanceState.PENDING, InstanceState.RUNNING, InstanceState.UNKNOWN})
 """States that cost as a running instance does; of an undocumented state the higher price is assumed."""
 
@@ -102,7 +101,7 @@ class Look(Value, frozen=True, kw_only=True, gc=False):
         zone: availability zone.
         platform: EC2's platform details, "" for Linux.
         tenancy: `dedicated` or `host`, "" for the usual one.
-        volumes: devices and ids of attached volumes, as in its attribute.
+        volumes: facts of its attached volumes.
         addresses: number of public IPv4 addresses.
         is_running: whether it runs or starts.
     """
@@ -112,41 +111,42 @@ class Look(Value, frozen=True, kw_only=True, gc=False):
     zone: str
     platform: str
     tenancy: str
-    volumes: str
+    volumes: tuple[VolumeFacts, ...]
     addresses: int
     is_running: bool
 
 
-def look_of(instance: Instance, *, state: InstanceState, addresses: int, platform: str) -> Look:
-    """Return what the price of an instance in a state depends on."""
+def look_of(instance: Instance, *, state: InstanceState, volumes: Mapping[str, VolumeFacts], addresses: int) -> Look:
+    """Return what the price of an instance in a state depends on.
+
+    Args:
+        instance: the instance.
+        state: the state.
+        volumes: facts by the volume's id.
+        addresses: number of its public IPv4 addresses.
+    """
     attributes = instance.attributes
     return Look(
         type_name=attributes.get("AWS_INSTANCE_TYPE", ""),
         market=market_of(instance),
         zone=attributes.get(ZONE, ""),
-        platform=platform,
+        platform=attributes.get(PLATFORM, ""),
         tenancy=attributes.get(TENANCY, ""),
-        volumes=attributes.get(VOLUMES, ""),
+        volumes=tuple(volumes.get(each, UNKNOWN_FACTS) for each in volume_ids(attributes.get(VOLUMES, ""))),
         addresses=addresses,
         is_running=is_running(state),
     )
 
 
-def look_items(look: Look, volumes: Mapping[str, VolumeFacts]) -> tuple[Item, ...]:
-    """Return everything that an instance of this look is charged for.
-
-    Args:
-        look: the instance.
-        volumes: facts by the volume's id.
-    """
+def look_items(look: Look) -> tuple[Item, ...]:
+    """Return everything that an instance of this look is charged for."""
     compute = compute_item(
         look.type_name, market=look.market, zone=look.zone, platform=look.platform, is_running=look.is_running
     )
-    disks = [volumes.get(each, UNKNOWN_FACTS) for each in volume_ids(look.volumes)]
     return (
         compute,
         *(_tenancy(look.tenancy) if look.is_running else ()),
-        *(item for disk in disks for item in volume_items(disk)),
+        *(item for disk in look.volumes for item in volume_items(disk)),
         *((address_item(float(look.addresses)),) if look.addresses else ()),
     )
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
-from one_provider_mad.domain import Instance, InstanceState
+from one_provider_mad.domain import DeployId, Instance, InstanceState
 from one_provider_mad.errors import PermissionDenied, ProviderError
 from one_provider_mad.pricing.book import PriceBook
 from one_provider_mad.pricing.values import ON_DEMAND, SPOT, UNKNOWN, Price
@@ -25,7 +26,6 @@ from one_provider_mad.providers.ec2.launch import Launch, read_launch
 from one_provider_mad.providers.ec2.launch_volumes import launched_volumes
 from one_provider_mad.providers.ec2.listed_prices import ListedPrices
 from one_provider_mad.providers.ec2.price_items import (
-    GONE,
     Look,
     address_item,
     compute_item,
@@ -51,8 +51,21 @@ PARTS_PERIOD = 300.0
 NEW_PARTS_PERIOD = 30.0
 """Seconds between two such requests while there are volumes of which nothing is known."""
 
-_MOST_LOOKS = 20_000
+_MOST_KEPT = 50_000
 """Most prices of instances that are kept; then all are looked up anew."""
+
+
+class Kept(NamedTuple):
+    """The price of an instance, and what of the instance may change and so change the price."""
+
+    state: InstanceState
+    type_name: str
+    volumes: str
+    address: str
+    price: Price
+
+
+TYPE, ADDRESS = "AWS_INSTANCE_TYPE", "AWS_PUBLIC_IP_ADDRESS"
 
 FREE = Price()
 """The price of an instance that is gone."""
@@ -90,6 +103,7 @@ class Prices:
         self._addresses = Addresses()
         self._subnets: Mapping[str, Subnet] = {}
         self._looks: dict[Look, Price] = {}
+        self._kept: dict[DeployId, Kept] = {}
         self._asked_at: dict[str, float] = {}
         self._failures: dict[str, str] = {}
         self._images_of_creates: dict[str, tuple[str, ...]] = {}
@@ -119,7 +133,7 @@ class Prices:
                     "new instances are priced with a public address, since subnets are not known", self._learn_subnets
                 )
             if listed and self._is_due("parts", await self._parts_period(listed)):
-                await self._learn("public addresses of stopped instances are not known", self._learn_addresses)
+                await self._learn("instances are priced with one public address at most", self._learn_addresses)
                 await self._learn("the price of volumes is not known", lambda: self._learn_volumes(listed), raises=True)
 
     async def learn_image(self, image: str, snapshots: tuple[str, ...]) -> None:
@@ -142,11 +156,16 @@ class Prices:
         self._subnets = await subnets_of(self._client)
 
     async def _learn_addresses(self) -> None:
-        self._addresses = await addresses_of(self._client)
+        found = await addresses_of(self._client)
+        if found != self._addresses:
+            self._addresses = found
+            self._kept.clear()
 
     async def _learn_volumes(self, instances: Sequence[Instance]) -> None:
-        self._volumes = await volumes_of(self._client, instances)
-        self._change()
+        found = await volumes_of(self._client, instances)
+        if found != self._volumes:
+            self._volumes = found
+            self._kept.clear()
 
     async def _learn(self, loss: str, learn: Callable[[], Awaitable[None]], *, raises: bool = False) -> None:
         """Call `learn`; warn once of a right that is missing, and of any error unless it is raised."""
@@ -180,6 +199,7 @@ class Prices:
         return True
 
     def _change(self) -> None:
+        self._kept.clear()
         self._looks.clear()
         self._book.changed()
 
@@ -187,25 +207,42 @@ class Prices:
 
     def of(self, instance: Instance, *, state: InstanceState | None) -> Price:
         """Return what an instance costs in a state, by default in its own."""
-        by_state = instance.state if state is None else state
-        if by_state in GONE:
-            return FREE
-        look = self._look(instance, by_state)
-        if (kept := self._looks.get(look)) is not None:
-            return kept
-        if len(self._looks) >= _MOST_LOOKS:
+        if state is not None and state is not instance.state:
+            return FREE if state.is_gone else self._looked_up(instance, state)
+        attributes = instance.attributes
+        kind, volumes = attributes.get(TYPE, ""), attributes.get(VOLUMES, "")
+        address = attributes.get(ADDRESS, "")
+        # Compared and not hashed: a listing has ten thousand instances, and they cost what they did.
+        if (kept := self._kept.get(instance.deploy_id)) is not None and (
+            kept.state is instance.state
+            and kept.volumes == volumes
+            and kept.address == address
+            and kept.type_name == kind
+        ):
+            return kept.price
+        if len(self._kept) >= _MOST_KEPT:
+            self._kept.clear()
+        price = FREE if instance.state.is_gone else self._looked_up(instance, instance.state)
+        self._kept[instance.deploy_id] = Kept(instance.state, kind, volumes, address, price)
+        return price
+
+    def _looked_up(self, instance: Instance, state: InstanceState) -> Price:
+        look = self._look(instance, state)
+        if (known := self._looks.get(look)) is not None:
+            return known
+        if len(self._looks) >= _MOST_KEPT:
             self._looks.clear()
-        price = self._looks[look] = self._book.price(look_items(look, self._volumes))
+        price = self._looks[look] = self._book.price(look_items(look))
         return price
 
     def _look(self, instance: Instance, state: InstanceState) -> Look:
         addresses = self._address_count(instance, is_running=is_running(state))
-        return look_of(instance, state=state, addresses=addresses, platform=instance.attributes.get(PLATFORM, ""))
+        return look_of(instance, state=state, volumes=self._volumes, addresses=addresses)
 
     def _address_count(self, instance: Instance, *, is_running: bool) -> int:
         """Return the number of public addresses that cost: elastic ones, and that of a running instance."""
         elastic = self._addresses.elastic.get(instance.deploy_id, 0)
-        shown = instance.attributes.get("AWS_PUBLIC_IP_ADDRESS", "")
+        shown = instance.attributes.get(ADDRESS, "")
         if shown in self._addresses.own:
             return elastic
         if shown:  # a stopped instance shows an elastic one only
@@ -248,7 +285,7 @@ class Prices:
     def of_resized(self, instance: Instance, type_name: str) -> Price:
         """Return what an instance will cost while it runs, with another type."""
         look = self._look(instance, InstanceState.RUNNING)
-        return self._book.price(with_type(look_items(look, self._volumes), type_name))
+        return self._book.price(with_type(look_items(look), type_name))
 
     def of_volume(self, volume: VolumeFacts) -> Price:
         """Return what a volume costs."""
@@ -269,7 +306,7 @@ class Prices:
 
 def kind_of(instance: Instance) -> tuple[str, str]:
     """Return type and market of a listed instance."""
-    return instance.attributes.get("AWS_INSTANCE_TYPE", ""), market_of(instance)
+    return instance.attributes.get(TYPE, ""), market_of(instance)
 
 
 def _has_address(launch: Launch, subnet: Subnet) -> bool:

@@ -6,6 +6,7 @@ force for each type, product and zone.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -76,7 +77,9 @@ async def spot_prices(client: Client, systems: Iterable[str], *, region: str, no
     products = sorted(name for each in systems for name in (each or LINUX, f"{each or LINUX}{_VPC}"))
     asked = {"StartTime": at, "MaxResults": "1000", **numbered("ProductDescription", products)}
     pages = client.pages("DescribeSpotPriceHistory", asked, read=read_spot_prices)
-    return SpotPrices([price async for page in pages for price in page], currency=currency_of(region), date=at[:10])
+    prices = [price async for page in pages for price in page]
+    # In a thread: a region has thousands.
+    return await asyncio.to_thread(SpotPrices, prices, currency=currency_of(region), date=at[:10])
 
 
 def currency_of(region: str) -> str:

@@ -101,6 +101,59 @@ async def test_missing_optional_rights_are_reported_and_fail_no_check(ec2: Fault
     assert not [each for several in points.values() for each in several if each.is_well is False]
 
 
+UNKNOWN = "unknown in eu-west-1"
+PRICES = "the price list of eu-west-1 can be read"
+
+
+@pytest.mark.parametrize(
+    ("action", "found", "remedy"),
+    [
+        (
+            "GetProducts",
+            "GetProducts is not held",
+            f"allow pricing:GetProducts, or set prices in [prices]; until then prices on demand are {UNKNOWN}",
+        ),
+        (
+            "DescribeInstanceTypes",
+            "DescribeInstanceTypes is not held",
+            "allow ec2:DescribeInstanceTypes, or types are those of this release's table",
+        ),
+        (
+            "DescribeSpotPriceHistory",
+            "DescribeSpotPriceHistory is not held",
+            "allow ec2:DescribeSpotPriceHistory, or prices of spot instances are unknown",
+        ),
+        (
+            "DescribeSubnets",
+            "DescribeSubnets is not held",
+            "allow ec2:DescribeSubnets, or each new instance is priced with a public address",
+        ),
+        ("", PRICES, ""),
+    ],
+)
+async def test_a_missing_right_to_prices_says_what_is_unknown(
+    ec2: FaultyEc2, connect: Open, action: str, found: str, remedy: str
+) -> None:
+    provider = await connect(pricing_endpoint_url=ec2.url)
+    if action:
+        ec2.order(action, code="UnauthorizedOperation", message="No", status=403, times=9)
+    points = (await checked(provider))["prices"]
+    assert [(each.found, each.remedy) for each in points if action in each.found] == [(found, remedy)]
+    assert len(points) == (1 if action in ("", "GetProducts") else 2)
+
+
+async def test_a_price_list_that_cannot_be_reached_is_no_failure(ec2: FaultyEc2, connect: Open) -> None:
+    (point,) = (await checked(await connect(pricing_endpoint_url="http://127.0.0.1:1/")))["prices"]
+    assert point.is_well is None
+    assert point.found.startswith("AWS's price list at 127.0.0.1:1 cannot be reached")
+    (empty,) = (await checked(await connect(pricing_endpoint_url=ec2.url, region="eu-west-1")))["prices"]
+    assert (empty.is_well, empty.found) == (True, PRICES)
+
+
+async def test_a_compatible_cloud_needs_no_rights_to_prices(connect: Open) -> None:
+    assert "prices" not in await checked(await connect())
+
+
 async def test_a_clock_that_differs_from_ec2s_fails_its_check(
     ec2: FaultyEc2, connect: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -356,8 +356,8 @@ def test_a_stopped_instance_is_so_since_its_transition(reason: str, since: float
 
 def test_an_instance_in_an_undocumented_state_costs_as_if_it_ran() -> None:
     instance = Instance(deploy_id=DeployId("i-1"), state=InstanceState.UNKNOWN, raw_state="strange")
-    look = look_of(instance, state=instance.state, addresses=0, platform="")
-    assert look_items(look, {})[0].is_running
+    look = look_of(instance, state=instance.state, volumes={}, addresses=0)
+    assert look_items(look)[0].is_running
 
 
 # Types, and the tables of the package

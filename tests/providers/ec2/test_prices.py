@@ -264,7 +264,7 @@ NO = {"code": "UnauthorizedOperation", "message": "You are not authorized", "sta
     [
         ("GetProducts", "on-demand prices of eu-west-1 are not known: EC2: You are not authorized (GetProducts,", "?"),
         ("DescribeSubnets", "new instances are priced with a public address, since subnets are not known: ", None),
-        ("DescribeAddresses", "public addresses of stopped instances are not known: EC2: You are not auth", None),
+        ("DescribeAddresses", "instances are priced with one public address at most: EC2: You are not auth", None),
         ("DescribeVolumes", "the price of volumes is not known: EC2: You are not authorized (DescribeV", "0.0258+?"),
     ],
     ids=["list", "subnets", "addresses", "volumes"],
