@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, str] = {
     "completion": "one_provider_mad.cli.completion",
     "config": "one_provider_mad.cli.config",
     "console": "one_provider_mad.cli.console",
+    "cost": "one_provider_mad.cli.cost",
     "decode": "one_provider_mad.cli.decode",
     "encode": "one_provider_mad.cli.encode",
     "images": "one_provider_mad.cli.images",

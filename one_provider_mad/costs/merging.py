@@ -104,8 +104,10 @@ def _begin(span: Span) -> float:
 def _chosen(spans: Sequence[Span]) -> list[Span]:
     """Return the best span of each moment, from spans in order of their begin."""
     moments = sorted({moment for span in spans for moment in (span.begin, span.end)})
-    waiting, best, found = iter(enumerate(spans)), [], []
+    waiting = iter(enumerate(spans))
     following = next(waiting, None)
+    best: list[tuple[bool, bool, float, int]] = []
+    found: list[tuple[int, float, float]] = []
     for begin, end in pairwise(moments):
         while following is not None and following[1].begin <= begin:
             heappush(best, (*_rank(following[1]), following[0]))
