@@ -127,6 +127,7 @@ class _Daemon(Serving[Request | Malformed]):
             self._start(partial(self._know_opennebula, self._engines, dispatcher, self._settling), "know OpenNebula")
         dispatcher.debts.confirm = self._confirm
         self._start(partial(dispatcher.debts.pay_for_ever, dispatcher.lanes), "debts")
+        self._start(partial(self._keep_budget, self._engines), "budget")
 
     async def _complete(self, request: VmRequest) -> VmRequest:
         """Complete a request with what only the local core knows (core_values.py). Raises RequestRefused."""
@@ -208,6 +209,16 @@ class _Daemon(Serving[Request | Malformed]):
         if self._dispatcher is not None:
             self._dispatcher.log_lines.learn_release(release)
             self._writer.open()
+
+    async def _keep_budget(self, engines: Engines) -> None:
+        """Keep the budget in line with the cloud and the ledger, also for instances that no action concerns."""
+        await asyncio.sleep(_SETTLED_SECONDS)
+        await engines.is_journal_open.wait()
+        if engines.is_verbatim:
+            return
+        from one_provider_mad.budget.keeping import keep
+
+        await keep(engines.budget)
 
     async def _note_machine(self, engines: Engines) -> None:
         """Record this machine in the journal, so that a copy of the journal on another machine is noticed later."""

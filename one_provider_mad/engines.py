@@ -7,12 +7,17 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import structlog
 
 from one_provider_mad.actions.engine import Engine, PollSource
+from one_provider_mad.budget.admission import UNLIMITED, Budget, Limited, Plan
+from one_provider_mad.budget.rules import has_limits
+from one_provider_mad.budget.store import Store
 from one_provider_mad.calls.cloud import SharedCloud
 from one_provider_mad.calls.knowledge import Knowledge
+from one_provider_mad.calls.waiting import Waiting
 from one_provider_mad.errors import JournalError, MadError, SettingsError
 from one_provider_mad.journal.writer import Journal
 from one_provider_mad.live_provider import ACCOUNT, LiveProvider
@@ -59,6 +64,7 @@ class Engines(LiveProvider[PollSource, Engine]):
         self._is_verbatim: bool | None = None
         self.owner = ""
         self._journal_lock = asyncio.Lock()
+        self._budgets: dict[Path, Store] = {}
         self._told = ""
         self._knowledge = Knowledge()
 
@@ -195,9 +201,38 @@ class Engines(LiveProvider[PollSource, Engine]):
                 journal=journal,
                 cloud=opened.cloud,
                 costs_money=costs_money(configuration),
+                budget=self._budget_for(configuration, opened.cloud, journal),
             )
         self._told = ""
         return engine
+
+    # The budget
+
+    def _budget_for(self, configuration: Configuration, cloud: SharedCloud, journal: Journal) -> Budget:
+        """Return the limits of a configuration; its file is opened with the first action that they concern."""
+        settings = configuration.settings
+        if not has_limits(settings.budget) and not settings.budget.share:
+            return UNLIMITED
+        path = self._places.budget(configuration)
+        store = self._budgets.get(path)
+        if store is None:
+            store = self._budgets[path] = Store(path, configuration.name, on_moved=self._log_and_warn)
+        plan = Plan(
+            settings=settings.budget,
+            name=configuration.name,
+            file=f"{configuration.name}.toml",
+            owner=settings.owner,
+            provider=cloud.provider,
+            list_instances=cloud.for_action(Waiting()).list_instances,
+            unsent=journal.unsent,
+            ledger=self._places.ledger(configuration),
+            clock=time.time,
+        )
+        return Limited(plan, store)
+
+    async def budget(self) -> Budget:
+        """Return the budget in force. Raises MadError as `current`."""
+        return (await self.current()).budget
 
     def _is_busy(self, opened: PollSource) -> bool:
         return opened.verbatim is not None and opened.verbatim.is_busy
@@ -216,6 +251,8 @@ class Engines(LiveProvider[PollSource, Engine]):
                 await source.verbatim.close()
         if self.journal is not None:
             await self.journal.close()
+        for store in self._budgets.values():
+            await store.close()
         for source in opened:
             if source.cloud is not None:
                 await source.cloud.close()

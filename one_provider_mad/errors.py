@@ -4,6 +4,7 @@ MadError
 ├── SettingsError             the configuration cannot be used
 │   └── UnknownSetting        it has a key that this release does not know
 ├── JournalError              the journal cannot be read or written
+├── BudgetError               the file of a budget cannot be read or written
 ├── LedgerError               the ledger of costs cannot be read or written
 ├── RequestRefused            the request itself is wrong: nothing was done
 │   └── BudgetExceeded        it would exceed a limit of [budget]
@@ -64,6 +65,10 @@ class UnknownSetting(SettingsError):
 
 class JournalError(MadError):
     """The journal cannot be read or written; no instance is created without it."""
+
+
+class BudgetError(MadError):
+    """The file of a budget cannot be read or written; nothing that a limit counts is admitted without it."""
 
 
 class LedgerError(MadError):

@@ -292,6 +292,13 @@ class Places(Value, frozen=True, kw_only=True):
         """Return the default path of NAME's ledger."""
         return self.var / f"{_OF_NAME}{name}.ledger"
 
+    def budget(self, configuration: Configuration) -> Path:
+        """Return the path of this configuration's budget: that of all NAMEs that share it, or its own."""
+        if share := configuration.settings.budget.share:
+            return self.var / f"one_provider_budget_{share}.sqlite"
+        journal = self.journal(configuration)
+        return journal.with_name(f"{journal.name.removesuffix('.journal')}.budget")
+
     def mark(self, name: str) -> Path:
         """Return the path of the file that marks a NAME once served from a configuration file."""
         return self.var / f"{_OF_NAME}{name}.configured"

@@ -8,6 +8,7 @@ from typing import Any
 from one_provider_mad.actions.capabilities import CAPABILITIES
 from one_provider_mad.actions.lifecycle import resumption_of
 from one_provider_mad.actions.policy import check_change
+from one_provider_mad.actions.spending import spending
 from one_provider_mad.actions.work import Work
 from one_provider_mad.domain import DeployId
 from one_provider_mad.errors import NotSupported, RequestRefused
@@ -54,8 +55,10 @@ async def perform_capability(work: Work, action: Action) -> str:
         return await method(instance.deploy_id, subject)
 
     resumption = resumption_of(work)
-    await resumption.note_begun(action, instance.deploy_id)
-    result = await work.cloud.call(action.value, send, is_repeatable=action not in _NOT_REPEATABLE)
+    spec = await resumption.recorded(instance.deploy_id)
+    async with spending(work.budget, action, instance, request, operand=request.operand, spec=spec):
+        await resumption.note_begun(action, instance.deploy_id)
+        result = await work.cloud.call(action.value, send, is_repeatable=action not in _NOT_REPEATABLE)
     await resumption.note_action(action, instance.deploy_id)
     if action is Action.UPDATECONF:
         for sentence in result or ():  # entry points of release 0.1 return None

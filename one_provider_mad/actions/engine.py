@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+from one_provider_mad.budget.admission import UNLIMITED, Budget
 from one_provider_mad.calls.cloud import SharedCloud
 from one_provider_mad.domain import Value
 from one_provider_mad.journal.writer import Journal
@@ -24,12 +25,14 @@ class Engine(Value, frozen=True, kw_only=True):
         cloud: a cloud whose instances carry our tags.
         costs_money: true where its instances cost money.
         verbatim: a driver that performs verbs as they were sent.
+        budget: admits what adds to the costs.
     """
 
     configuration: Configuration
     journal: Journal
     cloud: SharedCloud | None = None
     costs_money: bool = True
+    budget: Budget = UNLIMITED
     verbatim: VerbatimDriver | None = None
 
 

@@ -172,6 +172,7 @@ class Execution:
             journal=engine.journal,
             policy=settings.policy,
             mappings=settings.mappings,
+            budget=engine.budget,
             request=request,
             deadline=deadline,
             clock=self._clock,

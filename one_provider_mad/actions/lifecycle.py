@@ -15,6 +15,7 @@ from one_provider_mad.actions.recreating import gone_for_good
 from one_provider_mad.actions.resuming import Resumption, wanted_spec
 from one_provider_mad.actions.terminating import destroy
 from one_provider_mad.actions.work import Work
+from one_provider_mad.budget.admission import UNLIMITED
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmRequest
 from one_provider_mad.errors import InstanceNotFound, MadError, NoCapacity, ProviderError, QuotaExceeded, WrongState
 from one_provider_mad.ownership.creating import Order
@@ -87,6 +88,7 @@ def resumption_of(work: Work) -> Resumption:
         request=work.request,
         warn=work.warn,
         inform=work.inform,
+        budget=work.budget,
         complete=work.complete,
     )
 
@@ -99,8 +101,9 @@ async def bring_up(work: Work, instance: Instance) -> None:
     """
     if instance.state is not InstanceState.RUNNING:
         # An adopted instance, which was stopped meanwhile.
-        await work.cloud.call("start", partial(work.cloud.provider.start, instance.deploy_id))
-        await work.cloud.watch(instance.deploy_id, RUNNING, goal="running")
+        async with work.budget.starting(instance, work.request):
+            await work.cloud.call("start", partial(work.cloud.provider.start, instance.deploy_id))
+            await work.cloud.watch(instance.deploy_id, RUNNING, goal="running")
     await _finish_boot(work, instance.deploy_id)
 
 
@@ -135,13 +138,24 @@ async def start(work: Work) -> str:
     await work.warn_if_unwritten(work.journal.sync())
     await move_to_host(work, instance)
     await resumption_of(work).carry_out(instance)
-    if instance.state not in (InstanceState.RUNNING, InstanceState.PENDING):
-        await _prepare_start(work, deploy_id)
-        await work.cloud.call("start", partial(provider.start, deploy_id))
-    await work.journal.unpark(deploy_id)
-    if instance.state is not InstanceState.RUNNING:
+    if instance.state in (InstanceState.RUNNING, InstanceState.PENDING):
+        await work.journal.unpark(deploy_id)
+    else:
+        async with work.budget.starting(await _resized(work, instance), work.request):
+            await _prepare_start(work, deploy_id)
+            await work.cloud.call("start", partial(provider.start, deploy_id))
+            await work.journal.unpark(deploy_id)
+            await work.cloud.watch(deploy_id, RUNNING, goal="running")
+    if instance.state is InstanceState.PENDING:
         await work.cloud.watch(deploy_id, RUNNING, goal="running")
     return deploy_id
+
+
+async def _resized(work: Work, instance: Instance) -> Instance:
+    """Return the instance as the cloud shows it after a resize; the same where nobody counts what it costs."""
+    if work.budget is UNLIMITED:
+        return instance
+    return await work.cloud.lookup_one(instance.deploy_id) or instance
 
 
 async def _prepare_start(work: Work, deploy_id: DeployId) -> None:

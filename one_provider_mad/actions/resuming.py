@@ -27,10 +27,13 @@ from one_provider_mad.actions.instance_spec import (
     with_finished,
 )
 from one_provider_mad.actions.policy import check_change, check_sections
+from one_provider_mad.actions.spending import spending
+from one_provider_mad.budget.admission import UNLIMITED, Budget
 from one_provider_mad.calls.cloud import Cloud
 from one_provider_mad.domain import DeployId, Instance, InstanceState, Value, VmRequest
 from one_provider_mad.errors import (
     AuthenticationRefused,
+    BudgetExceeded,
     JournalError,
     MadError,
     NotSupported,
@@ -58,6 +61,7 @@ class Resumption(Value, frozen=True, kw_only=True):
         request: the VM.
         warn: writes failures to the VM's log.
         inform: writes successes to the VM's log.
+        budget: admits what adds to the costs.
         complete: completes the request for calls that send its context or section.
     """
 
@@ -67,6 +71,7 @@ class Resumption(Value, frozen=True, kw_only=True):
     request: VmRequest
     warn: Callable[[str], None]
     inform: Callable[[str], None]
+    budget: Budget = UNLIMITED
     complete: Complete = as_sent
 
     async def note_baseline(self, deploy_id: DeployId) -> None:
@@ -122,11 +127,18 @@ class Resumption(Value, frozen=True, kw_only=True):
             return
         # New interfaces come last: they get the present security groups of the section.
         first = [each for each in todo if each.action is not Action.ATTACHNIC]
-        now = await self._change(instance.deploy_id, before, first)
+        now = await self._change(instance, before, first)
         now = await self._change_section(instance.deploy_id, now, wanted)
-        await self._change(instance.deploy_id, now, [each for each in todo if each not in first])
+        await self._change(instance, now, [each for each in todo if each not in first])
 
     # The specification in the journal
+
+    async def recorded(self, deploy_id: DeployId) -> InstanceSpec | None:
+        """Return the recorded specification; None without one, and while the journal cannot be read."""
+        try:
+            return await self._recorded(deploy_id)
+        except JournalError:
+            return None
 
     async def _recorded(self, deploy_id: DeployId) -> InstanceSpec | None:
         return read_spec(await self.journal.specification(deploy_id, owner=self.cloud.owner, vm_id=self.request.vm_id))
@@ -181,14 +193,24 @@ class Resumption(Value, frozen=True, kw_only=True):
 
     # Carrying out
 
-    async def _change(self, deploy_id: DeployId, spec: InstanceSpec, todo: list[Change]) -> InstanceSpec:
+    async def _change(self, instance: Instance, spec: InstanceSpec, todo: list[Change]) -> InstanceSpec:
         """Carry out the changes that do not wait for a removal; return the specification that the instance has then."""
         for change in todo:
             if not change.waits_for_removal(spec):  # a disk takes the number of one that could not be detached
-                spec = await self._change_one(deploy_id, spec, change)
+                spec = await self._change_one(instance, spec, change)
         return spec
 
-    async def _change_one(self, deploy_id: DeployId, spec: InstanceSpec, change: Change) -> InstanceSpec:
+    async def _change_one(self, instance: Instance, spec: InstanceSpec, change: Change) -> InstanceSpec:
+        """Carry out one change that the budget admits; one that it does not leaves the instance as it is."""
+        admission = spending(self.budget, change.action, instance, self.request, operand=change.operand, spec=spec)
+        try:
+            async with admission:
+                return await self._change_admitted(instance.deploy_id, spec, change)
+        except BudgetExceeded as error:
+            self._warn_of_refusal(instance.deploy_id, change.what, error)
+            return spec
+
+    async def _change_admitted(self, deploy_id: DeployId, spec: InstanceSpec, change: Change) -> InstanceSpec:
         """Carry out one change, and record the result before the next, since the VM may be edited after a crash."""
         capability, provider = CAPABILITIES[change.action], self.cloud.provider
         if not isinstance(provider, capability.protocol):

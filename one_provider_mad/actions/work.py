@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from one_provider_mad.actions.shared_lookups import SharedLookups
+from one_provider_mad.budget.admission import UNLIMITED, Budget
 from one_provider_mad.calls.cloud import Cloud
 from one_provider_mad.domain import EarlierHost, Value, VmId, VmRequest
 from one_provider_mad.errors import JournalError
@@ -36,6 +37,7 @@ class Work(Value, frozen=True, kw_only=True):
         journal: requests, attempts, debts and imports.
         policy: `[policy]` of the configuration file.
         mappings: the configuration's images and networks.
+        budget: admits what adds to the costs, before its call.
         request: the VM, as the core sent it: some attributes may be encrypted.
         deadline: loop time by which the action must be done; infinity for none.
         clock: seconds since the epoch.
@@ -54,6 +56,7 @@ class Work(Value, frozen=True, kw_only=True):
     journal: Journal
     policy: Policy
     mappings: Mappings = Mappings()
+    budget: Budget = UNLIMITED
     request: VmRequest
     deadline: float
     clock: Callable[[], float]
@@ -76,6 +79,8 @@ class Work(Value, frozen=True, kw_only=True):
             cloud=self.cloud,
             journal=self.journal,
             clock=self.clock,
+            budget=self.budget,
+            user=self.request.owner,
             warn=self.warn,
         )
 

@@ -65,8 +65,8 @@ CREATE TABLE cloud_tags (deploy_id TEXT PRIMARY KEY, tags TEXT NOT NULL, seen_at
 `is_two_blank` is 1 for the dialect since 6.0, 0 for the one before (protocol/dialect.py). `moments` has the times of
 attempts on the steady clock. `instances` has the VM of each instance that a create made (since version 12), in
 `imported`, or by id in `asked`, and the time when that VM's instances were destroyed, 0 until then. A changed row of
-`owners` gets an `id` above all earlier ones. `cloud_tags` has the tags of `[tags]` that an instance was last given, as a
-JSON object.
+`owners` gets an `id` above all earlier ones. `cloud_tags` has the tags of `[tags]` that an instance was last given, as
+a JSON object.
 """
 
 

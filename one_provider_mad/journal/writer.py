@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -279,6 +279,15 @@ class Journal:
         await self._database.write(lambda db: forget_writer(db, process))
 
     # Attempts
+
+    async def unsent(self, tokens: Sequence[str]) -> list[str]:
+        """Return those of some create tokens that made nothing: they were refused, or not even recorded."""
+        known = "SELECT 1 FROM attempts WHERE token = ? AND state <> 'refused'"
+
+        def select(db: sqlite3.Connection) -> list[str]:
+            return [token for token in tokens if db.execute(known, (token,)).fetchone() is None]
+
+        return await self._database.read(select)
 
     async def attempts(self, *, owner: str, vm_id: VmId) -> list[Attempt]:
         """Return every attempt for this VM ID, oldest first."""

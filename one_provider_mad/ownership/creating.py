@@ -10,6 +10,7 @@ import msgspec
 
 from one_provider_mad.domain import DeployId, Instance, Value, VmRequest
 from one_provider_mad.errors import (
+    BudgetExceeded,
     NoCapacity,
     QuotaExceeded,
     TokenSpent,
@@ -99,10 +100,14 @@ class Creation(Value, frozen=True, kw_only=True):
     async def create(self) -> DeployId:
         """Send a create for each alternative until the cloud accepts one; return the new instance's id.
 
+        An alternative that a limit of `[budget]` does not admit is skipped: a later one may be cheaper.
+
         Raises:
             RequestRefused: no instance may be created for the VM, or the core does not complete its request.
+            BudgetExceeded: no alternative is admitted.
             ProviderError: the cloud refused, or its answer is uncertain; the attempt is in the journal.
         """
+        beyond: list[str] = []
         plan = await planned(self.order, self.vm.cloud.provider, call=self.vm.cloud.call)
         for warning in plan.warnings:
             self.vm.warn_once(warning)
@@ -113,6 +118,8 @@ class Creation(Value, frozen=True, kw_only=True):
             room, sent_at = room_of(self.vm, self.order.request, parameters), self.vm.clock()
             try:
                 deploy_id = await self._send_attempts(attempt)
+            except BudgetExceeded as error:
+                beyond.append(str(error))
             except NoCapacity as error:
                 self.short.append((attempt.parameters, error.with_traceback(None)))
                 self.vm.warn(f"{error}")
@@ -123,7 +130,13 @@ class Creation(Value, frozen=True, kw_only=True):
                 raise
             else:
                 await note_room(self.vm, room, sent_at=sent_at)
+                if beyond:
+                    self.vm.warn_once(f"a cheaper alternative was created: {beyond[0]}")
                 return deploy_id
+        if beyond and not self.short:
+            raise BudgetExceeded(beyond[0])
+        for sentence in beyond:
+            self.vm.warn_once(sentence)
         await note_refusal(self.vm, "", self.short[-1][1])
         raise self.short.pop()[1]  # a plan has an alternative; popped, as the error's traceback keeps this frame
 

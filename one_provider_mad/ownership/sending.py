@@ -6,6 +6,7 @@ An attempt is in the journal before its create is sent, and its answer is before
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from functools import partial
 
 import msgspec
@@ -13,6 +14,7 @@ import msgspec
 from one_provider_mad.domain import DeployId
 from one_provider_mad.errors import (
     AuthenticationRefused,
+    BudgetError,
     CannotTell,
     NotReached,
     PermissionDenied,
@@ -116,9 +118,34 @@ async def _send(vm: Vm, attempt: Attempt, *, is_repeat: bool = False) -> DeployI
     """Send an attempt, for the first time or unchanged once more; return the id of its instance.
 
     Raises:
+        BudgetExceeded: a limit of `[budget]` does not admit it; nothing was sent.
         TokenSpent: the token's instance is gone; the attempt is closed.
         ProviderError: the cloud refused, or its answer is uncertain.
     """
+    await vm.budget.admit_create(attempt.token, identity=attempt.identity, owner=vm.user, parameters=attempt.parameters)
+    try:
+        return await _send_admitted(vm, attempt, is_repeat=is_repeat)
+    except TokenSpent:
+        await _told(vm, vm.budget.release(attempt.token))
+        raise
+    except ProviderError as error:
+        is_unmade = error.definite and not is_repeat
+        await _told(vm, vm.budget.release(attempt.token) if is_unmade else vm.budget.created(attempt.token, ""))
+        raise
+    except BaseException:  # cancelled, or the journal fails: its call may be under way
+        await _told(vm, vm.budget.created(attempt.token, ""))
+        raise
+
+
+async def _told(vm: Vm, telling: Awaitable[None]) -> None:
+    """Tell the budget the fate of a create; its failure is a warning, since the create counts until it is known."""
+    try:
+        await telling
+    except BudgetError as error:
+        vm.warn(str(error))
+
+
+async def _send_admitted(vm: Vm, attempt: Attempt, *, is_repeat: bool) -> DeployId:
     before, attempt = attempt, attempt.sent(vm.now())
     await vm.journal.save_attempt(attempt)
     call = CreateCall(identity=attempt.identity, token=attempt.token, parameters=attempt.parameters)
@@ -146,6 +173,7 @@ async def _restore(vm: Vm, before: Attempt) -> None:
 async def _record(vm: Vm, attempt: Attempt, deploy_id: DeployId | None) -> None:
     """Record a create's answer, None for an uncertain one: the grace for the cloud to list its instance starts now."""
     now = vm.now()
+    await _told(vm, vm.budget.created(attempt.token, deploy_id or ""))
     latest = await _latest(vm, attempt)
     is_given_up = any(each.state is AttemptState.GONE for each in latest)
     if deploy_id is None:
@@ -174,6 +202,7 @@ async def _settle_mismatch(vm: Vm, attempt: Attempt, error: TokenMismatch) -> De
     while True:
         looked_at = vm.now()
         if own := await adopt_tagged(vm):
+            await _told(vm, vm.budget.created(attempt.token, own))
             return own
         if not vm.is_young(attempt, looked_at):
             break

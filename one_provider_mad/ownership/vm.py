@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import msgspec
 
+from one_provider_mad.budget.admission import UNLIMITED, Budget
 from one_provider_mad.calls.cloud import Cloud
-from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, Value, VmId
+from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, Value, VmId, VmOwner
 from one_provider_mad.journal.records import Attempt, AttemptState, Debt
 from one_provider_mad.journal.writer import Journal
 from one_provider_mad.timestamps import Timestamp
@@ -29,6 +30,8 @@ class Vm(Value, frozen=True, kw_only=True):
         cloud: the cloud of its instance.
         journal: attempts, debts and imports.
         clock: seconds since the epoch.
+        budget: admits creates.
+        user: the VM's user and group.
         warn: writes a sentence to the VM's log.
         warned: warnings that the VM's log has already, so that further lookups do not repeat them.
     """
@@ -38,6 +41,8 @@ class Vm(Value, frozen=True, kw_only=True):
     cloud: Cloud
     journal: Journal
     clock: Callable[[], float]
+    budget: Budget = UNLIMITED
+    user: VmOwner = VmOwner()
     warn: Callable[[str], None] = lambda _: None
     warned: set[str] = msgspec.field(default_factory=set)
 

@@ -56,8 +56,8 @@ REFUSED = {
         Use(month=80.0, currencies=frozenset({"USD"})),
         instance(0.1),
         (
-            "max_per_month of ec2 is 100.0000 USD, 80.0000 USD is booked or will be by 2026-12-31, and an instance m5.large"
-            " would add 25.2000 USD; an administrator may change budget.max_per_month in ec2.toml"
+            "max_per_month of ec2 is 100.0000 USD, 80.0000 USD is booked or will be by 2026-12-31, and an instance"
+            " m5.large would add 25.2000 USD; an administrator may change budget.max_per_month in ec2.toml"
         ),
     ),
     "instances": (

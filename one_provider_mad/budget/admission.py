@@ -1,0 +1,353 @@
+"""Admits creates, starts, resizes and disks before their calls, by the limits of `[budget]`.
+
+Before it refuses for what others use, it lists the cloud once more: instances that have ended count no longer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from one_provider_mad.budget.months import month_of
+from one_provider_mad.budget.records import Observed, Wish, gib_of
+from one_provider_mad.budget.rules import Terms, scopes_for
+from one_provider_mad.budget.settings import BudgetSettings
+from one_provider_mad.budget.spent import read_spent
+from one_provider_mad.budget.store import Store
+from one_provider_mad.domain import Identity, Instance, InstanceState, Value, VmOwner, VmRequest
+from one_provider_mad.errors import BudgetExceeded, ProviderError
+from one_provider_mad.pricing.values import UNKNOWN, Kind, Price
+from one_provider_mad.providers.interface import Parameters, PriceSource, Provider
+from one_provider_mad.timestamps import Timestamp
+
+_LISTS_EVERY = 2.0
+"""Fewest seconds between two listings before refusals; all refusals meanwhile share one."""
+
+_LATE_SECONDS = 120.0
+"""Seconds beyond the grace for which a create counts whose action was cancelled: its call may still be sent."""
+
+Owners = Callable[[], Awaitable[Mapping[tuple[int, int], VmOwner]]]
+"""Returns user and group of VMs by number and STIME, as far as they are recorded."""
+
+
+async def no_owners() -> Mapping[tuple[int, int], VmOwner]:
+    """Return no owners."""
+    return {}
+
+
+Admission = AbstractAsyncContextManager[None]
+"""A commitment for the time of one call: `async with` raises BudgetExceeded, or settles it afterwards."""
+
+
+class Budget(Protocol):
+    """What actions ask before their calls."""
+
+    async def admit_create(self, key: str, *, identity: Identity, owner: VmOwner, parameters: Parameters) -> None:
+        """Commit the price of a create, identified by its token. Raises BudgetExceeded, BudgetError."""
+
+    async def created(self, key: str, deploy_id: str) -> None:
+        """Note a create's answer, "" for an uncertain one."""
+
+    async def release(self, key: str) -> None:
+        """Forget a create that certainly made nothing."""
+
+    def starting(self, instance: Instance, request: VmRequest, /) -> Admission:
+        """Commit the price of a running instance while it is started."""
+
+    def resizing(self, instance: Instance, request: VmRequest, /) -> Admission:
+        """Commit the price of an instance of the request's size while it is resized."""
+
+    def with_disk(
+        self, instance: Instance, request: VmRequest, disk: Mapping[str, str], /, *, before: float | None = None
+    ) -> Admission:
+        """Commit the price of a disk while it is attached or enlarged; `before` are its MB until now."""
+
+
+class Unlimited:
+    """The budget of a configuration without limits: it admits everything, and keeps nothing."""
+
+    async def admit_create(self, key: str, *, identity: Identity, owner: VmOwner, parameters: Parameters) -> None:
+        """Admit it."""
+
+    async def created(self, key: str, deploy_id: str) -> None:
+        """Do nothing."""
+
+    async def release(self, key: str) -> None:
+        """Do nothing."""
+
+    def starting(self, _instance: Instance, _request: VmRequest, /) -> Admission:
+        """Admit it."""
+        return nullcontext()
+
+    def resizing(self, _instance: Instance, _request: VmRequest, /) -> Admission:
+        """Admit it."""
+        return nullcontext()
+
+    def with_disk(
+        self, _instance: Instance, _request: VmRequest, _disk: Mapping[str, str], /, *, before: float | None = None
+    ) -> Admission:
+        """Admit it."""
+        del before
+        return nullcontext()
+
+
+UNLIMITED = Unlimited()
+
+
+class Plan(Value, frozen=True, kw_only=True):
+    """What the admission of one configuration needs besides the store.
+
+    Attributes:
+        settings: `[budget]`.
+        name: NAME of the configuration.
+        file: the configuration's file, for sentences.
+        owner: owner in the tags of our instances.
+        provider: the cloud's.
+        list_instances: lists the whole cloud.
+        unsent: returns those of some create tokens that certainly made nothing, as the journal has them.
+        ledger: path of this NAME's ledger.
+        owners: user and group of VMs.
+        clock: seconds since the epoch.
+    """
+
+    settings: BudgetSettings
+    name: str
+    file: str
+    owner: str
+    provider: Provider
+    list_instances: Callable[[], Awaitable[Sequence[Instance]]]
+    unsent: Callable[[Sequence[str]], Awaitable[Sequence[str]]]
+    ledger: Path
+    owners: Owners = no_owners
+    clock: Callable[[], float]
+
+
+class Limited:
+    """Admits by the limits of one configuration.
+
+    Args:
+        plan: settings and cloud.
+        store: the budget's file, open.
+    """
+
+    def __init__(self, plan: Plan, store: Store) -> None:
+        self._plan = plan
+        self._store = store
+        self._has_looked = False
+        self._looking: asyncio.Task[None] | None = None
+        self._looked_at = -_LISTS_EVERY
+
+    # Creates
+
+    async def admit_create(self, key: str, *, identity: Identity, owner: VmOwner, parameters: Parameters) -> None:
+        """Commit the price of a create, identified by its token; the same once more is free.
+
+        Args:
+            key: the token.
+            identity: in the tags of the instance.
+            owner: the VM's user and group.
+            parameters: one alternative of the plan.
+
+        Raises:
+            BudgetExceeded: a limit does not admit it.
+            BudgetError: the budget's file cannot be used.
+            ProviderError: the cloud does not list its instances, and the budget has never seen them.
+        """
+        provider, price, gib = self._plan.provider, UNKNOWN, None
+        if isinstance(provider, PriceSource):
+            await provider.read_prices(())
+            price, gib = provider.price_of_create(parameters), provider.disk_size(parameters)
+        wish = Wish(
+            key=key,
+            identity=identity,
+            owner=owner,
+            what=_what(price),
+            price=price,
+            gib=gib,
+            is_new_type=True,
+        )
+        await self._admit(wish)
+
+    async def created(self, key: str, deploy_id: str) -> None:
+        """Note a create's answer, "" for an uncertain one: from now on the cloud may take its grace to list it."""
+        wait = self._plan.provider.visibility_grace + (0.0 if deploy_id else _LATE_SECONDS)
+        await self._store.settle(key, at=self._now(), wait=wait, deploy_id=deploy_id)
+
+    async def release(self, key: str) -> None:
+        """Forget a create that certainly made nothing."""
+        await self._store.release(key)
+
+    # Instances that exist
+
+    @asynccontextmanager
+    async def starting(self, instance: Instance, request: VmRequest, /) -> AsyncIterator[None]:
+        """Commit the price of the running instance; a listing lowers it again after a start that failed."""
+        price = await self._price(instance, lambda source: source.price_of(instance, state=InstanceState.RUNNING))
+        wish = self._wish(instance, request, f"starting instance {instance.deploy_id}", price)
+        async with self._committed(wish):
+            yield
+
+    @asynccontextmanager
+    async def resizing(self, instance: Instance, request: VmRequest, /) -> AsyncIterator[None]:
+        """Commit the price of the instance with the size of the request."""
+        price = await self._price(instance, lambda source: source.price_of_resize(instance, request))
+        wish = self._wish(instance, request, f"resizing instance {instance.deploy_id}", price)
+        async with self._committed(msgspec.structs.replace(wish, is_new_type=True)):
+            yield
+
+    @asynccontextmanager
+    async def with_disk(
+        self, instance: Instance, request: VmRequest, disk: Mapping[str, str], /, *, before: float | None = None
+    ) -> AsyncIterator[None]:
+        """Commit the price of a disk; of one that is enlarged the part by which it grows, where `before` is known."""
+        size = _number(disk.get("SIZE", ""))
+        grown = None if size is None else max(0.0, size - (before or 0.0))
+        price = UNKNOWN
+        if grown is not None:
+            only = {**disk, "SIZE": f"{grown:.0f}"}
+            price = await self._price(instance, lambda source: source.price_of_disk(only))
+        number = disk.get("DISK_ID", "?")
+        wish = self._wish(instance, request, f"disk {number} of instance {instance.deploy_id}", price)
+        gib = None if grown is None else grown / 1024
+        async with self._committed(msgspec.structs.replace(wish, is_part=True, gib=gib)):
+            yield
+
+    def _wish(self, instance: Instance, request: VmRequest, what: str, price: Price) -> Wish:
+        identity = instance.identity or request.identity(owner=self._plan.owner)
+        return Wish(
+            deploy_id=instance.deploy_id,
+            identity=identity,
+            owner=request.owner,
+            what=what,
+            price=price,
+            gib=gib_of(price),
+        )
+
+    async def _price(self, instance: Instance, of: Callable[[PriceSource], Price]) -> Price:
+        provider = self._plan.provider
+        if not isinstance(provider, PriceSource):
+            return UNKNOWN
+        await provider.read_prices((instance,))
+        return of(provider)
+
+    @asynccontextmanager
+    async def _committed(self, wish: Wish) -> AsyncIterator[None]:
+        await self._admit(wish)
+        wait = self._plan.provider.visibility_grace
+        try:
+            yield
+            wait = 0.0
+        except ProviderError as error:
+            if error.definite:
+                wait = 0.0
+                if wish.is_part:
+                    await self._store.withdraw(wish)
+            raise
+        finally:
+            await self._store.settle(wish.deploy_id, at=self._now(), wait=wait)
+
+    # Deciding
+
+    async def _admit(self, wish: Wish) -> None:
+        if not self._has_looked and not await self._store.has_looked():
+            await self.look()
+        self._has_looked = True
+        begun = asyncio.get_running_loop().time()
+        now = self._now()
+        terms = self._terms(now.at)
+        scopes = scopes_for(self._plan.settings, name=self._plan.name, owner=wish.owner)
+        refused = await self._store.admit(wish, scopes=scopes, terms=terms, at=now)
+        if refused is not None and refused.is_by_use:
+            await self._look_since(begun)
+            refused = await self._store.admit(wish, scopes=scopes, terms=terms, at=self._now())
+        if refused is not None:
+            raise BudgetExceeded(refused.sentence)
+
+    def _terms(self, now: float) -> Terms:
+        may_be_unknown = self._plan.settings.unknown_price == "allow"
+        return Terms(file=self._plan.file, now=now, month=month_of(now), may_be_unknown=may_be_unknown)
+
+    def _now(self) -> Timestamp:
+        return Timestamp.now(self._plan.clock)
+
+    # Looking
+
+    async def _look_since(self, begun: float) -> None:
+        """Return once a listing that began after `begun` (loop time) is compared with the store."""
+        while self._looked_at < begun:
+            if self._looking is None:
+                self._looking = asyncio.create_task(self._look_soon(), name="listing for the budget")
+            try:
+                await asyncio.shield(self._looking)
+            except ProviderError:
+                return  # the store stays as it is: nothing that counts is forgotten
+
+    async def _look_soon(self) -> None:
+        try:
+            await asyncio.sleep(self._looked_at + _LISTS_EVERY - asyncio.get_running_loop().time())
+            await self.look()
+        finally:
+            self._looking = None
+
+    async def look(self) -> None:
+        """List the cloud and bring the store in line with it. Raises ProviderError, BudgetError."""
+        begun, began = self._now(), asyncio.get_running_loop().time()
+        for key in await self._plan.unsent(await self._store.waiting_tokens()):
+            await self._store.release(key)
+        listed = await self._plan.list_instances()
+        ours = [each for each in listed if each.identity is not None and each.identity.owner == self._plan.owner]
+        provider = self._plan.provider
+        if isinstance(provider, PriceSource):
+            await provider.read_prices(ours)
+        owners = await self._plan.owners()
+        observed = await asyncio.to_thread(self._observed, ours, owners)
+        grace = provider.visibility_grace
+        await self._store.reconcile(observed, begun=begun, at=self._now(), grace=grace)
+        self._looked_at = began
+
+    async def book(self) -> None:
+        """Take over what the ledger has booked in this month. Raises LedgerError, BudgetError."""
+        month = month_of(self._plan.clock())
+        spent = await asyncio.to_thread(read_spent, self._plan.ledger, month)
+        await self._store.book(spent.costs, as_of=spent.as_of, month=month)
+
+    def _observed(self, ours: Sequence[Instance], owners: Mapping[tuple[int, int], VmOwner]) -> list[Observed]:
+        return [_observation(each, self._plan.provider, owners) for each in ours]
+
+
+def _observation(instance: Instance, provider: Provider, owners: Mapping[tuple[int, int], VmOwner]) -> Observed:
+    price = provider.price_of(instance) if isinstance(provider, PriceSource) else UNKNOWN
+    identity = instance.identity
+    if identity is None:
+        raise AssertionError("only instances with an identity are observed")
+    return Observed(
+        deploy_id=instance.deploy_id,
+        vm_id=identity.vm_id,
+        stime=identity.stime,
+        seq=identity.seq,
+        is_ended=instance.state is InstanceState.TERMINATED,
+        is_ending=instance.state is InstanceState.TERMINATING,
+        amount=price.amount,
+        known=price.known,
+        currency=price.currency,
+        gib=gib_of(price),
+        created_at=instance.created_at,
+        owner=owners.get((identity.vm_id, identity.stime), VmOwner()),
+    )
+
+
+def _what(price: Price) -> str:
+    names = [part.item.name for part in price.parts if part.item.kind is Kind.COMPUTE]
+    return f"an instance {names[0]}" if names else "a new instance"
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
