@@ -188,6 +188,7 @@ NOT_DEVICES = (
         "NamedAttributes",
         "CreateTrial",
     ),
+    *("PriceSource", "TypeSource", "UsualPrice"),
     *("DeviceListing", "Reconfigurable", "LiveResizing", "ImageReader", "SharedGroups", "UnusedRemoval"),
     *("ImageCatalogue", "NetworkCatalogue", "Reachability", "ConsoleSource", "ScreenSource", "PasswordSource"),
 )
