@@ -11,7 +11,6 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 from one_provider_mad.lab.ec2 import forms
@@ -107,8 +106,6 @@ class PriceLists:
         types, zones = forms.listed(form, "InstanceType"), forms.filters(form).get("availability-zone", [])
         if (zone := form.get("AvailabilityZone")) is not None:
             zones = [zone]
-        if "StartTime" in form and _seconds(form["StartTime"]) > now + 60:
-            raise Refusal("InvalidParameterValue", "StartTime is in the future")
         prices = [
             {
                 "instanceType": type_name,
@@ -238,10 +235,3 @@ def _begin(token: str) -> int:
     if token and match is None:
         raise Refusal("InvalidNextTokenException", "Invalid NextToken")
     return int(match[1]) if match else 0
-
-
-def _seconds(text: str) -> float:
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except ValueError:
-        raise Refusal("InvalidParameterValue", "StartTime is no time") from None

@@ -58,9 +58,9 @@ def address_item(quantity: float | None = 1.0) -> Item:
     return Item(kind=Kind.ADDRESS, name=PUBLIC_IPV4, quantity=quantity)
 
 
-def snapshot_item() -> Item:
-    """Return a snapshot, whose GiB only the bill says: those of changed blocks, not of its volume."""
-    return Item(kind=Kind.SNAPSHOT, name=SNAPSHOT_NAME, quantity=None)
+def snapshot_item(gib: float | None) -> Item:
+    """Return a snapshot of so many GiB, None when unknown."""
+    return Item(kind=Kind.SNAPSHOT, name=SNAPSHOT_NAME, quantity=gib)
 
 
 def compute_item(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from one_provider_mad.domain import DeployId, Instance, InstanceState
@@ -49,7 +50,7 @@ PARTS_PERIOD = 300.0
 """Seconds between two requests for the volumes and addresses of instances."""
 
 NEW_PARTS_PERIOD = 30.0
-"""Seconds between two such requests while there are volumes of which nothing is known."""
+"""Seconds between two requests for volumes of which nothing is known yet."""
 
 _MOST_KEPT = 50_000
 """Most prices of instances that are kept; then all are looked up anew."""
@@ -132,9 +133,7 @@ class Prices:
                 await self._learn(
                     "new instances are priced with a public address, since subnets are not known", self._learn_subnets
                 )
-            if listed and self._is_due("parts", await self._parts_period(listed)):
-                await self._learn("instances are priced with one public address at most", self._learn_addresses)
-                await self._learn("the price of volumes is not known", lambda: self._learn_volumes(listed), raises=True)
+            await self._read_parts(listed)
 
     async def learn_image(self, image: str, snapshots: tuple[str, ...]) -> None:
         """Look up what the price of a create depends on, where prices are used."""
@@ -161,8 +160,9 @@ class Prices:
             self._addresses = found
             self._kept.clear()
 
-    async def _learn_volumes(self, instances: Sequence[Instance]) -> None:
-        found = await volumes_of(self._client, instances)
+    async def _learn_volumes(self, wanted: Collection[str], kept: Mapping[str, VolumeFacts]) -> None:
+        """Ask for volumes by id, and keep those that were known besides."""
+        found = {**kept, **await volumes_of(self._client, wanted)}
         if found != self._volumes:
             self._volumes = found
             self._kept.clear()
@@ -180,16 +180,20 @@ class Prices:
         else:
             self._failures.pop(loss, None)
 
-    async def _parts_period(self, instances: Sequence[Instance]) -> float:
-        """Return the seconds between two requests for volumes: few while there are new ones."""
-        unknown = await in_batches(instances, self._unknown_volumes)
-        return NEW_PARTS_PERIOD if unknown else PARTS_PERIOD
-
-    def _unknown_volumes(self, instances: Sequence[Instance]) -> Iterator[str]:
-        for each in instances:
-            if not each.state.is_gone:
-                ids = volume_ids(each.attributes.get(VOLUMES, ""))
-                yield from (volume_id for volume_id in ids if volume_id not in self._volumes)
+    async def _read_parts(self, instances: Sequence[Instance]) -> None:
+        """Read the volumes and addresses of instances; of new volumes sooner than all of them again."""
+        wanted = await in_batches(instances, _volumes)
+        unknown = [each for each in wanted if each not in self._volumes]
+        kept: Mapping[str, VolumeFacts] = {}
+        if not instances:
+            return
+        if self._is_due("parts", PARTS_PERIOD):
+            await self._learn("instances are priced with one public address at most", self._learn_addresses)
+        elif unknown and self._is_due("new parts", NEW_PARTS_PERIOD):
+            wanted, kept = unknown, self._volumes
+        else:
+            return
+        await self._learn("the price of volumes is not known", partial(self._learn_volumes, wanted, kept), raises=True)
 
     def _is_due(self, name: str, period: float) -> bool:
         now = self._clock()
@@ -295,9 +299,9 @@ class Prices:
         """Return what a public IPv4 address costs, in use or not."""
         return self._book.price((address_item(),))
 
-    def of_snapshot(self) -> Price:
-        """Return what a snapshot costs: unknown, since its GiB are only in the bill."""
-        return self._book.price((snapshot_item(),))
+    def of_snapshot(self, gib: float | None) -> Price:
+        """Return what a snapshot of so many GiB costs; unknown for None."""
+        return self._book.price((snapshot_item(gib),))
 
     def of_type(self, name: str, *, market: str) -> Price:
         """Return what a running instance of a type costs, without disks and addresses."""
@@ -318,6 +322,12 @@ def _has_address(launch: Launch, subnet: Subnet) -> bool:
 
 def _runs(instance: Instance) -> bool:
     return is_running(instance.state)
+
+
+def _volumes(instances: Sequence[Instance]) -> Iterator[str]:
+    for each in instances:
+        if not each.state.is_gone:
+            yield from volume_ids(each.attributes.get(VOLUMES, ""))
 
 
 def _systems(instances: Sequence[Instance]) -> list[str]:

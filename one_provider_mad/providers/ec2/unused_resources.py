@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from one_provider_mad.domain import Identity
+from one_provider_mad.domain import Identity, whole_number
 from one_provider_mad.providers.ec2.address_lookup import is_free
 from one_provider_mad.providers.ec2.client import Client
 from one_provider_mad.providers.ec2.instances import read_tags
@@ -65,8 +65,17 @@ def _snapshot(prices: Prices, row: Element) -> UnusedResource:
         kind="snapshot",
         identity=_identity(row),
         detail=detail,
-        price=prices.of_snapshot(),
+        price=prices.of_snapshot(_stored_gib(row)),
     )
+
+
+def _stored_gib(row: Element) -> float | None:
+    """Return the GiB of a snapshot's blocks, None when EC2 does not tell.
+
+    The bill has at most these: blocks that an earlier snapshot of the volume shares are charged once (API_Snapshot).
+    """
+    stored = whole_number(text_of(row.find("fullSnapshotSizeInBytes")))
+    return None if stored is None else stored / 2**30
 
 
 def _address(prices: Prices, row: Element) -> UnusedResource | None:

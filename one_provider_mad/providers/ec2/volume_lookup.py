@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from one_provider_mad.domain import Instance
-from one_provider_mad.providers.ec2.batches import in_batches
 from one_provider_mad.providers.ec2.client import MOST_VALUES, Client
-from one_provider_mad.providers.ec2.instances import VOLUMES
-from one_provider_mad.providers.ec2.price_items import volume_ids
 from one_provider_mad.providers.ec2.query import filtered
 from one_provider_mad.providers.ec2.volume_facts import VolumeFacts, read_facts
 from one_provider_mad.safe_xml import Element, elements_at, text_of
@@ -24,15 +20,13 @@ def read_volume_facts(root: Element) -> dict[str, VolumeFacts]:
     }
 
 
-async def volumes_of(client: Client, instances: Sequence[Instance]) -> Mapping[str, VolumeFacts]:
-    """Return the facts of all volumes that are attached to these instances.
+async def volumes_of(client: Client, volume_ids: Collection[str]) -> Mapping[str, VolumeFacts]:
+    """Return the facts of these volumes by id; those that EC2 does not list are left out.
 
     Raises:
         ProviderError: EC2 refused, or did not answer.
     """
-    wanted = sorted(set(await in_batches(instances, _ids)))
-    if not wanted:
-        return {}
+    wanted = sorted(set(volume_ids))
     if len(wanted) > _FEW:
         listed = await _volumes(client, {"attachment.status": ["attached", "attaching", "detaching", "busy"]})
         return {each: listed[each] for each in wanted if each in listed}
@@ -46,9 +40,3 @@ async def volumes_of(client: Client, instances: Sequence[Instance]) -> Mapping[s
 async def _volumes(client: Client, filters: Mapping[str, Sequence[str]]) -> dict[str, VolumeFacts]:
     pages = client.pages("DescribeVolumes", {**filtered(filters), "MaxResults": "500"}, read=read_volume_facts)
     return {volume_id: facts async for page in pages for volume_id, facts in page.items()}
-
-
-def _ids(instances: Collection[Instance]) -> Iterator[str]:
-    for each in instances:
-        if not each.state.is_gone:
-            yield from volume_ids(each.attributes.get(VOLUMES, ""))

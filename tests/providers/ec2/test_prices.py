@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -339,6 +340,72 @@ async def test_a_second_driver_reads_lists_from_the_state_directory(ec2: FaultyE
     assert second.price_of_type("t3.small", market=ON_DEMAND).amount == SMALL
     assert set(second.instance_types()) == set(ec2.settings.offer.types)
     await second.close()
+
+
+class Later:
+    """The clocks of a provider's lists, as a test sets them."""
+
+    def __init__(self, provider: Ec2Provider) -> None:
+        self._start = time.time()
+        self.seconds = 0.0
+        provider._prices._listed._clock = provider._types._clock = provider._prices._clock = self
+
+    def __call__(self) -> float:
+        return self._start + self.seconds
+
+
+async def test_lists_are_read_once_a_day_and_spot_prices_once_an_hour(priced: Ec2Provider, ec2: FaultyEc2) -> None:
+    clock = Later(priced)
+    ec2.account.prices.on_demand[("Linux/UNIX", "t3.small")] = 0.5
+    ec2.account.prices.spot[("t3.small", f"{REGION}b")] = 0.4
+    seen = []
+    for clock.seconds in (1800.0, 3700.0, 86_500.0):
+        await priced.read_prices(())
+        seen.append([priced.price_of_type("t3.small", market=market).amount for market in (ON_DEMAND, SPOT)])
+    assert seen == [[SMALL, pytest.approx(0.4 * SMALL)], [SMALL, 0.4], [0.5, 0.4]]
+
+
+async def test_a_list_that_cannot_be_read_is_tried_again_after_an_hour(ec2: FaultyEc2, connect: Open) -> None:
+    provider: Any = await connect(pricing_endpoint_url=ec2.url)
+    clock = Later(provider)
+    ec2.order("GetProducts", **{**NO, "times": 1})
+    for clock.seconds in (0.0, 3000.0):
+        await provider.read_prices(())
+        assert provider.price_of_type("t3.small", market=ON_DEMAND).amount is None
+    clock.seconds = 3700.0
+    await provider.read_prices(())
+    assert provider.price_of_type("t3.small", market=ON_DEMAND).amount == SMALL
+
+
+async def test_prices_outlive_a_list_that_cannot_be_renewed(priced: Ec2Provider, ec2: FaultyEc2) -> None:
+    clock = Later(priced)
+    for action in ("GetProducts", "DescribeSpotPriceHistory"):
+        ec2.order(action, code="InternalError", times=9)
+    clock.seconds = 90_000.0
+    await priced.read_prices(())
+    assert priced.price_of_type("t3.small", market=ON_DEMAND).amount == SMALL
+    assert priced.price_of_type("t3.small", market=SPOT).amount is not None
+
+
+async def test_a_new_volume_is_asked_for_alone_and_soon(priced: Ec2Provider, ec2: FaultyEc2) -> None:
+    clock = Later(priced)
+    deploy_id = await launched(priced)
+    await priced.read_prices([await listed(priced, deploy_id)])
+    await priced.attach_disk(deploy_id, disk(1, 100))
+    instance = await listed(priced, deploy_id)
+    assert priced.price_of(instance).text.endswith("+?")
+    clock.seconds = 40.0
+    await priced.read_prices([instance])
+    assert known(priced.price_of(instance)) == pytest.approx(SMALL + (ROOT + 100) * GP3 + ADDRESS)
+    asked = [form for action, form in ec2.account.calls if action == "DescribeVolumes"][-1]
+    assert [text for name, text in asked.items() if name.startswith("Filter.1.Value")] == [
+        instance.attributes["AWS_VOLUMES"].rpartition(":")[2]
+    ]
+    (volume,) = ec2.account.volumes.values()
+    ec2.account.act("ModifyVolume", {"VolumeId": volume.id, "Size": "200"})
+    clock.seconds = 400.0
+    await priced.read_prices([instance])
+    assert known(priced.price_of(instance)) == pytest.approx(SMALL + (ROOT + 200) * GP3 + ADDRESS)
 
 
 @pytest.mark.parametrize("name", ["one_provider_mad_ec2.prices", "one_provider_mad_ec2.types"])

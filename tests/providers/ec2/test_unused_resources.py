@@ -24,7 +24,7 @@ def volumes(form: Form) -> str:
 
 def snapshots(_form: Form) -> str:
     return (
-        "<snapshotSet><item><snapshotId>snap-1</snapshotId><volumeId>vol-1</volumeId><volumeSize>8</volumeSize>"
+        "<snapshotSet><item><snapshotId>snap-1</snapshotId><volumeId>vol-1</volumeId><volumeSize>8</volumeSize><fullSnapshotSizeInBytes>1610612736</fullSnapshotSizeInBytes>"
         f"<tagSet>{TAGS}</tagSet></item></snapshotSet>"
     )
 
@@ -45,6 +45,13 @@ async def test_resources_with_our_tags_that_no_instance_uses_are_listed_with_the
         await provider.open()
         listed = await provider.unused_resources(owner=OWNER)
         await provider.close()
+    prices = {each.part_id: each.price for each in listed}
+    assert {part: price.parts[0].item.quantity for part, price in prices.items() if price is not None} == {
+        "vol-1": 8,
+        "vol-2": 8,
+        "snap-1": 1.5,
+        "eipalloc-1": 1,
+    }
     found = [msgspec.structs.replace(each, price=None) for each in listed]
     detail = "8 GiB, gp3, available"
     assert found == [
