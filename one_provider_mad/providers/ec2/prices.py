@@ -43,14 +43,8 @@ from one_provider_mad.providers.ec2.price_items import (
 )
 from one_provider_mad.providers.ec2.types import DAY
 from one_provider_mad.providers.ec2.volume_facts import VolumeFacts
-from one_provider_mad.providers.ec2.volume_lookup import volumes_of
+from one_provider_mad.providers.ec2.volume_lookup import PERIOD, Volumes
 from one_provider_mad.providers.interface import Parameters
-
-PARTS_PERIOD = 300.0
-"""Seconds between two requests for the volumes and addresses of instances."""
-
-NEW_PARTS_PERIOD = 30.0
-"""Seconds between two requests for volumes of which nothing is known yet."""
 
 _MOST_KEPT = 50_000
 """Most prices of instances that are kept; then all are looked up anew."""
@@ -100,7 +94,7 @@ class Prices:
         self._images = images
         self._warn = warn
         self._clock = clock
-        self._volumes: Mapping[str, VolumeFacts] = {}
+        self._volumes = Volumes(client, clock=clock)
         self._addresses = Addresses()
         self._subnets: Mapping[str, Subnet] = {}
         self._looks: dict[Look, Price] = {}
@@ -160,11 +154,8 @@ class Prices:
             self._addresses = found
             self._kept.clear()
 
-    async def _learn_volumes(self, wanted: Collection[str], kept: Mapping[str, VolumeFacts]) -> None:
-        """Ask for volumes by id, and keep those that were known besides."""
-        found = {**kept, **await volumes_of(self._client, wanted)}
-        if found != self._volumes:
-            self._volumes = found
+    async def _learn_volumes(self, wanted: Collection[str]) -> None:
+        if await self._volumes.learn(wanted):
             self._kept.clear()
 
     async def _learn(self, loss: str, learn: Callable[[], Awaitable[None]], *, raises: bool = False) -> None:
@@ -181,19 +172,11 @@ class Prices:
             self._failures.pop(loss, None)
 
     async def _read_parts(self, instances: Sequence[Instance]) -> None:
-        """Read the volumes and addresses of instances; of new volumes sooner than all of them again."""
-        wanted = await in_batches(instances, _volumes)
-        unknown = [each for each in wanted if each not in self._volumes]
-        kept: Mapping[str, VolumeFacts] = {}
-        if not instances:
-            return
-        if self._is_due("parts", PARTS_PERIOD):
+        """Read the addresses and volumes of instances."""
+        if instances and self._is_due("addresses", PERIOD):
             await self._learn("instances are priced with one public address at most", self._learn_addresses)
-        elif unknown and self._is_due("new parts", NEW_PARTS_PERIOD):
-            wanted, kept = unknown, self._volumes
-        else:
-            return
-        await self._learn("the price of volumes is not known", partial(self._learn_volumes, wanted, kept), raises=True)
+        wanted = await in_batches(instances, _volumes)
+        await self._learn("the price of volumes is not known", partial(self._learn_volumes, wanted), raises=True)
 
     def _is_due(self, name: str, period: float) -> bool:
         now = self._clock()
@@ -241,7 +224,7 @@ class Prices:
 
     def _look(self, instance: Instance, state: InstanceState) -> Look:
         addresses = self._address_count(instance, is_running=is_running(state))
-        return look_of(instance, state=state, volumes=self._volumes, addresses=addresses)
+        return look_of(instance, state=state, volumes=self._volumes.facts, addresses=addresses)
 
     def _address_count(self, instance: Instance, *, is_running: bool) -> int:
         """Return the number of public addresses that cost: elastic ones, and that of a running instance."""

@@ -348,7 +348,8 @@ class Later:
     def __init__(self, provider: Ec2Provider) -> None:
         self._start = time.time()
         self.seconds = 0.0
-        provider._prices._listed._clock = provider._types._clock = provider._prices._clock = self
+        for part in (provider._types, provider._prices, provider._prices._listed, provider._prices._volumes):
+            part._clock = self
 
     def __call__(self) -> float:
         return self._start + self.seconds
@@ -387,6 +388,18 @@ async def test_prices_outlive_a_list_that_cannot_be_renewed(priced: Ec2Provider,
     assert priced.price_of_type("t3.small", market=SPOT).amount is not None
 
 
+async def test_one_instance_may_be_priced_without_forgetting_the_others(priced: Ec2Provider, ec2: FaultyEc2) -> None:
+    """As before a start, in a driver that has seen a whole listing."""
+    clock = Later(priced)
+    first, second = [await listed(priced, await launched(priced, a_vm(number))) for number in (1, 2)]
+    await priced.read_prices([first])
+    await priced.read_prices([second])
+    clock.seconds = 400.0
+    await priced.read_prices([second])
+    assert known(priced.price_of(first)) == known(priced.price_of(second))
+    assert ec2.account.count("DescribeVolumes") == 3
+
+
 async def test_a_new_volume_is_asked_for_alone_and_soon(priced: Ec2Provider, ec2: FaultyEc2) -> None:
     clock = Later(priced)
     deploy_id = await launched(priced)
@@ -394,7 +407,7 @@ async def test_a_new_volume_is_asked_for_alone_and_soon(priced: Ec2Provider, ec2
     await priced.attach_disk(deploy_id, disk(1, 100))
     instance = await listed(priced, deploy_id)
     assert priced.price_of(instance).text.endswith("+?")
-    clock.seconds = 40.0
+    clock.seconds = 1.0
     await priced.read_prices([instance])
     assert known(priced.price_of(instance)) == pytest.approx(SMALL + (ROOT + 100) * GP3 + ADDRESS)
     asked = [form for action, form in ec2.account.calls if action == "DescribeVolumes"][-1]
