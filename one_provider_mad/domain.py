@@ -198,6 +198,22 @@ class VmOwner(Value, frozen=True, kw_only=True, gc=False):
     group: str = ""
 
 
+class OwnedVm(Value, frozen=True, kw_only=True, gc=False):
+    """A VM's user, group and name in OpenNebula, as last heard.
+
+    Attributes:
+        vm_id: the VM's number.
+        stime: STIME of the VM.
+        owner: its user and group.
+        name: its name.
+    """
+
+    vm_id: VmId
+    stime: int
+    owner: VmOwner
+    name: str = ""
+
+
 class VmRequest(Value, frozen=True, kw_only=True):
     """The VM, and its host, in one of oned's requests.
 
@@ -236,6 +252,11 @@ class VmRequest(Value, frozen=True, kw_only=True):
     operand: Mapping[str, str] = {}
     security_group_id: str = ""
     virtual_network_id: str = ""
+
+    @property
+    def owned_vm(self) -> OwnedVm:
+        """Return the VM's user, group and name."""
+        return OwnedVm(vm_id=self.vm_id, stime=self.stime, owner=self.owner, name=self.name)
 
     def identity(self, *, owner: str) -> Identity:
         """Return the identity of an instance created for this request."""

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
+from one_provider_mad.billing_tags import problem_of
 from one_provider_mad.budget.settings import BudgetSettings
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import MadError, SettingsError, UnknownSetting
@@ -183,6 +184,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     spot: SpotSettings = SpotSettings()
     """Instances that the cloud may take back."""
+
+    tags: dict[str, str] = {}
+    """Tags of instances, and of the volumes made with them, for the cloud's own bill: name and text. In the texts
+    `{user}`, `{user_id}`, `{group}`, `{group_id}`, `{name}`, `{id}` and `{owner}` stand for the VM's in OpenNebula, and
+    for `owner` of this file. They are part of the create, are written anew when the VM's user, group or name changes,
+    and replace a user's tags of the same name. Characters that the cloud does not take become `_`."""
 
     prices: PriceSettings = PriceSettings()
     """Prices that win over the cloud's own."""
@@ -450,6 +457,8 @@ def checked(name: str, path: Path, data: dict[str, Any]) -> Configuration:
         raise SettingsError(f'{path.name}: owner is missing: add a name for this OpenNebula, owner = "…" ({path})')
     if not _OWNER.fullmatch(settings.owner):
         raise SettingsError(f"{path.name}: owner: expected up to 64 letters, digits, `_.:@-`, got {settings.owner!r}")
+    if problem := problem_of(settings.tags):
+        raise SettingsError(f"{path.name}: tags: {problem} ({path})")
     return Configuration(name=name, path=path, settings=settings, table=table)
 
 

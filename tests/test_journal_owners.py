@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from one_provider_mad.domain import DeployId, Identity, VmId, VmOwner
+from one_provider_mad.domain import DeployId, Identity, OwnedVm, VmId, VmOwner
 from one_provider_mad.journal import writer
 from one_provider_mad.journal.owners import note_owners, select_owned_vms, select_owners
 from one_provider_mad.journal.reader import owner_changes, owners, read_owned_vms
-from one_provider_mad.journal.records import Attempt, AttemptState, OwnedVm
+from one_provider_mad.journal.records import Attempt, AttemptState
 from one_provider_mad.journal.schema import PRAGMAS, prepare
 from one_provider_mad.journal.writer import Journal
 

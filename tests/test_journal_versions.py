@@ -18,7 +18,7 @@ import pytest
 
 from one_provider_mad import database
 from one_provider_mad.database import connect
-from one_provider_mad.domain import DeployId, Identity, VmId, VmOwner
+from one_provider_mad.domain import DeployId, Identity, OwnedVm, VmId, VmOwner
 from one_provider_mad.errors import JournalError
 from one_provider_mad.journal.reader import (
     owners,
@@ -37,7 +37,6 @@ from one_provider_mad.journal.records import (
     AttemptState,
     Debt,
     OpenRequest,
-    OwnedVm,
     Recreation,
     Writer,
 )

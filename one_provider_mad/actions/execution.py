@@ -31,7 +31,6 @@ from one_provider_mad.actions.work import FindEarlierHost, Work
 from one_provider_mad.calls.waiting import Patience, SettingsReplaced
 from one_provider_mad.domain import VmId, VmRequest
 from one_provider_mad.errors import JournalError, RequestRefused
-from one_provider_mad.journal.records import OwnedVm
 from one_provider_mad.journal.writer import Journal
 from one_provider_mad.masking import forget_vm_secrets
 from one_provider_mad.ownership.creating import Complete
@@ -117,7 +116,7 @@ class Execution:
                 raise RequestRefused(UNREPEATED)  # no cloud shows whether a script has run
             await self._be_on_record(accepted, engine.journal)
             return await self._perform(engine.verbatim, accepted, request, message)
-        engine.journal.note_owners([owned_vm(request)])
+        engine.journal.note_owners([request.owned_vm])
         try:
             work = self._work(engine, request, deadline, accepted)
             info = await (settle(work, accepted.action) if accepted.is_settled else HANDLERS[accepted.action](work))
@@ -195,11 +194,6 @@ class Execution:
 
     def _log(self, vm_id: VmId, letter: str, text: str) -> None:
         self._log_lines.write(Severity(letter), text, vm_id)
-
-
-def owned_vm(request: VmRequest) -> OwnedVm:
-    """Return the VM's user, group and name, as the request has them."""
-    return OwnedVm(vm_id=request.vm_id, stime=request.stime, owner=request.owner, name=request.name)
 
 
 def patience_of(action: Action) -> Patience:

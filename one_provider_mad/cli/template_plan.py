@@ -122,6 +122,7 @@ def context_of(configuration: Configuration, places: Places) -> ProviderContext:
         state_directory=places.var,
         mappings=settings.mappings,
         prices=settings.prices,
+        tags=settings.tags,
         warn=lambda _: None,
     )
 

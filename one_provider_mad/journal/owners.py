@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from one_provider_mad.database import Database
-from one_provider_mad.domain import VmId, VmOwner
+from one_provider_mad.domain import OwnedVm, VmId, VmOwner
 from one_provider_mad.errors import JournalError
-from one_provider_mad.journal.records import OwnedVm
 
 _RENEWED_SECONDS = 86400.0
 """Seconds after which the time of an unchanged record is written anew."""

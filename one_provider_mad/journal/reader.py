@@ -11,7 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from one_provider_mad.database import connect
-from one_provider_mad.domain import DeployId, VmId, VmOwner
+from one_provider_mad.domain import DeployId, OwnedVm, VmId, VmOwner
 from one_provider_mad.errors import JournalError
 from one_provider_mad.journal.owners import OwnerChanges, select_owned_vms, select_owners
 from one_provider_mad.journal.records import (
@@ -19,7 +19,6 @@ from one_provider_mad.journal.records import (
     Debt,
     OpenRequest,
     Outline,
-    OwnedVm,
     Recreation,
     Refusal,
     Shortage,

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from one_provider_mad.domain import DeployId, Identity, Value, VmId, VmOwner
+from one_provider_mad.domain import DeployId, Identity, Value, VmId
 from one_provider_mad.processes import Process
 from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.timestamps import Timestamp
@@ -247,22 +247,6 @@ class Recreation(Value, frozen=True, kw_only=True):
 
 UNDERTAKEN_SECONDS = 60.0
 """Seconds after which a process that has undertaken to recreate a VM counts as failed, if the VM is as before."""
-
-
-class OwnedVm(Value, frozen=True, kw_only=True, gc=False):
-    """A VM's user, group and name in OpenNebula, as last heard.
-
-    Attributes:
-        vm_id: the VM's number.
-        stime: STIME of the VM.
-        owner: its user and group.
-        name: its name.
-    """
-
-    vm_id: VmId
-    stime: int
-    owner: VmOwner
-    name: str = ""
 
 
 class Outline(Value, frozen=True, kw_only=True):

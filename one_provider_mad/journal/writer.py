@@ -16,14 +16,13 @@ from pathlib import Path
 import msgspec
 
 from one_provider_mad.database import Database
-from one_provider_mad.domain import DeployId, Identity, VmId
+from one_provider_mad.domain import DeployId, Identity, OwnedVm, VmId
 from one_provider_mad.errors import JournalError
 from one_provider_mad.journal.owners import OwnerNotes
 from one_provider_mad.journal.records import (
     Attempt,
     Debt,
     OpenRequest,
-    OwnedVm,
     Recreation,
     Refusal,
     Shortage,

@@ -29,6 +29,7 @@ from one_provider_mad.domain import (
     Identity,
     Instance,
     InstanceState,
+    OwnedVm,
     SnapshotId,
     Usage,
     Value,
@@ -96,6 +97,7 @@ class ProviderContext(Value, frozen=True, kw_only=True):
         arguments: for drivers that run scripts.
         mappings: what the cloud has for OpenNebula's images, networks, context and security groups.
         prices: the table `[prices]`, which wins over the cloud's own prices.
+        tags: the table `[tags]` (billing_tags.py).
         warn: sends the operator one sentence (the driver's own log, and oned.log or monitor.log).
     """
 
@@ -107,6 +109,7 @@ class ProviderContext(Value, frozen=True, kw_only=True):
     arguments: Arguments = Arguments()
     mappings: Mappings = Mappings()
     prices: PriceSettings = PriceSettings()
+    tags: Mapping[str, str] = {}
     warn: Callable[[str], None]
 
 
@@ -471,6 +474,23 @@ class SizedInstances(Protocol):
 
     def size_of(self, instance: Instance) -> Size | None:
         """Return the capacity that a live instance takes; None, which counts as none, for an unknown size. Pure."""
+
+
+@runtime_checkable
+class Billable(Protocol):
+    """Has tags of its own, by which its bill can be split: those of `[tags]` (`ProviderContext.tags`).
+
+    They are part of the create call: `plan` puts those of `wanted_tags` into the parameters, over a user's own.
+    """
+
+    def wanted_tags(self, vm: OwnedVm) -> Mapping[str, str]:
+        """Return the tags of `[tags]` for a VM, in names and texts that the cloud takes. Pure; never raises."""
+
+    async def write_tags(self, deploy_id: DeployId, tags: Mapping[str, str]) -> None:
+        """Write these tags over those of the same name, of the instance and of its volumes; "" empties one.
+
+        Other tags stay.
+        """
 
 
 @runtime_checkable

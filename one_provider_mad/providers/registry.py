@@ -71,6 +71,7 @@ def build(
         arguments=arguments,
         mappings=settings.mappings,
         prices=settings.prices,
+        tags=settings.tags,
         warn=_Paced(warn),
     )
     return factory(context, table)

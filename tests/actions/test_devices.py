@@ -189,7 +189,7 @@ NOT_DEVICES = (
         "CreateTrial",
     ),
     *("PriceSource", "TypeSource", "UsualPrice"),
-    *("DeviceListing", "Reconfigurable", "LiveResizing", "ImageReader", "SharedGroups", "UnusedRemoval"),
+    *("DeviceListing", "Reconfigurable", "LiveResizing", "ImageReader", "SharedGroups", "UnusedRemoval", "Billable"),
     *("ImageCatalogue", "NetworkCatalogue", "Reachability", "ConsoleSource", "ScreenSource", "PasswordSource"),
 )
 

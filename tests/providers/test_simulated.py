@@ -1085,6 +1085,7 @@ def arguments_of(name: str) -> dict[str, Any]:
         "deploy_ids": [],
         "identity": identity,
         "hard": False,
+        "tags": {"cost": "students"},
         "owner": "tests",
         "vm_id": VmId(1),
         "request": a_vm(),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmRequest
-from one_provider_mad.errors import BadParameter, WrongState
+from one_provider_mad.errors import BadParameter, PermissionDenied, WrongState
 from one_provider_mad.providers.ec2 import sizes, template
 from one_provider_mad.providers.ec2.attributes import flag, words
+from one_provider_mad.providers.ec2.billing import wanted_tags, with_billing
 from one_provider_mad.providers.ec2.client import Client
 from one_provider_mad.providers.ec2.context import depends_on_tag, user_data_of
 from one_provider_mad.providers.ec2.disks import Disks
@@ -133,8 +135,22 @@ class Changes:
 
     async def _set_tags(self, deploy_id: DeployId, request: VmRequest) -> None:
         """Add the section's tags; tags that were removed from the section stay, since their names are not recorded."""
-        tags = template.tags_of(request, self._section(request), self._settings)
-        requested = {"ResourceId.1": deploy_id, **pairs("Tag", tags)}
+        tags = with_billing(
+            template.tags_of(request, self._section(request), self._settings),
+            wanted_tags(request.owned_vm, self._context),
+        )
+        await self._create_tags([deploy_id], tags)
+
+    async def write_tags(self, deploy_id: DeployId, tags: Mapping[str, str]) -> None:
+        """Write tags of an instance, and of its volumes where they are ours to tag."""
+        details = await self._disks.details(deploy_id)
+        await self._create_tags([deploy_id], tags)
+        if volumes := [each.volume_id for each in details.volumes]:
+            with suppress(PermissionDenied):  # those of an imported instance lack the tag that our policy demands
+                await self._create_tags(volumes, tags)
+
+    async def _create_tags(self, resources: Sequence[str], tags: Mapping[str, str]) -> None:
+        requested = {**numbered("ResourceId", resources), **pairs("Tag", tags)}
         await self._client.call("CreateTags", requested, read=lambda _: None)
 
     async def associate_address(self, deploy_id: DeployId, request: VmRequest) -> None:

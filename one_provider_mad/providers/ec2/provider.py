@@ -15,6 +15,7 @@ from one_provider_mad.domain import (
     Identity,
     Instance,
     InstanceState,
+    OwnedVm,
     VmId,
     VmRequest,
     whole_number,
@@ -33,7 +34,7 @@ from one_provider_mad.errors import (
 from one_provider_mad.listings import by_id
 from one_provider_mad.pricing.book import PriceBook
 from one_provider_mad.pricing.values import ON_DEMAND, UNKNOWN, Price, cheapest
-from one_provider_mad.providers.ec2 import catalogue, console, reach, rooms, sizes, template
+from one_provider_mad.providers.ec2 import billing, catalogue, console, reach, rooms, sizes, template
 from one_provider_mad.providers.ec2.attributes import words
 from one_provider_mad.providers.ec2.changes import Changes
 from one_provider_mad.providers.ec2.checks import Checks
@@ -336,6 +337,14 @@ class Ec2Provider:
         """Write all tags of an identity over the instance's present ones; the user's own tags stay."""
         requested = {"ResourceId.1": deploy_id, **pairs("Tag", identity.tags())}
         await self._client.call("CreateTags", requested, read=lambda _: None)
+
+    def wanted_tags(self, vm: OwnedVm) -> Mapping[str, str]:
+        """Return the tags of `[tags]` for a VM, as EC2 takes them."""
+        return billing.wanted_tags(vm, self._context)
+
+    async def write_tags(self, deploy_id: DeployId, tags: Mapping[str, str]) -> None:
+        """Write tags of the instance and its volumes."""
+        await self._changes.write_tags(deploy_id, tags)
 
     # Lookups
 

@@ -26,6 +26,7 @@ from one_provider_mad.providers.ec2.attributes import (
     price,
     words,
 )
+from one_provider_mad.providers.ec2.billing import wanted_tags, with_billing
 from one_provider_mad.providers.ec2.combinations import check_combinations
 from one_provider_mad.providers.ec2.context import InstanceUserData, user_data_of
 from one_provider_mad.providers.ec2.group_rules import mirrored_groups, rule_warnings
@@ -149,7 +150,7 @@ def plan(
         **_from_configuration(settings, has_one_context=data.program == "one-context"),
     }
     root = root_volume(section)
-    tags = tags_of(request, section, settings)
+    tags = with_billing(tags_of(request, section, settings), wanted_tags(request.owned_vm, context))
     launch = Launch(
         parameters=fixed,
         tags=tags,

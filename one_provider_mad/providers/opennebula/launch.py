@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
-from one_provider_mad.domain import TAG_PREFIX, Identity, VmRequest
+from one_provider_mad.billing_tags import rendered
+from one_provider_mad.domain import TAG_PREFIX, Identity, OwnedVm, VmRequest
 from one_provider_mad.errors import BadParameter
 from one_provider_mad.providers.interface import ProviderContext
 from one_provider_mad.providers.mapped_images import further_disks, image_name, mapped_image, root_disk
@@ -24,6 +25,7 @@ from one_provider_mad.providers.mapped_networks import (
 from one_provider_mad.providers.opennebula.settings import OpenNebulaSettings
 from one_provider_mad.providers.public_cloud import Section, disks_not_made, nics_not_made, some
 from one_provider_mad.template_text.exact_writer import UnwritableError, attribute, is_writable, vector
+from one_provider_mad.template_text.grammar import CDATA_END, FORBIDDEN
 
 KNOWN_ATTRIBUTES = (
     *("TYPE", "HOST", "CLOUD", "NAME", "TAGS", "TEMPLATE_ID", "TEMPLATE_NAME", "TEMPLATE_TEXT"),
@@ -125,7 +127,7 @@ def plan_launch(
         networks=named or [mapped_nic(nic, network) for nic, network in nics],
         disks=list(disks.values()),
         root_size=_root_size(request, provider_context) if makes_disks else 0,
-        tags=tags_of(section),
+        tags={**tags_of(section), **wanted_tags(request.owned_vm, provider_context)},
         attributes=dict(settings.attributes),
         context=context,
         is_context_merged=settings.context == "merge" and not text,
@@ -246,13 +248,32 @@ def merged_disks(launch: Launch, remote: list[dict[str, str]], sizes: list[str])
 
 def tags_of(section: Section) -> dict[str, str]:
     """Return the user's own tags, as attributes of the remote VM."""
-    return {f"TAG_{re.sub('[^A-Z0-9_]', '_', name.upper())}": value for name, value in section.tags.items()}
+    return {_tag_name(name): value for name, value in section.tags.items()}
 
 
-def write_tags(section: Section) -> str:
-    """Return the user's own tags as a template text. Raises BadParameter."""
+_LONGEST_TAG = 1024
+
+
+def wanted_tags(vm: OwnedVm, context: ProviderContext) -> dict[str, str]:
+    """Return the tags of `[tags]` for a VM as attributes of the remote VM, named like a user's own."""
+    tags = rendered(context.tags, vm, owner=context.owner)
+    return {_tag_name(name): _writable(text) for name, text in tags.items()}
+
+
+def _tag_name(name: str) -> str:
+    return f"TAG_{re.sub('[^A-Z0-9_]', '_', name.upper())}"
+
+
+def _writable(text: str) -> str:
+    """Return a text that a template can hold, with `_` for what it cannot."""
+    plain = FORBIDDEN.sub("_", text)[:_LONGEST_TAG].replace(CDATA_END, "]]_")
+    return f"{plain[:-1]}_" if plain.endswith("\\") else plain
+
+
+def write_attributes(values: Mapping[str, str]) -> str:
+    """Return attributes as a template text, empty ones included. Raises BadParameter."""
     try:
-        return "\n".join(attribute(name, value) for name, value in tags_of(section).items())
+        return "\n".join(attribute(name, value) for name, value in values.items())
     except UnwritableError as error:
         raise BadParameter(f"{error}") from error
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import msgspec
 
-from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, VmId, VmRequest, whole_number
+from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, OwnedVm, VmId, VmRequest, whole_number
 from one_provider_mad.errors import (
     BadParameter,
     NotReached,
@@ -44,9 +44,11 @@ from one_provider_mad.providers.opennebula.launch import (
     merged_context,
     merged_disks,
     plan_launch,
+    tags_of,
+    wanted_tags,
+    write_attributes,
     write_extra,
     write_identity,
-    write_tags,
     write_whole,
 )
 from one_provider_mad.providers.opennebula.listing import Listing
@@ -260,6 +262,14 @@ class OpenNebulaProvider(Devices):
         await self._client.call("one.vm.update", number, write_identity(identity), _MERGE)
         self._listing.remember(number, identity)
 
+    def wanted_tags(self, vm: OwnedVm) -> Mapping[str, str]:
+        """Return the tags of `[tags]` for a VM as attributes of the remote VM."""
+        return wanted_tags(vm, self._context)
+
+    async def write_tags(self, deploy_id: DeployId, tags: Mapping[str, str]) -> None:
+        """Replace these attributes of the remote VM's USER_TEMPLATE."""
+        await self._client.call("one.vm.update", known_number(deploy_id), write_attributes(tags), _MERGE)
+
     async def describe(self, deploy_ids: Collection[DeployId]) -> Mapping[DeployId, Instance]:
         """Look up these VMs: those with near numbers in one call, the others one by one."""
         numbers = {number for each in deploy_ids if (number := number_of(each)) is not None}
@@ -337,8 +347,9 @@ class OpenNebulaProvider(Devices):
         value = section.text(name)
         if name in SIZE and (value or self._settings.capacity_from == "vm"):
             await self._set_size(number, {name: value or request.template.text(name).strip()})
-        elif name == "TAGS" and (text := write_tags(section)):
-            await self._client.call("one.vm.update", number, text, _MERGE)
+        elif name == "TAGS" and (tags := tags_of(section)):
+            of_bill = self.wanted_tags(request.owned_vm)
+            await self.write_tags(deploy_id, {name: text for name, text in tags.items() if name not in of_bill})
         elif name == "NAME" and value:
             await self._client.call("one.vm.rename", number, value)
         elif name == "GROUP" and value:

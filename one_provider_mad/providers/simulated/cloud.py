@@ -265,6 +265,22 @@ class Cloud:
 
         await self._database.write(operation)
 
+    async def write_tags(self, deploy_id: DeployId, tags: Mapping[str, str]) -> None:
+        """Replace the tags of these names; an empty one is removed, and all others stay."""
+
+        def operation(db: sqlite3.Connection) -> None:
+            row = table.load(db, deploy_id, self._clock())
+            left = {
+                key: value for key, value in {**table.decode_tags(row.tags), **tags}.items() if value or key not in tags
+            }
+            db.execute("UPDATE instance SET tags = ? WHERE id = ?", (table.encode(left), deploy_id))
+
+        await self._database.write(operation)
+
+    async def tags(self, deploy_id: DeployId) -> dict[str, str]:
+        """Return all tags of an instance, ours included. Raises InstanceNotFound."""
+        return await self._database.read(lambda db: table.decode_tags(table.load(db, deploy_id, self._clock()).tags))
+
     async def drop_tags(self, deploy_id: DeployId) -> None:
         """Remove the instance's identity tags, as a user can in a cloud's console."""
         await self.retag(deploy_id, {})

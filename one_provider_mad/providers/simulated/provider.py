@@ -14,7 +14,18 @@ from typing import Literal
 
 import msgspec
 
-from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, SnapshotId, Template, VmId, VmRequest
+from one_provider_mad.billing_tags import rendered
+from one_provider_mad.domain import (
+    DeployId,
+    Identity,
+    Instance,
+    InstanceState,
+    OwnedVm,
+    SnapshotId,
+    Template,
+    VmId,
+    VmRequest,
+)
 from one_provider_mad.errors import BadParameter, InstanceNotFound
 from one_provider_mad.guest.choice import choose
 from one_provider_mad.guest.user_data import user_data_for
@@ -142,6 +153,14 @@ class SimulatedProvider:
     async def retag(self, deploy_id: DeployId, identity: Identity) -> None:
         """Replace the instance's identity tags by those of `identity`."""
         await self._traffic.call("retag", partial(self.cloud.retag, deploy_id, identity.tags()))
+
+    def wanted_tags(self, vm: OwnedVm) -> Mapping[str, str]:
+        """Return the tags of `[tags]`: this cloud takes every text."""
+        return rendered(self._context.tags, vm, owner=self._context.owner)
+
+    async def write_tags(self, deploy_id: DeployId, tags: Mapping[str, str]) -> None:
+        """Replace these tags; an empty one is removed."""
+        await self._traffic.call("write_tags", partial(self.cloud.write_tags, deploy_id, tags))
 
     async def describe(self, deploy_ids: Collection[DeployId]) -> Mapping[DeployId, Instance]:
         """Look up these instances in one query."""
@@ -407,7 +426,7 @@ class SimulatedProvider:
             name=section.text("NAME") or request.name or f"one-{request.vm_id}",
             cpu=size.cpu,
             memory=size.memory,
-            tags=dict(section.tags),
+            tags={**section.tags, **self.wanted_tags(request.owned_vm)},
             context=context,
             disks={disk_id: _disk(disk) for disk_id, disk in disks.items()},
             nics={nic_id: self._nic(nic) for nic_id, nic in nics.items()},

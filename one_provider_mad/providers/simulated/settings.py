@@ -84,7 +84,7 @@ ACCOUNT = "account"
 not accepted (decision 3), and an outage ordered while the driver runs would never come into force."""
 
 CALLS = (
-    *(ACCOUNT, "create", "start", "stop", "reboot", "destroy", "retag", *LISTINGS, "suspend"),
+    *(ACCOUNT, "create", "start", "stop", "reboot", "destroy", "retag", "write_tags", *LISTINGS, "suspend"),
     *("create_snapshot", "revert_snapshot", "delete_snapshot"),
     *("attach_disk", "detach_disk", "create_disk_snapshot", "revert_disk_snapshot", "resize_disk"),
     *("attach_nic", "detach_nic", "resize", "update_context", "update_security_group", "update_nic"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ OWNER = "tests"
 
 NO_MAPPINGS = Mappings()
 NO_PRICES = PriceSettings()
+NO_TAGS: Mapping[str, str] = {}
 
 Open = Callable[..., Awaitable[Ec2Provider]]
 
@@ -46,6 +47,7 @@ def make(
     *,
     mappings: Mappings = NO_MAPPINGS,
     prices: PriceSettings = NO_PRICES,
+    tags: Mapping[str, str] = NO_TAGS,
     state_directory: Path = Path("/nonexistent"),
     **settings: Any,
 ) -> Ec2Provider:
@@ -58,6 +60,7 @@ def make(
         state_directory=state_directory,
         mappings=mappings,
         prices=prices,
+        tags=tags,
         warn=warned.append,
     )
     table = {

@@ -16,6 +16,7 @@ from one_provider_mad.testing.conformance import OWNER
 from tests.xmlrpc.partner import Partner
 
 NO_MAPPINGS = Mappings()
+NO_TAGS: Mapping[str, str] = {}
 
 QUICK: dict[str, Any] = {"watch_interval": 0.004, "patience": 5.0}
 
@@ -35,6 +36,7 @@ def connect(
     session: str = "oneadmin:secret",
     warn: Callable[[str], None] = print,
     mappings: Mappings = NO_MAPPINGS,
+    tags: Mapping[str, str] = NO_TAGS,
     **settings: Any,
 ) -> OpenNebulaProvider:
     """A provider, not opened yet."""
@@ -50,6 +52,7 @@ def connect(
         owner=OWNER,
         state_directory=directory,
         mappings=mappings,
+        tags=tags,
         warn=warn,
     )
     provider = factory(context, msgspec.convert(table, factory.settings_type))
