@@ -10,6 +10,7 @@ from functools import partial
 import structlog
 
 from one_provider_mad.actions.accepted import Accepted
+from one_provider_mad.actions.billing import keep_tags
 from one_provider_mad.actions.deadlines import Deadlines, exceeded
 from one_provider_mad.actions.engine import WAITING_FOR_ENGINE, Engine, EngineSource
 from one_provider_mad.actions.leading import Lead
@@ -124,6 +125,7 @@ class Execution:
             log.info("action starts again with the new settings", action=accepted.action.value, vm=accepted.vm_id)
             return await self._carry_out(accepted, deadline)
         waiting.patience = Patience.SHORT  # the action has succeeded: no step below may wait, or begin it anew
+        await keep_tags(work, accepted.action, info)
         takes_polls = accepted.dialect.takes_answers_to_poll and not accepted.is_replaced
         poll = await unrequested_poll(work, accepted.action, info) if takes_polls else None
         if poll is not None and not accepted.is_replaced:  # during that lookup a newer request may have come

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import msgspec
 from one_provider_mad.database import Database
 from one_provider_mad.domain import DeployId, Identity, OwnedVm, VmId
 from one_provider_mad.errors import JournalError
+from one_provider_mad.journal.cloud_tags import note_cloud_tags, select_cloud_tags
 from one_provider_mad.journal.owners import OwnerNotes
 from one_provider_mad.journal.records import (
     Attempt,
@@ -340,6 +341,16 @@ class Journal:
     def note_owners(self, vms: Iterable[OwnedVm]) -> None:
         """Record the present user, group and name of VMs in the background."""
         self._owner_notes.note(vms)
+
+    # Tags of `[tags]`
+
+    async def note_cloud_tags(self, deploy_id: DeployId, tags: Mapping[str, str]) -> None:
+        """Record the tags of `[tags]` that an instance has now."""
+        await self._database.write(lambda db: note_cloud_tags(db, deploy_id, tags, self._clock()))
+
+    async def cloud_tags(self, deploy_ids: Collection[DeployId]) -> dict[DeployId, Mapping[str, str]]:
+        """Return the tags of `[tags]` that these instances were last given, as far as they are recorded."""
+        return await self._database.read(lambda db: select_cloud_tags(db, deploy_ids))
 
     # Debts
 

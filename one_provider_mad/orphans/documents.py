@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import partial
 
-from one_provider_mad.domain import DeployId, VmId, whole_number
+from one_provider_mad.domain import DeployId, VmId, VmOwner, whole_number
 from one_provider_mad.errors import InstanceNotFound, NotSupported, ProviderError, ProviderUnavailable
 from one_provider_mad.orphans.verdicts import VmDocument
 from one_provider_mad.safe_xml import Element, elements_at, text_of
@@ -120,7 +120,22 @@ def read_document(element: Element) -> VmDocument:
         hosts=tuple(number_at(record, "HID") for record in history),
         drivers=tuple(text_of(record.find("VM_MAD")).strip() for record in history),
         host_names=tuple(text_of(record.find("HOSTNAME")).strip() for record in history),
+        name=text_of(element.find("NAME")),
+        owner=_owner(element),
     )
+
+
+def _owner(element: Element) -> VmOwner:
+    """Return the VM's user and group; without their names both count as unknown."""
+    user, group = text_of(element.find("UNAME")), text_of(element.find("GNAME"))
+    if not user or not group:
+        return VmOwner()
+    return VmOwner(user_id=_id_at(element, "UID"), user=user, group_id=_id_at(element, "GID"), group=group)
+
+
+def _id_at(element: Element, name: str) -> int:
+    number = whole_number(text_of(element.find(name)).strip())
+    return -1 if number is None else number
 
 
 def number_at(element: Element, name: str) -> int:

@@ -23,6 +23,7 @@ from one_provider_mad.domain import DeployId, Identity, Instance, VmId
 from one_provider_mad.errors import JournalError, MadError, ProviderError, SettingsError
 from one_provider_mad.journal.records import ORPHAN, Debt
 from one_provider_mad.journal.writer import Journal
+from one_provider_mad.orphans.billing import TagKeeper
 from one_provider_mad.orphans.ended import EndedInstances, sentence_for
 from one_provider_mad.orphans.machine import MACHINE
 from one_provider_mad.orphans.revalidation import Revalidation
@@ -128,6 +129,7 @@ class Reconciler:
         self._ended = EndedInstances()
         self._release: tuple[int, ...] | None = None
         self._warned: set[str] = set()
+        self._tags = TagKeeper(may_act=opennebula.may_act, warn=self._warn)
         self._timetable = Timetable(clock)
         self._remembered: Sequence[Mapping[str, Any]] = ()
         self._interval = OrphanPolicy().interval
@@ -243,6 +245,7 @@ class Reconciler:
         self._remembered = ()
         self._sightings = seen_again(self._sightings, findings, now=now)
         await self._withdraw(engine.journal, living, policy)
+        await self._tags.keep(cloud, engine.journal, instances, living)
         parts, problem = await self._parts_or_problem(cloud, living)
         await self._publish(engine.journal, parts, problem)
         self._log_news(parts)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from enum import Enum
 
-from one_provider_mad.domain import DeployId, Identity, Instance, Value, VmId
+from one_provider_mad.domain import DeployId, Identity, Instance, OwnedVm, Value, VmId, VmOwner
 
 DONE_STATE = 6
 """VM/STATE of a VM that was terminated, DONE (OpenNebula include/VirtualMachine.h, VmState)."""
@@ -25,6 +25,8 @@ class VmDocument(Value, frozen=True, kw_only=True):
         drivers: VM_MAD of the same records; "" where the release does not name it.
         host_names: HOSTNAME of the same records.
         lcm_state: VM/LCM_STATE.
+        name: NAME.
+        owner: its user and group.
     """
 
     vm_id: VmId
@@ -36,6 +38,13 @@ class VmDocument(Value, frozen=True, kw_only=True):
     drivers: tuple[str, ...] = ()
     host_names: tuple[str, ...] = ()
     lcm_state: int = 0
+    name: str = ""
+    owner: VmOwner = VmOwner()
+
+    @property
+    def owned_vm(self) -> OwnedVm:
+        """Return the VM's user, group and name."""
+        return OwnedVm(vm_id=self.vm_id, stime=self.stime, owner=self.owner, name=self.name)
 
     @property
     def host_id(self) -> int:

@@ -17,6 +17,7 @@ from one_provider_mad.errors import (
     WrongState,
 )
 from one_provider_mad.journal.records import Attempt, AttemptState
+from one_provider_mad.ownership.billing import note_created
 from one_provider_mad.ownership.rooms import note_refusal, note_room, note_shortage, room_of
 from one_provider_mad.ownership.sending import send_new
 from one_provider_mad.ownership.vm import Vm
@@ -130,6 +131,7 @@ class Creation(Value, frozen=True, kw_only=True):
                 raise
             else:
                 await note_room(self.vm, room, sent_at=sent_at)
+                await note_created(self.vm.cloud, self.vm.journal, deploy_id, self.order.request.owned_vm)
                 if beyond:
                     self.vm.warn_once(f"a cheaper alternative was created: {beyond[0]}")
                 return deploy_id

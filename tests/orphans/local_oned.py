@@ -50,7 +50,8 @@ class OwnVm:
             for seq, host in enumerate(self.hosts)
         )
         return (
-            f"<VM><ID>{self.number}</ID><UID>0</UID><GID>0</GID><NAME>vm-{self.number}</NAME><STATE>{self.state}</STATE>"
+            f"<VM><ID>{self.number}</ID><UID>0</UID><GID>0</GID>"
+            f"<UNAME>oneadmin</UNAME><GNAME>oneadmin</GNAME><NAME>vm-{self.number}</NAME><STATE>{self.state}</STATE>"
             f"<LCM_STATE>0</LCM_STATE><STIME>{self.stime}</STIME><ETIME>{self.etime}</ETIME>"
             f"<DEPLOY_ID>{escape(self.deploy_id)}</DEPLOY_ID><TEMPLATE/><USER_TEMPLATE/>"
             f"<HISTORY_RECORDS>{history}</HISTORY_RECORDS></VM>"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from one_provider_mad.domain import DeployId, VmId
+from one_provider_mad.domain import DeployId, VmId, VmOwner
 from one_provider_mad.errors import ProviderError, ProviderUnavailable, SettingsError
 from one_provider_mad.orphans.documents import LocalOpenNebula
 from one_provider_mad.orphans.verdicts import VmDocument
@@ -49,6 +49,8 @@ async def test_documents_are_parsed_and_a_missing_vm_is_none(opennebula: LocalOp
         hosts=(3, 12),
         drivers=("cloud", "kvm"),
         host_names=("cloud", "cloud"),
+        name="vm-7",
+        owner=VmOwner(user_id=0, user="oneadmin", group_id=0, group="oneadmin"),
     )
     assert seven.host_id == 12
     assert eight is not None
