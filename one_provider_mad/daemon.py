@@ -171,6 +171,7 @@ class _Daemon(Serving[Request | Malformed]):
         self._start(partial(self._watch_leadership, leadership, lead), "leadership")
         self._start(partial(settling.run, WaitingVms(LocalCore(os.environ))), "settle")
         self._start(partial(self._look_for_orphans, engines, dispatcher), "orphans")
+        self._start(partial(self._watch_idle_vms, engines, dispatcher), "idle VMs")
 
     async def _watch_leadership(self, leadership: Leadership, lead: Callable[[bool], None]) -> None:
         await self._core.is_up.wait()  # until then nothing answers, and the pauses between tries grow
@@ -201,6 +202,32 @@ class _Daemon(Serving[Request | Malformed]):
         self._revalidation = reconciler.revalidation
         try:
             await reconciler.run()
+        finally:
+            await opennebula.close()
+
+    async def _watch_idle_vms(self, engines: Engines, dispatcher: Dispatcher) -> None:
+        await asyncio.sleep(_SETTLED_SECONDS)
+        await engines.is_journal_open.wait()
+        if engines.is_verbatim:
+            return
+        await asyncio.to_thread(import_module, "one_provider_mad.idle.core")
+        await asyncio.to_thread(import_module, "one_provider_mad.idle.watcher")
+        from one_provider_mad.idle.core import IdleOpenNebula
+        from one_provider_mad.idle.watcher import Watcher
+
+        opennebula = IdleOpenNebula(os.environ)
+        watcher = Watcher(
+            engines,
+            opennebula,
+            name=self._options.name,
+            write_log=dispatcher.log_lines.write,
+            is_busy=dispatcher.lanes.is_busy,
+            clock=time.time,
+            learn_release=self._learn_release,
+            core_is_up=self._core.is_up,
+        )
+        try:
+            await watcher.run()
         finally:
             await opennebula.close()
 

@@ -23,6 +23,7 @@ from one_provider_mad.budget.settings import BudgetSettings
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import MadError, SettingsError, UnknownSetting
 from one_provider_mad.file_owner import make_directory, open_file
+from one_provider_mad.idle.settings import IdleSettings
 from one_provider_mad.mappings import ContextSettings, ImageMapping, Mappings, NetworkMapping, SecurityGroupSettings
 from one_provider_mad.masking import keep_secret, keep_url_secret
 from one_provider_mad.pricing.settings import PriceSettings
@@ -180,6 +181,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Permissions of end users."""
 
     orphans: OrphanPolicy = OrphanPolicy()
+    idle: IdleSettings = IdleSettings()
     """Handling of instances without a VM."""
 
     spot: SpotSettings = SpotSettings()
