@@ -26,7 +26,7 @@ from one_provider_mad.file_owner import make_directory, open_file
 from one_provider_mad.idle.settings import IdleSettings
 from one_provider_mad.mappings import ContextSettings, ImageMapping, Mappings, NetworkMapping, SecurityGroupSettings
 from one_provider_mad.masking import keep_secret, keep_url_secret
-from one_provider_mad.pricing.settings import PriceSettings
+from one_provider_mad.pricing.settings import PriceSettings, SizeCheck
 from one_provider_mad.unknown_keys import KeyPath, dotted, unknown_keys, without_keys
 
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
@@ -91,6 +91,11 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Create an instance for a VM that does not ask for this cloud, or refuse it. A VM asks by a PUBLIC_CLOUD section
     with `hypervisor` as TYPE, or by a first disk whose image `[images]` maps with a `datastore`. Unset: `refuse` where
     instances cost money (ec2, opennebula, entry points unless they say otherwise), else `allow`."""
+
+    size_check: SizeCheck = "warn"
+    """For a VM whose template names an instance type that has less than CPU, VCPU and MEMORY, or more than four times
+    CPU or MEMORY, which quotas and the host's room count: `warn` in the VM's log, `refuse` the deploy, or `off`. Where
+    the provider knows its types (ec2, simulated)."""
 
     @property
     def forbidden(self) -> frozenset[str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
 Amount = Annotated[float, Meta(ge=0)]
+
+SizeCheck = Literal["warn", "refuse", "off"]
+"""What becomes of a VM whose template names an instance type that is smaller, or far larger, than CPU and MEMORY."""
 
 
 class TypePrice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

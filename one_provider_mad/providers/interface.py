@@ -18,7 +18,7 @@ Rules for every provider method:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -37,7 +37,7 @@ from one_provider_mad.domain import (
     VmRequest,
 )
 from one_provider_mad.mappings import Guest, Mappings
-from one_provider_mad.pricing.settings import PriceSettings
+from one_provider_mad.pricing.settings import PriceSettings, SizeCheck
 from one_provider_mad.pricing.values import Price
 from one_provider_mad.protocol.dialect import Dialect
 
@@ -98,6 +98,8 @@ class ProviderContext(Value, frozen=True, kw_only=True):
         mappings: what the cloud has for OpenNebula's images, networks, context and security groups.
         prices: the table `[prices]`, which wins over the cloud's own prices.
         tags: the table `[tags]` (billing_tags.py).
+        permitted_types: `allowed_types` of `[budget]`: patterns of the types that any VM may get; None for all.
+        size_check: what becomes of a VM whose template names an instance type of another size, as in `[policy]`.
         warn: sends the operator one sentence (the driver's own log, and oned.log or monitor.log).
     """
 
@@ -110,6 +112,8 @@ class ProviderContext(Value, frozen=True, kw_only=True):
     mappings: Mappings = Mappings()
     prices: PriceSettings = PriceSettings()
     tags: Mapping[str, str] = {}
+    permitted_types: tuple[str, ...] | None = None
+    size_check: SizeCheck = "off"
     warn: Callable[[str], None]
 
 
@@ -595,6 +599,61 @@ class TypeSource(Protocol):
             name: the type.
             market: pricing/values.py, ON_DEMAND or SPOT.
         """
+
+
+class TypeWish(Value, frozen=True, kw_only=True):
+    """What a VM asks of its instance type.
+
+    Attributes:
+        cpu: cores, the larger of CPU and VCPU.
+        memory: MiB.
+        gpus: least number of GPUs.
+        gpu: words in maker and model of the GPU, in any case; "" for any.
+        architecture: of the machine, as `InstanceType.architectures` has it; "" for any.
+        allowed: patterns of types and families, with `*`; none for all usual types.
+        excluded: patterns of types and families that are never taken.
+        permitted: patterns of the types that an administrator permits at all; None for no such limit.
+    """
+
+    cpu: float = 0.0
+    memory: float = 0.0
+    gpus: int = 0
+    gpu: str = ""
+    architecture: str = ""
+    allowed: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+    permitted: tuple[str, ...] | None = None
+
+    @property
+    def text(self) -> str:
+        """Return what is asked, for a sentence: `4 cores, 16384 MiB and 1 GPU T4 for arm64`."""
+        parts = [f"{self.cpu:g} cores", f"{self.memory:g} MiB", *self._gpu_text()]
+        system = f" for {self.architecture}" if self.architecture else ""
+        return f"{', '.join(parts[:-1])} and {parts[-1]}{system}"
+
+    def _gpu_text(self) -> Iterator[str]:
+        if self.gpus:
+            yield f"{self.gpus} {'GPU' if self.gpus == 1 else 'GPUs'}{f' {self.gpu}' if self.gpu else ''}"
+
+
+@runtime_checkable
+class TypeChooser(Protocol):
+    """Can leave the choice of a VM's instance type to prices; `plan` then has the cheapest type first.
+
+    Its provider is a `TypeSource`. Types and prices are read before `plan` of such a VM.
+    """
+
+    def chooses_type(self, request: VmRequest) -> bool:
+        """Return True when the VM leaves its type to the driver. Pure, no I/O. Raises BadParameter as `plan`."""
+
+    def choice_attributes(self) -> Mapping[str, str]:
+        """Return the attributes of a PUBLIC_CLOUD section that leave the type to the driver; none if defaults do."""
+
+    def wish_of(self, request: VmRequest) -> TypeWish:
+        """Return what the VM asks of its type, by template, section and defaults. Pure. Raises BadParameter."""
+
+    def is_usual_type(self, kind: InstanceType) -> bool:
+        """Return True for a type that may be chosen although no pattern of the VM names it. Pure."""
 
 
 class ImportHints(Value, frozen=True, kw_only=True):

@@ -72,6 +72,8 @@ def build(
         mappings=settings.mappings,
         prices=settings.prices,
         tags=settings.tags,
+        permitted_types=settings.budget.allowed_types,
+        size_check=settings.policy.size_check,
         warn=_Paced(warn),
     )
     return factory(context, table)

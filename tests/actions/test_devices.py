@@ -188,7 +188,7 @@ NOT_DEVICES = (
         "NamedAttributes",
         "CreateTrial",
     ),
-    *("PriceSource", "TypeSource", "UsualPrice"),
+    *("PriceSource", "TypeSource", "TypeChooser", "UsualPrice"),
     *("DeviceListing", "Reconfigurable", "LiveResizing", "ImageReader", "SharedGroups", "UnusedRemoval", "Billable"),
     *("ImageCatalogue", "NetworkCatalogue", "Reachability", "ConsoleSource", "ScreenSource", "PasswordSource"),
 )
