@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
@@ -12,6 +13,7 @@ from one_provider_mad.domain import DeployId, Instance, Value, VmRequest
 from one_provider_mad.errors import (
     BudgetExceeded,
     NoCapacity,
+    ProviderError,
     QuotaExceeded,
     TokenSpent,
     WrongState,
@@ -26,8 +28,11 @@ from one_provider_mad.providers.interface import (
     ImageReader,
     InterruptionSource,
     Parameters,
+    PriceSource,
     Provider,
     ShortageSource,
+    TypeChooser,
+    TypeSource,
 )
 
 _MOST_SPENT = 10
@@ -82,7 +87,19 @@ async def planned(order: Order, provider: Provider, *, call: Call) -> CreatePlan
     request = await order.complete(order.request)
     if isinstance(provider, ImageReader):
         await call("read image", partial(provider.read_image, request))
+    if isinstance(provider, TypeChooser) and provider.chooses_type(request):
+        await _read_offers(provider, call=call)
     return provider.plan(request)
+
+
+async def _read_offers(provider: object, *, call: Call) -> None:
+    """Read types and prices, on which the choice of a type depends; without an answer the plan says what is unknown."""
+    if isinstance(provider, TypeSource):
+        with suppress(ProviderError):
+            await call("read instance types", provider.read_types)
+    if isinstance(provider, PriceSource):
+        with suppress(ProviderError):
+            await call("read prices", partial(provider.read_prices, ()))
 
 
 class Creation(Value, frozen=True, kw_only=True):
