@@ -7,6 +7,7 @@ import binascii
 import re
 
 from one_provider_mad.errors import BadParameter
+from one_provider_mad.providers.type_wishes import FILTERS
 
 MOST_TAGS = 40
 """Most tags besides ours: EC2 allows 50 a resource (docs.aws.amazon.com, "Tag your Amazon EC2 resources")."""
@@ -18,7 +19,7 @@ KNOWN_ATTRIBUTES = (
     *("PRIVATEIP", "AVAILABILITYZONE", "PLACEMENTGROUP", "TENANCY", "EBS_OPTIMIZED", "BLOCKDEVICEMAPPING"),
     *("USERDATA", "ELASTICIP", "TAGS", "CLOUD_INIT"),
     # Beyond upstream.
-    *("SPOT", "SPOTPRICE", "INTERRUPTED", "GUEST"),
+    *("SPOT", "SPOTPRICE", "INTERRUPTED", "GUEST", *FILTERS),
     *("VOLUMETYPE", "VOLUMESIZE", "VOLUMEIOPS", "VOLUMETHROUGHPUT", "VOLUMEENCRYPTED"),
     "DELETEONTERMINATION",
 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 
+import msgspec
+
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmRequest
 from one_provider_mad.errors import BadParameter, PermissionDenied, WrongState
+from one_provider_mad.pricing.values import ON_DEMAND
 from one_provider_mad.providers.ec2 import sizes, template
 from one_provider_mad.providers.ec2.attributes import flag, words
 from one_provider_mad.providers.ec2.billing import wanted_tags, with_billing
@@ -17,8 +19,10 @@ from one_provider_mad.providers.ec2.disks import Disks
 from one_provider_mad.providers.ec2.image_disks import ImageLookup
 from one_provider_mad.providers.ec2.query import numbered, pairs
 from one_provider_mad.providers.ec2.settings import Ec2Settings
+from one_provider_mad.providers.ec2.type_choice import NO_OFFERS, Offers, chooses_type, types_to_try
 from one_provider_mad.providers.interface import ProviderContext, Size
 from one_provider_mad.providers.public_cloud import Section
+from one_provider_mad.providers.type_wishes import template_size
 
 
 class Changes:
@@ -31,6 +35,7 @@ class Changes:
         settings: the table `[ec2]`.
         context: the cloud's tables, and the TYPE of the sections that count.
         known: sizes of the known types.
+        read_offers: reads the types to choose from, and their prices.
     """
 
     def __init__(
@@ -42,6 +47,7 @@ class Changes:
         *,
         context: ProviderContext,
         known: Mapping[str, Size],
+        read_offers: Callable[[Section], Awaitable[Offers]],
     ) -> None:
         self._client = client
         self._disks = disks
@@ -49,6 +55,7 @@ class Changes:
         self._settings = settings
         self._context = context
         self._known = known
+        self._read_offers = read_offers
         self._of_attribute: dict[str, Callable[[DeployId, VmRequest], Awaitable[object]]] = {
             "INSTANCETYPE": self._set_listed_type,
             "SECURITYGROUPIDS": self._set_groups,
@@ -86,15 +93,17 @@ class Changes:
 
     def resized_type(self, instance: Instance, request: VmRequest) -> str:
         """Return the type that `resize` gives an instance. Raises BadParameter."""
-        now = instance.attributes.get("AWS_INSTANCE_TYPE", "")
-        return sizes.resized(now, self._known, cpu=_cores(request), memory=_figure(request, "MEMORY"))
+        now, size = instance.attributes.get("AWS_INSTANCE_TYPE", ""), template_size(request)
+        return sizes.resized(now, self._known, cpu=size.cores, memory=size.memory)
 
     async def _set_listed_type(self, deploy_id: DeployId, request: VmRequest) -> None:
-        """Give the instance the first type in INSTANCETYPE, unless it has a type of this list already."""
-        instance = await self._instance(deploy_id)
-        kinds = words(self._section(request).text("INSTANCETYPE"))
-        if not kinds:
-            raise BadParameter(template.NO_TYPE)
+        """Give the instance the first type in INSTANCETYPE, unless it has one of them; with auto the cheapest."""
+        instance, section = await self._instance(deploy_id), self._section(request)
+        section = _with_image(section, instance.attributes.get("AWS_IMAGE_ID", ""))
+        offers = await self._read_offers(section) if chooses_type(section) else NO_OFFERS
+        mode = self._context.size_check
+        tried = types_to_try(request, section, offers, markets=(ON_DEMAND,), most=1, mode=mode)
+        kinds = [kind for _, kind in tried.pairs]
         if instance.attributes.get("AWS_INSTANCE_TYPE", "") not in kinds:
             await self._set_type(instance, kinds[0])
 
@@ -181,23 +190,13 @@ class Changes:
         await self._client.call("ModifyInstanceAttribute", requested, read=lambda _: None)
 
 
+def _with_image(section: Section, image: str) -> Section:
+    """Return the section with the AMI of the instance, which a later edit of the section does not change."""
+    return msgspec.structs.replace(section, attributes={**section.attributes, "AMI": image})
+
+
 def _check_stopped(instance: Instance, what: str, remedy: str) -> None:
     if instance.state is not InstanceState.STOPPED:
         raise WrongState(
             f"instance {instance.deploy_id} is {instance.raw_state}: EC2 changes {what} of stopped ones only{remedy}"
         )
-
-
-def _cores(request: VmRequest) -> float:
-    return max(_figure(request, "CPU"), _figure(request, "VCPU"))
-
-
-def _figure(request: VmRequest, name: str) -> float:
-    text = request.template.text(name) or "0"
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not (math.isfinite(number) and number >= 0):
-        raise BadParameter(f"{name}={text[:40]} of the template is not a number: write a figure that is not negative")
-    return number

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from one_provider_mad.domain import Identity, VmId
 from one_provider_mad.errors import PermissionDenied, ProviderError
 from one_provider_mad.mappings import Mappings
+from one_provider_mad.pricing.selection import AUTO
 from one_provider_mad.providers.clock import check_clock
 from one_provider_mad.providers.ec2.attributes import words
 from one_provider_mad.providers.ec2.client import Client
@@ -62,16 +63,25 @@ class Checks:
         settings: the table `[ec2]`.
         owner: the owner in the tags of the dry runs.
         mappings: `[images]` and `[networks]`, whose images, subnets and groups are looked for.
+        types: those of the defaults, or the one that stands for auto.
         instance: an instance of ours for dry runs, "" for none.
     """
 
     def __init__(
-        self, client: Client, settings: Ec2Settings, *, owner: str, mappings: Mappings, instance: str = ""
+        self,
+        client: Client,
+        settings: Ec2Settings,
+        *,
+        owner: str,
+        mappings: Mappings,
+        types: Sequence[str] = (),
+        instance: str = "",
     ) -> None:
         self._client = client
         self._settings = settings
         self._owner = owner
         self._mappings = mappings
+        self._named = types
         self._instance = instance
 
     async def run(self) -> Sequence[CheckResult]:
@@ -131,7 +141,7 @@ class Checks:
 
     async def _create_rights(self) -> list[CheckResult]:
         defaults = self._settings.defaults
-        image, types = defaults.get("AMI", ""), words(defaults.get("INSTANCETYPE", ""))
+        image, types = defaults.get("AMI", ""), self._named
         if not image or not types:
             remedy = "set AMI and INSTANCETYPE in [ec2.defaults] to have it tried"
             return [_unknown("right to create", "was not tried", remedy)]
@@ -199,7 +209,7 @@ class Checks:
         return [CheckResult(what="default image", is_well=True, found=f"{image} is available")]
 
     async def _types(self) -> list[CheckResult]:
-        types, mend = words(self._settings.defaults.get("INSTANCETYPE", "")), "correct INSTANCETYPE in [ec2.defaults]"
+        types, mend = self._named, "correct INSTANCETYPE in [ec2.defaults]"
         if not types:
             return []
         try:
@@ -214,7 +224,8 @@ class Checks:
             return [_wrong("default type", str(error), mend)]
         if missing := [each for each in types if each not in found]:
             return [_wrong("default type", f"{', '.join(missing)} not available in {self._settings.region}", mend)]
-        return [CheckResult(what="default type", is_well=True, found=f"{', '.join(types)} available")]
+        chosen = " for a VM of 1 core and 1 GiB, by auto" if self._settings.defaults.get("INSTANCETYPE") == AUTO else ""
+        return [CheckResult(what="default type", is_well=True, found=f"{', '.join(types)} available{chosen}")]
 
     # Images and networks
 

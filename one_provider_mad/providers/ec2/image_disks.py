@@ -36,6 +36,7 @@ def read_image_disks(root: Element) -> ImageDisks:
         devices=tuple(sizes),
         volumes=tuple(_volumes(root)),
         platform=text_of(root.find(".//platformDetails")),
+        architecture=text_of(root.find(".//architecture")),
     )
 
 

@@ -50,6 +50,7 @@ class ImageDisks(Value, frozen=True, kw_only=True):
         devices: devices of all volumes.
         volumes: device and facts of each of its EBS volumes.
         platform: EC2's platform details, `Linux/UNIX`; "" when unknown.
+        architecture: of the machines that run it, in EC2's words; "" when unknown.
     """
 
     root_device: str = ""
@@ -57,6 +58,7 @@ class ImageDisks(Value, frozen=True, kw_only=True):
     devices: tuple[str, ...] = ()
     volumes: tuple[tuple[str, VolumeFacts], ...] = ()
     platform: str = ""
+    architecture: str = ""
 
 
 NO_DISKS = ImageDisks()

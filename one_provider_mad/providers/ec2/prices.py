@@ -286,9 +286,20 @@ class Prices:
         """Return what a snapshot of so many GiB costs; unknown for None."""
         return self._book.price((snapshot_item(gib),))
 
-    def of_type(self, name: str, *, market: str) -> Price:
-        """Return what a running instance of a type costs, without disks and addresses."""
-        return self._book.price((compute_item(name, market=market),))
+    def of_type(self, name: str, *, market: str, platform: str = "", zone: str = "") -> Price:
+        """Return what a running instance of a type costs, without disks and addresses.
+
+        Args:
+            name: the type.
+            market: ON_DEMAND or SPOT.
+            platform: EC2's platform details, "" for Linux.
+            zone: availability zone of a spot instance, "" for the dearest one.
+        """
+        return self._book.price((compute_item(name, market=market, platform=platform, zone=zone),))
+
+    def zone_of(self, subnet_id: str) -> str:
+        """Return the availability zone of a subnet, "" when unknown."""
+        return self._subnet(subnet_id).zone
 
 
 def kind_of(instance: Instance) -> tuple[str, str]:

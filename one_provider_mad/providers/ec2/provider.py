@@ -33,8 +33,9 @@ from one_provider_mad.errors import (
 )
 from one_provider_mad.listings import by_id
 from one_provider_mad.pricing.book import PriceBook
+from one_provider_mad.pricing.selection import AUTO
 from one_provider_mad.pricing.values import ON_DEMAND, UNKNOWN, Price, cheapest
-from one_provider_mad.providers.ec2 import billing, catalogue, console, reach, rooms, sizes, template
+from one_provider_mad.providers.ec2 import billing, catalogue, console, reach, rooms, sizes, template, type_choice
 from one_provider_mad.providers.ec2.attributes import words
 from one_provider_mad.providers.ec2.changes import Changes
 from one_provider_mad.providers.ec2.checks import Checks
@@ -56,7 +57,7 @@ from one_provider_mad.providers.ec2.instances import (
 )
 from one_provider_mad.providers.ec2.interfaces import Interfaces
 from one_provider_mad.providers.ec2.launch import SPOT, Launch, read_launch, run_instances
-from one_provider_mad.providers.ec2.launch_disks import further_volumes
+from one_provider_mad.providers.ec2.launch_disks import NO_DISKS, further_volumes
 from one_provider_mad.providers.ec2.launch_interfaces import refused_address
 from one_provider_mad.providers.ec2.listed_prices import ListedPrices
 from one_provider_mad.providers.ec2.notices import NOTICE_NAMES, Notices, is_taken_back
@@ -66,6 +67,7 @@ from one_provider_mad.providers.ec2.refusals import is_shortage
 from one_provider_mad.providers.ec2.settings import Ec2Settings
 from one_provider_mad.providers.ec2.shortages import Shortages
 from one_provider_mad.providers.ec2.states import STATES, state_of
+from one_provider_mad.providers.ec2.type_choice import Offers
 from one_provider_mad.providers.ec2.types import Types
 from one_provider_mad.providers.ec2.unused_resources import unused_resources
 from one_provider_mad.providers.ec2.volume_facts import VolumeFacts
@@ -87,10 +89,13 @@ from one_provider_mad.providers.interface import (
     ProviderContext,
     ProviderFactory,
     Size,
+    TypeWish,
     UnusedResource,
 )
 from one_provider_mad.providers.mapped_images import mapped_image
 from one_provider_mad.providers.mapped_networks import plain_nics
+from one_provider_mad.providers.public_cloud import Section
+from one_provider_mad.providers.type_wishes import wish_of
 
 _MOST_UNKNOWN_STATES = 1000
 """Most undocumented states remembered as warned of; then all are forgotten, and warned of again."""
@@ -132,7 +137,15 @@ class Ec2Provider:
         )
         book = PriceBook(context.prices, listed.unit)
         self._prices = Prices(self._client, listed, book, self._images, warn=context.warn)
-        self._changes = Changes(self._client, self._disks, self._images, settings, context=context, known=self._sizes)
+        self._changes = Changes(
+            self._client,
+            self._disks,
+            self._images,
+            settings,
+            context=context,
+            known=self._sizes,
+            read_offers=self._read_offers,
+        )
         self.changeable_attributes: Collection[str] = self._changes.attributes
         self._watch = Watch(
             cloudwatch=CloudWatch(self._client, self._sizes, with_disks=settings.cloudwatch_disks, clock=time.time)
@@ -177,7 +190,7 @@ class Ec2Provider:
     async def read_image(self, request: VmRequest) -> None:
         """Read the AMI's tag PROVIDER_GUEST, where neither the template nor `[images]` names its guest.
 
-        Where prices are used, read its volumes and its operating system, too.
+        Where prices are used, or decide the type, read its volumes, its operating system and its architecture, too.
         """
         section = template.read_checked_section(request, self._settings, self._context)
         if section.text("AMI") and depends_on_tag(request, section, self._context):
@@ -190,8 +203,61 @@ class Ec2Provider:
 
     def plan(self, request: VmRequest) -> CreatePlan:
         """Return one alternative for each market, type and place; those with a recent shortage last."""
-        planned = template.plan(request, self._settings, self._context, guest_of=self._images.guest_of)
+        guest_of, offers_of = self._images.guest_of, self._offers
+        planned = template.plan(request, self._settings, self._context, guest_of=guest_of, offers_of=offers_of)
         return msgspec.structs.replace(planned, alternatives=self._shortages.ordered(planned.alternatives))
+
+    def chooses_type(self, request: VmRequest) -> bool:
+        """Return True for INSTANCETYPE=auto, in the VM's section or in the defaults."""
+        return type_choice.chooses_type(template.read_checked_section(request, self._settings, self._context))
+
+    def choice_attributes(self) -> Mapping[str, str]:
+        """Return INSTANCETYPE=auto; nothing where the defaults name types."""
+        return {} if self._settings.defaults.get(type_choice.ATTRIBUTE) else {type_choice.ATTRIBUTE: AUTO}
+
+    def wish_of(self, request: VmRequest) -> TypeWish:
+        """Return what the VM asks of its type; the architecture is its image's, if that was read."""
+        section = template.read_checked_section(request, self._settings, self._context)
+        permitted = self._context.permitted_types
+        return wish_of(request, section, image_architecture=self._offers(section).architecture, permitted=permitted)
+
+    def is_usual_type(self, kind: InstanceType) -> bool:
+        """Return True for recent types of the standard families, and of those with GPUs; not for bare metal."""
+        return type_choice.is_usual_type(kind)
+
+    def _offers(self, section: Section) -> Offers:
+        """Return the types to choose from, with prices for the operating system of the VM's AMI, in its only zone."""
+        known = self._images.known(section.text("AMI")) or NO_DISKS
+        zones, subnets = words(section.text("AVAILABILITYZONE")), words(section.text("SUBNETID"))
+        zones = zones or tuple(map(self._prices.zone_of, subnets))
+        zone = zones[0] if len(zones) == 1 else ""
+        return Offers(
+            types=self.instance_types(),
+            price_of=lambda name, market: self._prices.of_type(name, market=market, platform=known.platform, zone=zone),
+            architecture=known.architecture,
+            permitted=self._context.permitted_types,
+        )
+
+    async def _read_offers(self, section: Section) -> Offers:
+        await self.read_types()
+        if image := section.text("AMI"):
+            await self._prices.learn_image(image, ())
+        await self.read_prices(())
+        return self._offers(section)
+
+    async def _default_types(self) -> tuple[tuple[str, ...], tuple[CheckResult, ...]]:
+        """Return the types of the defaults, for auto the cheapest that holds a small VM; and why there is none."""
+        request = type_choice.small_vm(self._context.hypervisor)
+        section = template.read_checked_section(request, self._settings, self._context)
+        names = words(section.text(type_choice.ATTRIBUTE))
+        try:
+            if type_choice.chooses_type(section):
+                choice = type_choice.choice_of(request, section, await self._read_offers(section))
+                names = (choice.candidates[0].type.name,)
+        except BadParameter as error:
+            remedy = "correct [ec2.defaults]"
+            return (), (CheckResult(what="default type", is_well=False, found=str(error), remedy=remedy),)
+        return names, ()
 
     async def create(self, call: CreateCall) -> DeployId:
         """Run exactly one instance, tagged in the call itself.
@@ -428,13 +494,16 @@ class Ec2Provider:
         """Check clock, rights and defaults; dry runs use an instance of ours, if there is one."""
         owned = {f"tag:{TAG_PREFIX}OWNER": [self._context.owner]}
         ours = next((each.deploy_id for each in await self._list(owned) if not each.state.is_gone), "")
-        return await Checks(
+        types, obstacles = await self._default_types()
+        checks = Checks(
             self._client,
             self._settings,
             owner=self._context.owner,
             mappings=self._context.mappings,
+            types=types,
             instance=ours,
-        ).run()
+        )
+        return [*await checks.run(), *obstacles]
 
     @property
     def figures_period(self) -> float:

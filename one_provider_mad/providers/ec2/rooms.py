@@ -13,6 +13,7 @@ import msgspec
 
 from one_provider_mad.errors import BadParameter
 from one_provider_mad.mappings import NetworkMapping
+from one_provider_mad.pricing.selection import AUTO
 from one_provider_mad.providers.ec2.attributes import PREFERRED, is_spot, words
 from one_provider_mad.providers.ec2.launch import SPOT, Place, read_launch
 from one_provider_mad.providers.interface import Parameters
@@ -35,7 +36,8 @@ def usual_rooms(
         defaults: `[ec2.defaults]`.
         networks: `[networks]`.
     """
-    kinds = types or words(defaults.get("INSTANCETYPE", ""))
+    # With auto the cheapest type of a VM depends on its size: no type is usual.
+    kinds = types or [kind for kind in words(defaults.get("INSTANCETYPE", "")) if kind.lower() != AUTO]
     places = usual_places(defaults=defaults, networks=networks) or ("",)
     try:
         markets = _markets(defaults)

@@ -6,14 +6,14 @@ API_RunInstances.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from itertools import product
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
 from one_provider_mad.domain import Template, VmRequest
 from one_provider_mad.errors import BadParameter
 from one_provider_mad.mappings import Guest
+from one_provider_mad.pricing.values import ON_DEMAND, SPOT
 from one_provider_mad.providers.ec2.attributes import (
     HISTORIC,
     KNOWN_ATTRIBUTES,
@@ -43,6 +43,7 @@ from one_provider_mad.providers.ec2.launch_interfaces import (
 )
 from one_provider_mad.providers.ec2.query import numbered
 from one_provider_mad.providers.ec2.settings import Ec2Settings
+from one_provider_mad.providers.ec2.type_choice import NO_OFFERS, Offers, TypesToTry, types_to_try
 from one_provider_mad.providers.ec2.volumes import device_mappings, root_volume
 from one_provider_mad.providers.interface import CreatePlan, Parameters, ProviderContext
 from one_provider_mad.providers.mapped_images import image_name, mapped_image, root_disk
@@ -70,10 +71,6 @@ _PLAIN = {
     "TENANCY": "Placement.Tenancy",
 }
 """Attributes with the same value as their parameter."""
-
-
-NO_TYPE = f"the VM names no INSTANCETYPE: set one in its {SECTION} section, or in [ec2.defaults] for all VMs"
-"""The error for a VM without an instance type."""
 
 
 def read_checked_section(request: VmRequest, settings: Ec2Settings, context: ProviderContext) -> Section:
@@ -125,6 +122,7 @@ def plan(
     context: ProviderContext,
     *,
     guest_of: Callable[[str], Guest] = lambda _: "auto",
+    offers_of: Callable[[Section], Offers] = lambda _: NO_OFFERS,
 ) -> CreatePlan:
     """Return every way to create this VM, the preferred one first.
 
@@ -133,6 +131,7 @@ def plan(
         settings: the table `[ec2]`.
         context: the configuration's tables.
         guest_of: what the tag of an AMI says of its guest.
+        offers_of: the types to choose from for a section.
 
     Raises:
         BadParameter: with the sentence for the user.
@@ -140,6 +139,15 @@ def plan(
     section = read_checked_section(request, settings, context)
     check_combinations(section.attributes, defaults=settings.defaults)
     interfaces = interfaces_of(request, settings, context)
+    markets, places = _markets(section, settings), _places(section, interfaces)
+    types = types_to_try(
+        request,
+        section,
+        offers_of(section),
+        markets=tuple(markets),
+        most=MOST_ALTERNATIVES // len(places),
+        mode=context.size_check,
+    )
     groups = [number for each in interfaces for number in each.groups or ()]
     data = user_data_of(request, section, context, by_tag=guest_of(section.text("AMI")))
     fixed = {
@@ -165,11 +173,12 @@ def plan(
     return CreatePlan(
         alternatives=tuple(
             _encoded(msgspec.structs.replace(launch, parameters={**fixed, **chosen}))
-            for chosen in _choices(section, settings, interfaces)
+            for chosen in _choices(types, markets, places)
         ),
         warnings=(
             *section.warnings,
             *_warnings(section),
+            *types.warnings,
             *_disk_warnings(request, settings, context),
             *_nic_warnings(request, interfaces),
             *data.warnings,
@@ -232,15 +241,11 @@ def _from_configuration(settings: Ec2Settings, *, has_one_context: bool) -> dict
 # Alternatives
 
 
-def _choices(section: Section, settings: Ec2Settings, interfaces: tuple[LaunchInterface, ...]) -> list[dict[str, str]]:
+def _choices(
+    types: TypesToTry, markets: Mapping[str, Mapping[str, str]], places: Sequence[Mapping[str, str]]
+) -> list[dict[str, str]]:
     """Return every combination in its order of trial: a type is tried in each subnet or zone before the next type."""
-    kinds = words(section.text("INSTANCETYPE"))
-    if not kinds:
-        raise BadParameter(NO_TYPE)
-    choices = [
-        {**market, "InstanceType": kind, **place}
-        for market, kind, place in product(_markets(section, settings), kinds, _places(section, interfaces))
-    ]
+    choices = [{**markets[market], "InstanceType": kind, **place} for market, kind in types.pairs for place in places]
     if len(choices) > MOST_ALTERNATIVES:
         raise BadParameter(
             f"INSTANCETYPE, SUBNETID and AVAILABILITYZONE allow {len(choices)} combinations, name {MOST_ALTERNATIVES}"
@@ -265,12 +270,12 @@ def _places(section: Section, interfaces: tuple[LaunchInterface, ...]) -> list[d
     )
 
 
-def _markets(section: Section, settings: Ec2Settings) -> list[dict[str, str]]:
-    """Return the markets to try: on demand, spot, or spot first."""
+def _markets(section: Section, settings: Ec2Settings) -> dict[str, dict[str, str]]:
+    """Return the parameters of each market to try: on demand, spot, or spot first."""
     wish, most = section.text("SPOT").upper(), section.text("SPOTPRICE")
     check_interrupted(section.text("INTERRUPTED"))
     if not is_spot(wish, most):
-        return [{}]
+        return {ON_DEMAND: {}}
     spot = {
         "InstanceMarketOptions.MarketType": "spot",
         # A persistent request would replace an instance that was terminated.
@@ -279,7 +284,7 @@ def _markets(section: Section, settings: Ec2Settings) -> list[dict[str, str]]:
     }
     if cap := _cap(most, settings.max_spot_price):
         spot["InstanceMarketOptions.SpotOptions.MaxPrice"] = cap
-    return [spot, {}] if wish == PREFERRED else [spot]
+    return {SPOT: spot, ON_DEMAND: {}} if wish == PREFERRED else {SPOT: spot}
 
 
 def _cap(requested: str, allowed: str) -> str:

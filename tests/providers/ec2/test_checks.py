@@ -93,6 +93,28 @@ async def test_invalid_defaults_fail_and_without_defaults_the_right_to_create_is
     assert (point.is_well, point.found) == (None, "was not tried")
 
 
+async def test_auto_in_the_defaults_is_checked_with_the_type_of_a_small_vm(ec2: FaultyEc2, connect: Open) -> None:
+    defaults = {"AMI": "ami-1", "INSTANCETYPE": "auto", "ALLOWEDTYPES": "t3.micro,m5"}
+    points = await checked(await connect(defaults=defaults))
+    (kind,) = points["default type"]
+    assert (kind.is_well, kind.found) == (True, "t3.micro available for a VM of 1 core and 1 GiB, by auto")
+    tried = [form["InstanceType"] for action, form in ec2.account.calls if action == "RunInstances"]
+    assert tried == ["t3.micro"], "the dry run"
+
+
+@pytest.mark.parametrize(
+    ("defaults", "sentence"),
+    [({"ALLOWEDTYPES": "x9"}, "are not allowed"), ({"INSTANCETYPE": "auto,m5.large"}, "has auto beside other types")],
+)
+async def test_auto_in_the_defaults_that_can_choose_no_type_fails(
+    connect: Open, defaults: dict[str, str], sentence: str
+) -> None:
+    points = await checked(await connect(defaults={"AMI": "ami-1", "INSTANCETYPE": "auto", **defaults}))
+    (kind,) = points["default type"]
+    assert (kind.is_well, kind.remedy) == (False, "correct [ec2.defaults]")
+    assert sentence in kind.found
+
+
 async def test_missing_optional_rights_are_reported_and_fail_no_check(ec2: FaultyEc2, connect: Open) -> None:
     for action in ("DescribeSnapshots", "DescribeAddresses", "DescribeInstanceTypes"):
         ec2.order(action, code="UnauthorizedOperation", message="No", status=403)

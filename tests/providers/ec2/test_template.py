@@ -485,7 +485,10 @@ def test_an_invalid_attribute_is_refused_by_its_name(attributes: dict[str, str],
 @pytest.mark.parametrize(
     ("attributes", "warning"),
     [
-        ({"FLAVOUR": "sweet"}, "FLAVOUR is not known to the ec2 cloud and is ignored, known are AKI, AMI, AVAIL"),
+        (
+            {"FLAVOUR": "sweet"},
+            "FLAVOUR is not known to the ec2 cloud and is ignored, known are AKI, ALLOWEDTYPES, AMI, ",
+        ),
         ({"LICENSEPOOL": "x"}, "LICENSEPOOL is ignored: EC2 has no licence pools any more"),
         ({"AUTHORIZEDPORTS": "22"}, "AUTHORIZEDPORTS is ignored: ports are opened in security groups"),
         ({"CLIENTTOKEN": "mine"}, "CLIENTTOKEN is ignored, the driver chooses the idempotency token itself"),
