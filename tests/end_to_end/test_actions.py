@@ -707,7 +707,7 @@ def test_deploy_takes_the_next_instance_type_if_one_is_full_and_fails_at_the_quo
     driver: StartDriver, place: Place
 ) -> None:
     path = place.simulate(max_instances=2, **AT_ONCE)
-    path.write_text(f"{path.read_text()}\n[simulated.capacity]\nxlarge_16gb = 0\n")
+    path.write_text(f'{path.read_text()}\n[simulated.capacity]\nxlarge_16gb = 0\n[policy]\nsize_check = "off"\n')
     one = driver()
     full = "the simulated cloud has room for 0 instances of type xlarge_16gb and is full"
     assert one.ask(oned_requests.deploy(1, template=oned_requests.asking_for("xlarge_16gb"))) == f"FAILURE {full}"
@@ -721,6 +721,39 @@ def test_deploy_takes_the_next_instance_type_if_one_is_full_and_fails_at_the_quo
     )
     assert one.ask(oned_requests.terminate(1, deploy_id)) == "SUCCESS -"
     one.created(oned_requests.deploy(3))
+
+
+def test_auto_takes_the_cheapest_type_that_holds_the_vm_and_the_next_cheapest_if_that_is_full(
+    driver: StartDriver, place: Place
+) -> None:
+    path = place.simulate(**AT_ONCE)
+    dear = "\n[simulated.instance_types]\nsmall_256mb = { cpu = 1, memory = 256, price = 0.5 }\n"
+    path.write_text(f"{path.read_text()}{dear}[simulated.capacity]\nsmall_512mb = 0\n")
+    one, auto = driver(), oned_requests.asking_for("auto")
+    one.send(oned_requests.deploy(1, template=auto))
+    assert one.next_line() == "LOG W 1 the simulated cloud has room for 0 instances of type small_512mb and is full"
+    deploy_id = one.reply("DEPLOY", 1).removeprefix("SUCCESS ")
+    assert poll_values(one.ask(oned_requests.poll(1, deploy_id)))["SIM_INSTANCE_TYPE"] == '"medium_1gb"'
+
+
+@pytest.mark.parametrize("mode", ["warn", "refuse"])
+def test_a_named_type_that_is_far_larger_than_the_template_is_warned_of_or_refused(
+    driver: StartDriver, place: Place, mode: str
+) -> None:
+    path = place.simulate(**AT_ONCE)
+    path.write_text(f'{path.read_text()}\n[policy]\nsize_check = "{mode}"\n')
+    sentence = (
+        "instance type large_8gb has 4 cores and 8192 MiB, more than 4 times MEMORY=256 of the template, which quotas"
+        " and the host's room count: set MEMORY=8192, or name a smaller type, or auto"
+    )
+    one = driver()
+    one.send(oned_requests.deploy(1, template=oned_requests.asking_for("large_8gb")))
+    if mode == "refuse":
+        assert one.reply("DEPLOY", 1) == f"FAILURE {sentence} (policy.size_check)"
+        assert place.instances(is_all=True) == []
+    else:
+        assert one.next_line() == f"LOG W 1 {sentence}"
+        assert one.reply("DEPLOY", 1).startswith("SUCCESS ")
 
 
 def test_a_forbidden_attribute_fails_the_deploy_and_creates_nothing(driver: StartDriver, place: Place) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import sys
 import time
@@ -29,6 +28,7 @@ from one_provider_mad.domain import (
 from one_provider_mad.errors import BadParameter, InstanceNotFound
 from one_provider_mad.guest.choice import choose
 from one_provider_mad.guest.user_data import user_data_for
+from one_provider_mad.pricing.selection import AUTO, unknown_price_remark
 from one_provider_mad.pricing.values import ON_DEMAND, Price, cheapest
 from one_provider_mad.providers.interface import (
     Attached,
@@ -46,6 +46,7 @@ from one_provider_mad.providers.interface import (
     ProviderContext,
     ProviderFactory,
     Size,
+    TypeWish,
 )
 from one_provider_mad.providers.mapped_images import mapped_image, root_disk
 from one_provider_mad.providers.mapped_networks import leased_address, mapped_network
@@ -57,10 +58,24 @@ from one_provider_mad.providers.simulated.hardware import ADDRESS, PASSING_FACTS
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
 from one_provider_mad.providers.simulated.table import INTERRUPTION, INTERRUPTION_SINCE
 from one_provider_mad.providers.simulated.traffic import Traffic
+from one_provider_mad.providers.type_wishes import (
+    FILTERS,
+    check_sizes,
+    chosen,
+    figure,
+    filters_without_auto,
+    first_choices,
+    is_auto,
+    number,
+    wish_of,
+)
+
+TYPE = "PROVIDER_INSTANCE_TYPE"
+"""Attribute with the names of the types to try, or `auto` for the cheapest that holds the VM."""
 
 KNOWN_ATTRIBUTES = (
     *("TYPE", "HOST", "CLOUD", "NAME", "TAGS"),
-    *("PROVIDER_IMAGE_ID", "PROVIDER_INSTANCE_TYPE", "SPOT", "GUEST", "INTERRUPTED"),
+    *("PROVIDER_IMAGE_ID", TYPE, "SPOT", "GUEST", "INTERRUPTED", *FILTERS),
 )
 """All attributes of a PUBLIC_CLOUD section for this cloud."""
 
@@ -115,15 +130,34 @@ class SimulatedProvider:
         return f"{self._settings.account}/{self._settings.region}"
 
     def plan(self, request: VmRequest) -> CreatePlan:
-        """Return one alternative for each type in PROVIDER_INSTANCE_TYPE, or the smallest type for CPU and MEMORY."""
+        """Return one alternative for each type in PROVIDER_INSTANCE_TYPE, or the smallest type for CPU and MEMORY.
+
+        With auto these are the cheapest types that hold the VM.
+        """
         section = read_section(request, hypervisor=self._hypervisor)
         context, warnings = self._told(request, section)
+        types, remarks = self._types(request, section)
         return CreatePlan(
-            alternatives=tuple(
-                self._parameters(request, section, name, context) for name in self._types(request, section)
-            ),
-            warnings=(*section.warnings, *section.unknown(KNOWN_ATTRIBUTES, cloud=self.name), *warnings),
+            alternatives=tuple(self._parameters(request, section, name, context) for name in types),
+            warnings=(*section.warnings, *section.unknown(KNOWN_ATTRIBUTES, cloud=self.name), *remarks, *warnings),
         )
+
+    def chooses_type(self, request: VmRequest) -> bool:
+        """Return True for PROVIDER_INSTANCE_TYPE=auto."""
+        return is_auto(_names(read_section(request, hypervisor=self._hypervisor)), attribute=TYPE)
+
+    def choice_attributes(self) -> Mapping[str, str]:
+        """Return PROVIDER_INSTANCE_TYPE=auto."""
+        return {TYPE: AUTO}
+
+    def wish_of(self, request: VmRequest) -> TypeWish:
+        """Return what the VM asks of its type."""
+        section = read_section(request, hypervisor=self._hypervisor)
+        return wish_of(request, section, permitted=self._context.permitted_types)
+
+    def is_usual_type(self, kind: InstanceType) -> bool:
+        """Return True: all types of this cloud are usual, but those with GPUs for VMs that ask for none."""
+        return kind.is_current
 
     async def create(self, call: CreateCall) -> DeployId:
         """Create instance, tags and token in one transaction."""
@@ -296,7 +330,7 @@ class SimulatedProvider:
 
     async def resize_disk(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
         """Enlarge a disk."""
-        disk_id, size = _needed(disk, "DISK_ID"), int(_number(_needed(disk, "SIZE"), "SIZE"))
+        disk_id, size = _needed(disk, "DISK_ID"), int(number(_needed(disk, "SIZE"), name="SIZE"))
         await self._rework("resize_disk", deploy_id, lambda hardware: hardware.resize_disk(disk_id, size))
 
     async def attach_nic(self, deploy_id: DeployId, nic: Mapping[str, str]) -> None:
@@ -330,7 +364,7 @@ class SimulatedProvider:
         """Give a stopped instance the first type in the section."""
         if name not in self.changeable_attributes:
             raise BadParameter(f"{name} counts only when an instance is created: recreate the VM")
-        kind = self._types(request, read_section(request, hypervisor=self._hypervisor))[0]
+        kind = self._types(request, read_section(request, hypervisor=self._hypervisor))[0][0]
         await self._traffic.call("resize", partial(self.cloud.change_type, deploy_id, kind))
 
     async def update_context(self, deploy_id: DeployId, request: VmRequest) -> Sequence[str]:
@@ -388,16 +422,24 @@ class SimulatedProvider:
     def _resized(self, request: VmRequest) -> tuple[str, float, int]:
         """Return type, cores and MiB of an instance after a resize."""
         template = request.template
-        cpu, memory = max(_figure(template, "CPU"), _figure(template, "VCPU")), _figure(template, "MEMORY")
+        cpu, memory = max(figure(template, "CPU"), figure(template, "VCPU")), _memory(request)
         return self._offer.smallest(cpu=cpu, memory=memory), cpu, int(memory)
 
-    def _types(self, request: VmRequest, section: Section) -> Sequence[str]:
-        """Return the types to try, each once, in order."""
-        asked = [name.strip() for name in section.text("PROVIDER_INSTANCE_TYPE").split(",")]
-        template = request.template
-        return list(dict.fromkeys(filter(None, asked))) or [
-            self._offer.smallest(cpu=_figure(template, "CPU"), memory=_figure(template, "MEMORY"))
-        ]
+    def _types(self, request: VmRequest, section: Section) -> tuple[Sequence[str], tuple[str, ...]]:
+        """Return the types to try, each once, in order, and sentences about them for the VM's log."""
+        names, types = _names(section), self.instance_types()
+        if is_auto(names, attribute=TYPE):
+            markets = (_market(section) or ON_DEMAND,)
+            wish = wish_of(request, section, permitted=self._context.permitted_types)
+            found = chosen(types, wish, self._price, markets=markets, usual=self.is_usual_type, cloud=self.name)
+            remark = unknown_price_remark(found)
+            return [each.type.name for each in first_choices(found)], ((remark,) if remark else ())
+        remarks = check_sizes(request, names, types, mode=self._context.size_check)
+        asked = names or [self._offer.smallest(cpu=figure(request.template, "CPU"), memory=_memory(request))]
+        return asked, (*filters_without_auto(section), *remarks)
+
+    def _price(self, name: str, market: str) -> Price:
+        return self.price_of_type(name, market=market)
 
     def _told(self, request: VmRequest, section: Section) -> tuple[str, tuple[str, ...]]:
         """Return the context that the instance shows, and sentences about attributes without effect in a real guest."""
@@ -484,23 +526,17 @@ def _needed(operand: Mapping[str, str], name: str) -> str:
     return value
 
 
-def _number(text: str, name: str) -> float:
-    """Parse a number of a VM's template, such as CPU."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not (math.isfinite(number) and number >= 0):
-        raise BadParameter(f"{name}={text} of the template is not a number: write a figure that is not negative")
-    return number
+def _names(section: Section) -> list[str]:
+    """Return the types that the section names, each once, in order."""
+    return list(dict.fromkeys(filter(None, (name.strip() for name in section.text(TYPE).split(",")))))
 
 
-def _figure(template: Template, name: str) -> float:
-    return _number(template.text(name) or "0", name)
+def _memory(request: VmRequest) -> float:
+    return figure(request.template, "MEMORY")
 
 
 def _disk(disk: Mapping[str, str]) -> Disk:
-    return Disk(size=int(_number(disk.get("SIZE") or "0", "SIZE")), target=disk.get("TARGET", ""))
+    return Disk(size=int(number(disk.get("SIZE") or "0", name="SIZE")), target=disk.get("TARGET", ""))
 
 
 def _by_id(operands: Sequence[Mapping[str, str]], name: str) -> dict[str, Mapping[str, str]]:
