@@ -259,6 +259,7 @@ NOT_RUN = {
     "one-provider install NAME --recreate-hook": "asks OpenNebula; tests/cli/test_install_hook.py runs it",
     "one-provider recreate 42": "the same; tests/cli/test_recreate.py runs it",
     **dict.fromkeys(BURSTING, "tests/real_oned/test_bursting_page.py follows the page"),
+    "one-provider types NAME --cpu 4 --memory 16G --gpu 1 --spot": "ends with 1 in a cloud without GPUs",
     "one-provider tail NAME --follow": "never ends; tests/cli/test_tail.py follows",
 }
 

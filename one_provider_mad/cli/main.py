@@ -48,6 +48,7 @@ COMMANDS: Mapping[str, str] = {
     "recreate": "one_provider_mad.cli.recreate",
     "tail": "one_provider_mad.cli.tail",
     "template": "one_provider_mad.cli.template",
+    "types": "one_provider_mad.cli.instance_types",
     "upgrade": "one_provider_mad.cli.upgrade",
 }
 """For each command, the module that defines it as `command`."""

@@ -27,6 +27,7 @@ from one_provider_mad.cli.releases import Numbers, ReleaseChoice, numbers
 from one_provider_mad.errors import MadError
 from one_provider_mad.front_end.files import ONED, FrontEnd, read_front_end
 from one_provider_mad.front_end.scheduler import SEVEN, THREADS
+from one_provider_mad.pricing.selection import AUTO
 from one_provider_mad.providers.inherited import IMAGE_ATTRIBUTES, NETWORK_ATTRIBUTES
 from one_provider_mad.providers.registry import resizes_live
 from one_provider_mad.settings import Places, load
@@ -57,8 +58,8 @@ _WIDTH = 118
 """Width of the printed comments."""
 
 _ASKED_FOR: Mapping[str, Mapping[str, str]] = {
-    "simulated": {"PROVIDER_IMAGE_ID": "img-alma-9", "PROVIDER_INSTANCE_TYPE": "small_256mb"},
-    "ec2": {"AMI": "ami-0123456789abcdef0", "INSTANCETYPE": "t3.small"},
+    "simulated": {"PROVIDER_IMAGE_ID": "img-alma-9", "PROVIDER_INSTANCE_TYPE": AUTO},
+    "ec2": {"AMI": "ami-0123456789abcdef0", "INSTANCETYPE": AUTO},
     "opennebula": {"TEMPLATE_ID": "0"},
     "scripts": {"PROVIDER_IMAGE_ID": "your-image", "PROVIDER_INSTANCE_TYPE": "your-size"},
 }

@@ -32,13 +32,13 @@ from one_provider_mad.cli.wrapping import wrapped
 from one_provider_mad.domain import Template
 from one_provider_mad.errors import MadError
 from one_provider_mad.front_end.arithmetic import ExpressionError
-from one_provider_mad.front_end.burst_template import Edit, Remark, edits_of, lacks_of
+from one_provider_mad.front_end.burst_template import CloudHost, Edit, Remark, edits_of, lacks_of
 from one_provider_mad.front_end.devices import completed
 from one_provider_mad.front_end.placement import RANKS_MISSING, unranked
 from one_provider_mad.front_end.template_edits import edited, same_values, text_of_template
 from one_provider_mad.guest.reading import SECRET
 from one_provider_mad.masking import keep_vm_secret, masked
-from one_provider_mad.providers.interface import Provider, VerbatimDriver
+from one_provider_mad.providers.interface import Provider, TypeChooser, VerbatimDriver
 from one_provider_mad.providers.registry import build
 from one_provider_mad.settings import Configuration, Places, load
 from one_provider_mad.template_text.exact_writer import UnwritableError
@@ -167,7 +167,7 @@ def _of_hooks(core: LocalCore, known: Known | None) -> Iterator[Remark]:
 
 def _edited(source: Source, clouds: Sequence[Served], known: Known | None) -> tuple[Sequence[Edit], str]:
     """Return the changes, and the text with them in it."""
-    hosts = [cloud_host(each.configuration.name, each.configuration.settings.hypervisor, known) for each in clouds]
+    hosts = [_cloud_host(each, known) for each in clouds]
     try:
         edits = list(edits_of(source.template, hosts))
         text = edited(source.text, edits)
@@ -178,6 +178,13 @@ def _edited(source: Source, clouds: Sequence[Served], known: Known | None) -> tu
     if not same_values(source.template, read_template(text), edits):
         raise click.ClickException("the changed text would say something else: its attributes stand too close together")
     return edits, text
+
+
+def _cloud_host(each: Served, known: Known | None) -> CloudHost:
+    host = cloud_host(each.configuration.name, each.configuration.settings.hypervisor, known)
+    if not isinstance(each.provider, TypeChooser):
+        return host
+    return msgspec.structs.replace(host, section=each.provider.choice_attributes())
 
 
 def _finding(each: Served, template: Template, places: Places, *, is_tried: bool, has_devices: bool) -> Finding:

@@ -123,6 +123,8 @@ def context_of(configuration: Configuration, places: Places) -> ProviderContext:
         mappings=settings.mappings,
         prices=settings.prices,
         tags=settings.tags,
+        permitted_types=settings.budget.allowed_types,
+        size_check=settings.policy.size_check,
         warn=lambda _: None,
     )
 
@@ -185,8 +187,8 @@ def size_remarks(template: Template, plan: CreatePlan, provider: Provider) -> It
     sizes = provider.instance_sizes() if isinstance(provider, CapacitySource) else {}
     kind = next((text for text in _texts(plan.alternatives[0]) if text in sizes), "")
     asked = _number(template.text("VCPU")) or _number(template.text("CPU"))
-    if not kind:
-        return
+    if not kind or any(f"instance type {kind} has" in each for each in plan.warnings):
+        return  # or size_check of [policy] has said it
     size = sizes[kind]
     if asked > size.cpu or _number(template.text("MEMORY")) > size.memory:
         yield Remark(

@@ -30,12 +30,14 @@ class CloudHost(Value, frozen=True, kw_only=True):
         hypervisor: HYPERVISOR of its hosts, and TYPE of PUBLIC_CLOUD sections.
         hosts: for each of its hosts, the attributes that do not change with time.
         datastores: the same of the system datastores in its clusters.
+        section: what a PUBLIC_CLOUD section that is added has besides its TYPE.
     """
 
     name: str
     hypervisor: str
     hosts: Sequence[Search]
     datastores: Sequence[Search]
+    section: Mapping[str, str] = {}
 
 
 class Edit(Value, frozen=True, kw_only=True):
@@ -108,11 +110,18 @@ def _sections(template: Template, clouds: Sequence[CloudHost]) -> Iterator[Edit]
         why = f'TYPE = "{hypervisor}" was added to the section that stands alone: up to 6.10 it counts only with a TYPE'
         yield Edit(name=_SECTION, number=0, value={**vectors[0], "TYPE": hypervisor}, why=why)
     for hypervisor in wanted:
+        further = _further(hypervisor, clouds)
+        chosen = "".join(f'; {name} = "{text}" takes the cheapest type that holds it' for name, text in further.items())
         why = (
             f'a section with TYPE = "{hypervisor}" was added: up to 6.10 OpenNebula keeps VMs without one off the'
-            " cloud's hosts, and the driver takes a VM's size and image from it"
+            f" cloud's hosts, and the driver takes a VM's size and image from it{chosen}"
         )
-        yield Edit(name=_SECTION, number=None, value={"TYPE": hypervisor}, why=why)
+        yield Edit(name=_SECTION, number=None, value={"TYPE": hypervisor, **further}, why=why)
+
+
+def _further(hypervisor: str, clouds: Sequence[CloudHost]) -> Mapping[str, str]:
+    """Return what a section for the clouds with this HYPERVISOR has besides its TYPE."""
+    return {name: text for each in clouds if each.hypervisor == hypervisor for name, text in each.section.items()}
 
 
 def _spellings(sections: Sequence[Attribute], clouds: Sequence[CloudHost]) -> Iterator[Edit]:

@@ -65,7 +65,7 @@ def test_oned_conf_works_without_a_configuration_file(place: Place) -> None:
     code, printed, errors = ran(place.root, "oned-conf", "simulated", "--release", "7.4")
     assert (code, errors) == (0, "")
     assert printed == output_of(place.root, "oned-conf", "simulated", "--release", "7.4")
-    assert 'PROVIDER_INSTANCE_TYPE = "small_256mb"' in printed
+    assert 'PROVIDER_INSTANCE_TYPE = "auto"' in printed
 
 
 PARTNER = 'provider = "opennebula"\nowner = "o"\n[opennebula]\nendpoints = ["http://p:2633/RPC2"]\ntemplate = "0"\n'

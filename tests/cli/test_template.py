@@ -33,7 +33,7 @@ TEMPLATE = """\
 # a web server
 NAME = web
 CPU = 0.5
-VCPU = 64
+VCPU = 8
 MEMORY = 256
 DISK = [ IMAGE = "debian-12" ]
 DISK = [ IMAGE = "data" ]
@@ -118,7 +118,7 @@ def asked(root: Path, core: LocalCore | None, *arguments: str) -> tuple[int, str
 def test_the_template_alone_is_on_stdout_and_what_to_know_on_stderr(root: Path) -> None:
     code, template, told = asked(root, None, str(root / "web.txt"), "--for", "sim", "--dry-run")
     assert code == 0, told
-    assert template == f'{CHANGED}PUBLIC_CLOUD = [\n  TYPE = "sim" ]\n'
+    assert template == f'{CHANGED}PUBLIC_CLOUD = [\n  TYPE = "sim",\n  PROVIDER_INSTANCE_TYPE = "auto" ]\n'
     for line in (
         "changed: SCHED_REQUIREMENTS: no host of sim met it;",
         "at home only: PCI: the cloud's host has no PCI devices",
@@ -147,7 +147,8 @@ def test_a_template_of_opennebula_is_printed_whole_with_what_its_image_hands_on(
     assert code == 0, told
     assert template == (
         'CONTEXT = [\n  NOTHING = "" ]\nCPU = "1"\nDISK = [\n  IMAGE_ID = "7" ]\nEMPTY = ""\nMEMORY = "64"\n'
-        'PUBLIC_CLOUD = [\n  TYPE = "sim" ]\nSCHED_REQUIREMENTS = "ID = 0 | HYPERVISOR = \\"sim\\""\n'
+        'PUBLIC_CLOUD = [\n  TYPE = "sim",\n  PROVIDER_INSTANCE_TYPE = "auto" ]\n'
+        'SCHED_REQUIREMENTS = "ID = 0 | HYPERVISOR = \\"sim\\""\n'
     )
     assert "sim: disk 0, image debian-12 (7): is img-of-the-image in sim, by PROVIDER_IMAGE of the image" in told
     assert "note: undeploy: a VM that was undeployed at home may be resumed in the cloud" in told
@@ -222,7 +223,10 @@ def test_the_clouds_own_dry_run_is_asked_and_creates_nothing(here: Here) -> None
     file.write_text(f"CPU = 1\nMEMORY = 4096\n{section.format('ami-0de0000000000013a')}")
     found = json_of(here.root, "template", str(file), "--for", NAME, "--dry-run")
     assert found["clouds"][0]["dry_run"] == "it would create the instance"
-    assert any("the type t3.small has 2 cores and 2048 MiB" in each["text"] for each in found["clouds"][0]["notes"])
+    assert any(
+        "instance type t3.small has 2 cores and 2048 MiB, less than MEMORY=4096" in each["text"]
+        for each in found["clouds"][0]["notes"]
+    )
     assert json_of(here.root, "instances", NAME, "--all") == []
 
 
