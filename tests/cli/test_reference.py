@@ -38,7 +38,7 @@ def test_every_setting_has_a_description() -> None:
 def test_every_setting_is_on_the_configuration_page() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text()
     for name, table in TABLES.items():
-        section = page.partition(f"`[{name}]`")[2].partition("\n## ")[0]
+        section = page.partition(f"\n## `[{name}]`")[2].partition("\n## ")[0]
         for field in table.__struct_encode_fields__:
             kind = {each.encode_name: each for each in msgspec.structs.fields(table)}[field].type
             is_table = isinstance(kind, type) and issubclass(kind, msgspec.Struct)
