@@ -7,10 +7,12 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from one_provider_mad.domain import Template
 from one_provider_mad.journal.reader import read_debts
+from one_provider_mad.providers.ec2.price_list import PriceList
 from tests.end_to_end import oned_requests
 from tests.end_to_end.information_driver import states
 from tests.end_to_end.oned import Driver, Place
@@ -100,9 +102,9 @@ def is_report_of(word: str) -> Callable[[Line], bool]:
 def test_a_vm_is_reported_running_only_after_its_deploy_is_answered(ec2: FaultyEc2, place: Place) -> None:
     """oned would complete an unanswered DEPLOY by the report. Later states and wild instances are reported too."""
     ec2.account.boot = 1.0
-    place.configure(
-        configuration(ec2, watch_interval=3.0), name=NAME
-    )  # so that the action driver's second listing is late
+    prices = f'pricing_endpoint_url = "{ec2.url}"'
+    # So that the action driver's second listing is late.
+    place.configure(configuration(ec2, watch_interval=3.0, more=prices), name=NAME)
     monitored = MonitoredEc2(place)
     with started(place) as driver, monitored.driver:
         monitored.start(SYNC_STATE_VM=1, STATE_VM=1)
@@ -118,7 +120,7 @@ def test_a_vm_is_reported_running_only_after_its_deploy_is_answered(ec2: FaultyE
         assert not [line for line in monitored.lines if line.word == "MONITOR_VM" and "AWS_" in line.text]
         deploy_id = driver.reply("DEPLOY", 7).removeprefix("SUCCESS ")
         ec2.account.boot = 0.02
-        place.configure(configuration(ec2), name=NAME)
+        place.configure(configuration(ec2, more=prices), name=NAME)
 
         monitored.wait(is_report_of("RUNNING"))
         figures = monitored.wait(lambda line: line.word == "MONITOR_VM" and bool(vectors(line.values, "VM")))
@@ -141,8 +143,12 @@ def test_a_vm_is_reported_running_only_after_its_deploy_is_answered(ec2: FaultyE
 
         assert driver.ask(oned_requests.terminate(7, deploy_id)) == "SUCCESS -"
         monitored.wait(lambda line: "SYNC_STATE" in line.values and 7 not in states(line))
+        until((listed := place.var / f"one_provider_mad_{NAME}.prices").exists)
     assert alive(ec2) == [foreign]
     assert "Traceback" not in monitored.log()
+    assert not re.findall("[^\n]*price[^\n]*", monitored.log()), "a warning of prices"
+    kept = msgspec.json.decode(listed.read_bytes(), type=PriceList)
+    assert kept.compute[""]["t3.small"] == 0.0208
 
 
 class TestMoney:
