@@ -30,7 +30,7 @@ from one_provider_mad.providers.ec2.price_list import (
 )
 from one_provider_mad.providers.ec2.settings import Ec2Settings
 from one_provider_mad.providers.ec2.spot_prices import SpotPrices, spot_prices
-from one_provider_mad.providers.ec2.types import AGAIN, DAY, PATIENCE, SOON
+from one_provider_mad.providers.ec2.types import AGAIN, DAY, PATIENCE, SOON, is_due
 
 HOUR = 3600.0
 
@@ -122,7 +122,7 @@ class ListedPrices:
     def _missing(self) -> list[str]:
         """Return what must be asked for: all once a day, else what is wanted and was never asked for."""
         everything = {PART, *self._wanted}
-        if self._clock() - self._list.read_at >= DAY:
+        if is_due(self._clock(), self._list.read_at + DAY):
             return sorted(everything)
         return sorted(everything - {PART, *self._list.compute})
 
@@ -165,7 +165,7 @@ class ListedPrices:
     # Failures
 
     def _is_due(self, name: str) -> bool:
-        return self._clock() >= self._next.get(name, 0.0)
+        return is_due(self._clock(), self._next.get(name, 0.0))
 
     async def _try(
         self, name: str, ask: Callable[[], Awaitable[None]], loss: str, *, period: float = 0.0, is_said: bool = True

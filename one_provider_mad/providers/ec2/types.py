@@ -32,6 +32,11 @@ PATIENCE = 50.0
 """Seconds that a list may take; a deploy that needs it waits `call_timeout` at most, 60 s."""
 
 
+def is_due(now: float, due_at: float) -> bool:
+    """Return True from `due_at` on, a day ahead at most: earlier than that, somebody has set the clock back."""
+    return not due_at - DAY <= now < due_at
+
+
 def read_types(root: Element) -> list[InstanceType]:
     """Return the types of an answer to DescribeInstanceTypes."""
     return list(_types(root))
@@ -170,7 +175,7 @@ class Types:
                 await self._keep(types)
 
     def _is_due(self) -> bool:
-        return self._clock() >= self._next
+        return is_due(self._clock(), self._next)
 
     async def _keep(self, types: list[InstanceType]) -> None:
         kept = TypeList(

@@ -342,6 +342,9 @@ async def test_a_second_driver_reads_lists_from_the_state_directory(ec2: FaultyE
     await second.close()
 
 
+LISTS = ("GetProducts", "DescribeSpotPriceHistory", "DescribeInstanceTypes")
+
+
 class Later:
     """The clocks of a provider's lists, as a test sets them."""
 
@@ -364,6 +367,24 @@ async def test_lists_are_read_once_a_day_and_spot_prices_once_an_hour(priced: Ec
         await priced.read_prices(())
         seen.append([priced.price_of_type("t3.small", market=market).amount for market in (ON_DEMAND, SPOT)])
     assert seen == [[SMALL, pytest.approx(0.4 * SMALL)], [SMALL, 0.4], [0.5, 0.4]]
+
+
+@pytest.mark.parametrize("step", [-90_000.0, 90_000.0], ids=["back", "ahead"])
+async def test_lists_are_read_again_after_somebody_has_set_the_clock(
+    priced: Ec2Provider, ec2: FaultyEc2, step: float
+) -> None:
+    await priced.read_types()
+    clock = Later(priced)
+    clock.seconds = step
+    before = [ec2.account.count(action) for action in LISTS]
+    for _ in range(2):
+        await priced.read_prices(())
+        await priced.read_types()
+    assert all(ec2.account.count(action) > count for action, count in zip(LISTS, before, strict=True))
+    asked = len(ec2.account.calls)
+    await priced.read_prices(())
+    await priced.read_types()
+    assert len(ec2.account.calls) == asked
 
 
 async def test_a_list_that_cannot_be_read_is_tried_again_after_an_hour(ec2: FaultyEc2, connect: Open) -> None:
