@@ -80,8 +80,8 @@ class MonitorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """PRIORITY of the host, by which schedulers rank hosts: hosts of the highest come first, and hosts at home have
     none, which counts as 0. `"price"` is -1 less the hourly price of the cheapest instance type of
     `[capacity.instance_types]`, else of the provider's defaults, else of the cloud, on demand and without disks, so
-    that the cheapest cloud comes first; -1 while that is unknown. All NAMEs need the same currency: `currency` and
-    `rate` of `[prices]`. A PRIORITY that an administrator has written into the host's template stays."""
+    that the cheapest cloud comes first; -1 while that is unknown. All NAMEs need the same currency:
+    `prices.currency` and `prices.rate`. A PRIORITY that an administrator has written into the host's template stays."""
 
     is_before_4_14: bool = False
     """True for OpenNebula before 4.14, whose requests look the same, but which expects other attribute names in

@@ -82,6 +82,9 @@ class Api:
         self.im_mad = "im_provider"
         self.host_attributes: dict[str, str] = {}
         self.restricted: set[str] = set()
+        self.writes_sizes = False
+        """Whether the DISKs of new VMs have the SIZE of their image, as a real one's have."""
+        self.default_cost = {"CPU_COST": "0", "MEMORY_COST": "0", "DISK_COST": "0"}
         self.is_descending = True
         self.may_see_hosts = True
         self.next_number = 0
@@ -147,10 +150,22 @@ class Api:
 
     def do_templatepool_info(self, user: User, flag: int, first: int, last: int) -> str:
         rows = {
-            number: f"<VMTEMPLATE><ID>{number}</ID><NAME>{escape(name)}</NAME></VMTEMPLATE>"
-            for number, (name, _) in self.templates.items()
+            number: f"<VMTEMPLATE><ID>{number}</ID><NAME>{escape(name)}</NAME>"
+            f"{template_xml('TEMPLATE', attributes_of(read_template(text)))}</VMTEMPLATE>"
+            for number, (name, text) in self.templates.items()
         }
         return f"<VMTEMPLATE_POOL>{''.join(self._page(rows, first, last))}</VMTEMPLATE_POOL>"
+
+    def do_imagepool_info(self, user: User, flag: int, first: int, last: int) -> str:
+        rows = {
+            4: f"<IMAGE><ID>4</ID><UNAME>oneadmin</UNAME><NAME>debian</NAME><SIZE>{IMAGE_SIZE}</SIZE></IMAGE>",
+        }
+        return f"<IMAGE_POOL>{''.join(self._page(rows, first, last))}</IMAGE_POOL>"
+
+    def do_system_config(self, user: User) -> str:
+        root = "OPENNEBULA_CONFIGURATION" if self.is_7 else "TEMPLATE"
+        costs = "".join(f"<{name}><![CDATA[{value}]]></{name}>" for name, value in self.default_cost.items())
+        return f"<{root}><DEFAULT_COST>{costs}</DEFAULT_COST></{root}>"
 
     def do_vnpool_info(self, user: User, flag: int, first: int, last: int) -> str:
         ranges = (
@@ -214,6 +229,9 @@ class Api:
         context: dict[str, str] = {"DISK_ID": "0", "TARGET": "hda"}
         for section in own.get("CONTEXT", []):
             context |= {} if isinstance(section, str) else section
+        if "DISK" in own and self.writes_sizes:
+            sized = [{"SIZE": IMAGE_SIZE, **each} for each in own["DISK"] if not isinstance(each, str)]
+            own["DISK"] = [*sized]
         own |= {"CONTEXT": [context], "VMID": [str(number)]}
         own["AUTOMATIC_REQUIREMENTS"] = ["!(PIN_POLICY = PINNED)" if self.is_7 else _REQUIREMENTS_5]
         for part in ("DISK", "NIC"):

@@ -26,6 +26,7 @@ LCM_WORDS |= {25: "HOTPLUG_NIC", 36: "BOOT_FAILURE", 57: "DISK_SNAPSHOT", 62: "D
 OF_THE_VM = frozenset(
     {"CPU", "VCPU", "MEMORY", "DISK", "NIC", "CONTEXT", "OS", "GRAPHICS", "INPUT", "FEATURES", "RAW", "SUBMIT_ON_HOLD"}
     | {"TEMPLATE_ID", "VMID", "AUTOMATIC_REQUIREMENTS", "TM_MAD_SYSTEM", "SNAPSHOT"}
+    | {"CPU_COST", "MEMORY_COST", "DISK_COST"}
 )
 """Attributes of a VM's TEMPLATE; all others are put into USER_TEMPLATE (src/vm/VirtualMachine.cc)."""
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 
 from one_provider_mad.domain import TAG_PREFIX, DeployId, Identity, Instance, InstanceState, Usage, Value, whole_number
 from one_provider_mad.masking import masked
+from one_provider_mad.providers.opennebula.costs import COSTS, number, total
 from one_provider_mad.providers.opennebula.states import RemoteState, read_state
 from one_provider_mad.safe_xml import Element, text_of
 from one_provider_mad.template_text.grammar import ELEMENT
@@ -23,7 +24,15 @@ UPSTREAM_ATTRIBUTE = "REMOTE_OPENNEBULA_VM_ID"
 """Attribute of USER_TEMPLATE with the VM's number, written by upstream's driver, and by this
 driver besides its own tags."""
 
+FACT = "REMOTE_OPENNEBULA_"
+"""Prefix of the attributes with facts of the remote VM: CPU, MEMORY, TEMPLATE_ID, its costs, DISK_SIZE."""
+
+DISK_SIZE = "DISK_SIZE"
+"""MB of all disks and their snapshots, as the partner's showback counts them; left out when there are none."""
+
 ADDRESS, ADDRESSES = "GUEST_IP", "GUEST_IP_ADDRESSES"
+
+_DISK_SIZES = ("SIZE", "DISK_SNAPSHOT_TOTAL_SIZE")
 
 _DEPLOY_ID = re.compile(rf"{DEPLOY_ID_PREFIX}(0|[1-9][0-9]{{0,9}})")
 
@@ -229,9 +238,18 @@ def _attributes(
         yield ADDRESS, addresses[0]
     if addresses and ADDRESSES not in monitoring:
         yield ADDRESSES, ",".join(addresses)[:_LONGEST_FACT]
-    for name in ("CPU", "MEMORY", "TEMPLATE_ID"):
+    for name in ("CPU", "MEMORY", "TEMPLATE_ID", *COSTS):
         if value := text_of(template.find(name)).strip():
-            yield f"REMOTE_OPENNEBULA_{name}", value[:_LONGEST_FACT]
+            yield f"{FACT}{name}", value[:_LONGEST_FACT]
+    if size := _disk_size(template):
+        yield f"{FACT}{DISK_SIZE}", size
+
+
+def _disk_size(template: Element) -> str:
+    """Return the MB of all disks and their snapshots, "" for none; "?" when one is no number."""
+    sizes = [number(text_of(part)) for disk in template.iterfind("DISK") for part in disk if part.tag in _DISK_SIZES]
+    size = total(sizes)
+    return "?" if size is None else f"{size:.0f}" if size else ""
 
 
 def _upstream_tag(tags: Mapping[str, str]) -> str:

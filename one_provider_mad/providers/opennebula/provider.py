@@ -20,6 +20,7 @@ from one_provider_mad.errors import (
     ProviderError,
     ProviderUnavailable,
 )
+from one_provider_mad.pricing.values import Price
 from one_provider_mad.providers.interface import (
     Capacity,
     CheckResult,
@@ -36,6 +37,7 @@ from one_provider_mad.providers.interface import (
 )
 from one_provider_mad.providers.opennebula import capacity, catalogue
 from one_provider_mad.providers.opennebula.checks import Checks
+from one_provider_mad.providers.opennebula.costs import COSTS, number
 from one_provider_mad.providers.opennebula.devices import Devices
 from one_provider_mad.providers.opennebula.launch import (
     KNOWN_ATTRIBUTES,
@@ -55,11 +57,14 @@ from one_provider_mad.providers.opennebula.listing import Listing
 from one_provider_mad.providers.opennebula.machine import (
     ADDRESS,
     ADDRESSES,
+    DISK_SIZE,
+    FACT,
     UPSTREAM_ATTRIBUTE,
     ListedVm,
     deploy_id_of,
     number_of,
 )
+from one_provider_mad.providers.opennebula.prices import Prices, kind_of
 from one_provider_mad.providers.opennebula.remote import TERMINATE, Remote, known_number
 from one_provider_mad.providers.opennebula.settings import OpenNebulaSettings
 from one_provider_mad.providers.opennebula.templates import Templates
@@ -92,7 +97,7 @@ class OpenNebulaProvider(Devices):
 
     name: str = "opennebula"
     is_create_repeatable: bool = False
-    attribute_names: Collection[str] = (ADDRESS, ADDRESSES)
+    attribute_names: Collection[str] = (ADDRESS, ADDRESSES, f"{FACT}{DISK_SIZE}", *(f"{FACT}{name}" for name in COSTS))
     changeable_attributes: Collection[str] = frozenset({*SIZE, "TAGS", "NAME", "GROUP"})
 
     def __init__(self, context: ProviderContext, settings: OpenNebulaSettings) -> None:
@@ -104,6 +109,7 @@ class OpenNebulaProvider(Devices):
         self._warn = context.warn
         self._client = self._remote.client
         self._listing = Listing(self._remote, owner=context.owner, warn=context.warn)
+        self._prices = Prices(self._remote, context.prices, warn=context.warn)
         self._templates = Templates(self._client, page_size=settings.page_size)
 
     async def open(self) -> None:
@@ -146,10 +152,7 @@ class OpenNebulaProvider(Devices):
 
     async def create(self, call: CreateCall) -> DeployId:
         """Instantiate the template, or allocate from the text; the tags are in the same call."""
-        try:
-            launch = msgspec.convert(call.parameters, Launch)
-        except msgspec.ValidationError as error:
-            raise BadParameter(f"the create parameters are not valid for a partner OpenNebula: {error}") from error
+        launch = _launch(call.parameters)
         number = await (self._allocate(launch, call) if launch.text else self._instantiate(launch, call))
         self._listing.remember(number, call.identity)
         if launch.group:
@@ -328,14 +331,17 @@ class OpenNebulaProvider(Devices):
         Raises:
             BadParameter: no value comes from the VM's template.
         """
+        await self._set_size(known_number(deploy_id), self._wanted_size(request))
+
+    def _wanted_size(self, request: VmRequest) -> dict[str, str]:
+        """Return CPU, VCPU and MEMORY after a resize. Raises BadParameter."""
         section = read_section(request, hypervisor=self._hypervisor)
         if self._settings.capacity_from == "template" or all(section.text(name) for name in SIZE):
             raise BadParameter(
                 "the VM's own size has no effect (capacity_from, or its PUBLIC_CLOUD section has another):"
                 " set CPU, VCPU and MEMORY in PUBLIC_CLOUD"
             )
-        wanted = {name: section.text(name) or request.template.text(name).strip() for name in SIZE}
-        await self._set_size(known_number(deploy_id), wanted)
+        return {name: section.text(name) or request.template.text(name).strip() for name in SIZE}
 
     async def reconfigure(self, deploy_id: DeployId, request: VmRequest, name: str) -> None:
         """Apply an edited size, tags, name or group.
@@ -356,6 +362,41 @@ class OpenNebulaProvider(Devices):
             await self._client.call("one.vm.chown", number, _KEEP_OWNER, await self._group(value))
         else:
             raise BadParameter(f"{name} counts only when the remote VM is created, or is gone from the section")
+
+    # Prices
+
+    async def read_prices(self, instances: Collection[Instance]) -> None:  # noqa: ARG002 their costs are in the listing
+        """Read the partner's DEFAULT_COST, and the costs and disks of its templates."""
+        await self._prices.read()
+
+    def price_of(self, instance: Instance, *, state: InstanceState | None = None) -> Price:
+        """Return what a remote VM costs in its state, or in another one: POWEROFF, not UNDEPLOYED."""
+        return self._prices.of_instance(instance, state)
+
+    def kind_of(self, instance: Instance) -> tuple[str, str]:
+        """Return the remote template, `template-7`, and the market."""
+        return kind_of(instance)
+
+    def price_of_create(self, parameters: Parameters) -> Price:
+        """Return what the remote VM will cost while it runs."""
+        return self._prices.of_launch(_launch(parameters))
+
+    def price_of_disk(self, disk: Mapping[str, str]) -> Price:
+        """Return what a DISK of its SIZE costs by DEFAULT_COST; a remote VM may have another DISK_COST."""
+        return self._prices.of_disk(number(disk.get("SIZE", "")))
+
+    def price_of_resize(self, instance: Instance, request: VmRequest) -> Price:
+        """Return what the remote VM will cost while it runs. Raises BadParameter where a resize has no effect."""
+        return self._prices.of_size(instance, self._wanted_size(request))
+
+    def disk_size(self, parameters: Parameters) -> float | None:
+        """Return the GiB of all disks; None when unknown."""
+        size = self._prices.disk_size(_launch(parameters))
+        return None if size is None else size / 1024
+
+    def usual_price(self, types: Collection[str]) -> Price:  # noqa: ARG002 a partner has none
+        """Return what a VM of the default template costs, else of the cheapest one, without disks."""
+        return self._prices.usual(self._settings.template)
 
     # Monitoring
 
@@ -398,6 +439,14 @@ class OpenNebulaFactory:
 
 
 factory: ProviderFactory = OpenNebulaFactory()
+
+
+def _launch(parameters: Parameters) -> Launch:
+    """Return the parameters of a create, typed."""
+    try:
+        return msgspec.convert(parameters, Launch)
+    except msgspec.ValidationError as error:
+        raise BadParameter(f"the create parameters are not valid for a partner OpenNebula: {error}") from error
 
 
 def _is(states: frozenset[InstanceState]) -> Callable[[ListedVm], bool]:

@@ -10,6 +10,7 @@ import msgspec
 
 from one_provider_mad.domain import Template, VmId, VmRequest
 from one_provider_mad.mappings import Mappings
+from one_provider_mad.pricing.settings import PriceSettings
 from one_provider_mad.providers.interface import ProviderContext
 from one_provider_mad.providers.opennebula.provider import OpenNebulaProvider, factory
 from one_provider_mad.testing.conformance import OWNER
@@ -17,6 +18,7 @@ from tests.xmlrpc.partner import Partner
 
 NO_MAPPINGS = Mappings()
 NO_TAGS: Mapping[str, str] = {}
+NO_PRICES = PriceSettings()
 
 QUICK: dict[str, Any] = {"watch_interval": 0.004, "patience": 5.0}
 
@@ -37,6 +39,7 @@ def connect(
     warn: Callable[[str], None] = print,
     mappings: Mappings = NO_MAPPINGS,
     tags: Mapping[str, str] = NO_TAGS,
+    prices: PriceSettings = NO_PRICES,
     **settings: Any,
 ) -> OpenNebulaProvider:
     """A provider, not opened yet."""
@@ -53,6 +56,7 @@ def connect(
         state_directory=directory,
         mappings=mappings,
         tags=tags,
+        prices=prices,
         warn=warn,
     )
     provider = factory(context, msgspec.convert(table, factory.settings_type))
