@@ -54,6 +54,7 @@ from one_provider_mad.errors import (
 )
 from one_provider_mad.journal.records import Attempt, AttemptState
 from one_provider_mad.journal.writer import Journal
+from one_provider_mad.pricing.values import ON_DEMAND, SPOT, Kind
 from one_provider_mad.providers.interface import (
     Attached,
     ContextUpdate,
@@ -66,10 +67,13 @@ from one_provider_mad.providers.interface import (
     NetworkRules,
     NicHotplug,
     NicUpdates,
+    PriceSource,
     Provider,
     Resizable,
     Snapshots,
     Suspendable,
+    TypeSource,
+    UsualPrice,
 )
 from one_provider_mad.settings import Policy
 
@@ -140,6 +144,13 @@ def a_call(provider: Provider, request: VmRequest, *, token: str | None = None) 
 async def describe_one(provider: Provider, deploy_id: DeployId) -> Instance | None:
     """Return one instance as the cloud describes it now, None if it is unknown."""
     return (await provider.describe([deploy_id])).get(deploy_id)
+
+
+async def listed(provider: Provider, priced: PriceSource, deploy_id: DeployId) -> Instance:
+    """Return one instance of a listing, after the prices that the listing calls for have been read."""
+    instances = await provider.list_instances()
+    await priced.read_prices(instances)
+    return next(each for each in instances if each.deploy_id == deploy_id)
 
 
 async def until(condition: Callable[[], Awaitable[Result]], what: str) -> Result:
@@ -811,6 +822,72 @@ class OwnedCloudConformance:
         request = VmRequest(vm_id=VmId(1), virtual_network_id="4", template=Template(values={"NIC": (nic,)}))
         for _ in range(2):
             await updating.update_nic(running, request)
+
+    # Prices
+
+    async def test_a_new_instance_costs_what_its_create_was_said_to_cost(
+        self, cloud: CloudUnderTest, provider: Provider
+    ) -> None:
+        priced = self.capable(cloud, provider, PriceSource)
+        await priced.read_prices([])
+        call = a_call(provider, cloud.request())
+        announced = priced.price_of_create(call.parameters)
+        deploy_id = await provider.create(call)
+        await reach(provider, deploy_id, InstanceState.RUNNING)
+        running = await listed(provider, priced, deploy_id)
+        assert (announced.text, announced.currency) == (
+            priced.price_of(running).text,
+            priced.price_of(running).currency,
+        )
+        assert priced.kind_of(running)[1] in (ON_DEMAND, SPOT)
+        assert (size := priced.disk_size(call.parameters)) is None or size >= 0
+
+    async def test_prices_follow_the_state_and_stay_the_same_object_while_nothing_changes(
+        self, cloud: CloudUnderTest, provider: Provider, running: DeployId
+    ) -> None:
+        priced = self.capable(cloud, provider, PriceSource)
+        instance = await listed(provider, priced, running)
+        assert priced.price_of(instance) is priced.price_of(await listed(provider, priced, running))
+        expected = priced.price_of(instance, state=InstanceState.STOPPED)
+        await self.stopped(provider, running)
+        stopped = await listed(provider, priced, running)
+        assert priced.price_of(stopped).text == expected.text
+        assert all(not part.item.is_running for part in expected.parts if part.item.kind is Kind.COMPUTE)
+        assert priced.price_of(instance, state=InstanceState.TERMINATED).amount == 0
+
+    async def test_no_price_is_negative_and_each_part_has_a_source(
+        self, cloud: CloudUnderTest, provider: Provider, running: DeployId
+    ) -> None:
+        priced = self.capable(cloud, provider, PriceSource)
+        price = priced.price_of(await listed(provider, priced, running))
+        disk = priced.price_of_disk({"DISK_ID": "9", "SIZE": "1024"})
+        for part in (*price.parts, *disk.parts):
+            assert part.amount is None or (part.amount >= 0 and part.source)
+        assert not price.parts or any(part.item.kind is Kind.COMPUTE for part in price.parts)
+
+    async def test_types_have_sizes_and_prices_by_name(self, cloud: CloudUnderTest, provider: Provider) -> None:
+        source = self.capable(cloud, provider, TypeSource)
+        await source.read_types()
+        types = source.instance_types()
+        assert types
+        for name, kind in types.items():
+            assert (kind.name, kind.cpu > 0, kind.memory > 0) == (name, True, True)
+            assert bool(kind.gpus) == bool(kind.gpu)
+            assert kind.architectures
+        price = source.price_of_type(next(iter(types)), market=ON_DEMAND)
+        assert price.amount is None or price.amount >= 0
+        assert source.price_of_type("no-such-type", market=ON_DEMAND).amount is None
+
+    async def test_the_usual_price_is_that_of_the_cheapest_type_that_is_named(
+        self, cloud: CloudUnderTest, provider: Provider
+    ) -> None:
+        usual, source = self.capable(cloud, provider, UsualPrice), self.capable(cloud, provider, TypeSource)
+        await source.read_types()
+        await self.capable(cloud, provider, PriceSource).read_prices([])
+        names = sorted(source.instance_types())[:5]
+        prices = [source.price_of_type(name, market=ON_DEMAND).amount for name in names]
+        known = [each for each in prices if each is not None]
+        assert usual.usual_price(names).amount == (min(known) if known else None)
 
     async def test_capabilities_raise_for_terminated_and_unknown_instances(
         self, cloud: CloudUnderTest, provider: Provider, running: DeployId

@@ -21,12 +21,15 @@ from one_provider_mad.providers.interface import (
     NetworkRules,
     NicHotplug,
     NicUpdates,
+    PriceSource,
     Provider,
     ProviderContext,
     ProviderFactory,
     Resizable,
     Snapshots,
     Suspendable,
+    TypeSource,
+    UsualPrice,
 )
 from one_provider_mad.settings import convert
 from one_provider_mad.testing.conformance import CloudUnderTest, OwnedCloudConformance
@@ -34,7 +37,7 @@ from one_provider_mad.testing.conformance import CloudUnderTest, OwnedCloudConfo
 PAGE = Path(__file__).parents[2] / "docs" / "providers.md"
 EXTRAS = (
     *(ContextUpdate, DeviceListing, DiskHotplug, DiskResize, DiskSnapshots, NetworkRules, NicHotplug, Resizable),
-    *(NicUpdates, Snapshots, Suspendable),
+    *(NicUpdates, PriceSource, Snapshots, Suspendable, TypeSource, UsualPrice),
 )
 
 

@@ -19,6 +19,7 @@ from one_provider_mad.providers.interface import (
     NicUpdates,
     Provider,
     Resizable,
+    TypeSource,
 )
 from one_provider_mad.testing.conformance import OWNER, CloudUnderTest, OwnedCloudConformance, a_call, reach
 from tests.providers.opennebula.partner_provider import connect
@@ -57,6 +58,7 @@ class PartnerConformance(OwnedCloudConformance):
             other_section={"TYPE": "opennebula", "TEMPLATE_ID": "0", "MEMORY": "512"},
             unknown_deploy_id=DeployId("opennebula-hybrid-99999"),
             lacks={
+                TypeSource: "a remote VM has the size that its template asks for",
                 NetworkRules: "security groups of the partner are the partner's",
                 NicUpdates: "networks of the partner are the partner's",
             },
