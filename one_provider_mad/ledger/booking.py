@@ -2,12 +2,13 @@
 
 Every span ends where the next one of its thing begins, and none ends in the future: so what is booked of a thing that
 still exists is always the time from its creation until now, by the wall clock as it is now. A clock that was set ahead
-makes a gap that nobody saw; one that was set back cuts what is booked beyond the present time.
+makes a gap that nobody saw; one that was set back cuts what is booked beyond the present time. The present time is
+never before a time that the cloud tells: while this machine's clock is behind, no time passes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import msgspec
 
@@ -24,7 +25,11 @@ have been another in between. OpenNebula up to 5.10 asks for a report every thre
 LOOSE_UNSEEN_AFTER = 7200.0
 """The same for volumes, addresses and snapshots, which are listed more rarely."""
 
-AHEAD_SECONDS = 60.0
+HIDDEN_SECONDS = 60.0
+"""Seconds between two listings after which the time counts as unseen if something has changed in it, and the cloud does
+not tell when: a price, say, or a state that began anew."""
+
+AHEAD_SECONDS = 86400.0
 """Seconds by which the cloud's clock may be ahead of this machine's; a later time is not believed."""
 
 BACK_SECONDS = 2.0
@@ -121,7 +126,7 @@ class Book:
 
     def observe(
         self,
-        sightings: Iterable[Sighting],
+        sightings: Collection[Sighting],
         *,
         now: float,
         price_as: PriceAs,
@@ -138,7 +143,7 @@ class Book:
             kinds: the kinds that the listing covers; things of other kinds stay as they are.
         """
         self.closed = []
-        now, ends = self._without_step(now), ended_at or {}
+        now, ends = self._without_step(_latest(sightings, now)), ended_at or {}
         seen: set[Thing] = set()
         for each in sightings:
             key = (each.kind, each.thing)
@@ -173,7 +178,8 @@ class Book:
         amounts = _booked(span) if is_lost else _amounts(seen.price)
         begin = max(told if told and (not is_same or told > last + 1) else now, span.begin)
         has_held = is_same and 0 < told <= last + 1 and amounts == _booked(span)
-        is_gap = begin - last > _patience(seen.kind) and not has_held
+        is_told = bool(told) and not is_same
+        is_gap = begin - last > (_patience(seen.kind) if is_told else HIDDEN_SECONDS) and not has_held
         entry.misses, entry.absent_since = 0, 0.0
         if is_same and not is_gap and _may_amend(span, seen, amounts):
             self._amend(entry, seen, amounts, now)
@@ -339,8 +345,15 @@ def _is_unchanged(entry: Entry, seen: Sighting, now: float) -> bool:
         and seen.stime == span.stime
         and (seen.owner is NOBODY or seen.owner == span.owner)
         and seen.host_id == entry.host_id
+        and seen.state_since <= entry.seen_at + HIDDEN_SECONDS
         and (now - entry.seen_at <= _patience(seen.kind) or 0 < seen.state_since <= entry.seen_at + 1)
     )
+
+
+def _latest(sightings: Collection[Sighting], now: float) -> float:
+    """Return the present time: this machine's, or a later one that the cloud tells."""
+    told = (at for each in sightings for at in (each.created_at, each.state_since) if now < at <= now + AHEAD_SECONDS)
+    return max(told, default=now)
 
 
 def _patience(kind: str) -> float:
@@ -348,8 +361,8 @@ def _patience(kind: str) -> float:
 
 
 def _told(moment: float, now: float) -> float:
-    """Return a time that the cloud tells, never after now; 0 when it tells none that can be right."""
-    return min(moment, now) if 0 < moment <= now + AHEAD_SECONDS else 0.0
+    """Return a time that the cloud tells; 0 when it tells none that can be right."""
+    return moment if moment <= now else 0.0
 
 
 def _completed(seen: Sighting, span: Span) -> Sighting:

@@ -361,4 +361,5 @@ class HostSchedule:
 
 
 def _basics(report: HostReport) -> tuple[object, ...]:
-    return report.hypervisor, report.total_cpu, report.total_memory, report.attributes
+    # A new cost alone is no news; the first one is.
+    return report.hypervisor, report.total_cpu, report.total_memory, report.attributes, tuple(report.costs)
