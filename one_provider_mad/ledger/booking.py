@@ -110,9 +110,9 @@ class Book:
         self.closed: list[tuple[int, Span]] = []
         self._next_id = next_id
 
-    def unknown(self, sightings: Iterable[Sighting]) -> list[Thing]:
+    def unknown(self, things: set[Thing]) -> set[Thing]:
         """Return the things of which this book knows neither an open span nor an end: the file may."""
-        return [key for each in sightings if (key := (each.kind, each.thing)) not in self.open and key not in self.ends]
+        return things.difference(self.open, self.ends)
 
     def learn_ends(self, asked: Iterable[Thing], ends: Mapping[Thing, float]) -> None:
         """Take the ends that the file has of things; those without any span end at 0."""
@@ -224,6 +224,10 @@ class Book:
         earlier = InstanceState.PENDING if is_boot else InstanceState.RUNNING
         self._begin_earlier(seen, earlier, price_as, (start, since), is_seen=is_young)
         self.ends.pop(key, None)
+        if now - since > _patience(seen.kind):  # another front-end may have seen it
+            amounts, begin = _amounts(seen.price), since
+            self._add_closed(_span(self.name, seen, amounts, begin), seen.host_id, begin, now, is_seen=False)
+            since = now
         self._begin_span(seen, _amounts(seen.price), since, now)
 
     def _begin_earlier(
@@ -352,8 +356,9 @@ def _is_unchanged(entry: Entry, seen: Sighting, now: float) -> bool:
 
 def _latest(sightings: Collection[Sighting], now: float) -> float:
     """Return the present time: this machine's, or a later one that the cloud tells."""
-    told = (at for each in sightings for at in (each.created_at, each.state_since) if now < at <= now + AHEAD_SECONDS)
-    return max(told, default=now)
+    made = [each.created_at for each in sightings if each.created_at > now]
+    since = [each.state_since for each in sightings if each.state_since > now]
+    return max((at for at in (*made, *since) if at <= now + AHEAD_SECONDS), default=now)
 
 
 def _patience(kind: str) -> float:

@@ -82,9 +82,9 @@ class LedgerKeeper:
         book = self._loaded(now)
         if book.as_of == now and INSTANCE in kinds:
             return self._costs(book, now)  # this listing is booked already
-        self._look_up(book, sightings)
-        listed = {(each.kind, each.thing) for each in sightings if not each.has_ended}
-        missing = [entry for key, entry in book.open.items() if key not in listed and key[0] in kinds]
+        listed = {(each.kind, each.thing) for each in sightings}
+        self._look_up(book, sightings, listed)
+        missing = [book.open[key] for key in book.open.keys() - listed if key[0] in kinds]
         ends = ended_at(missing) if missing else {}
         book.observe(sightings, now=now, price_as=price_as, ended_at=ends, kinds=kinds)
         self._tally.begin_month(now)
@@ -133,12 +133,11 @@ class LedgerKeeper:
         self._book, self._written_at = book, contents.as_of
         return book
 
-    def _look_up(self, book: Book, sightings: Collection[Sighting]) -> None:
+    def _look_up(self, book: Book, sightings: Collection[Sighting], listed: set[Thing]) -> None:
         """Learn from the file what it has of things that the book does not know."""
-        if unknown := book.unknown(sightings):
+        if unknown := book.unknown(listed):
             book.learn_ends(unknown, self._file.last_ends(unknown))
-            asked = set(unknown)
-            vms = {(each.vm_id, each.stime) for each in sightings if (each.kind, each.thing) in asked}
+            vms = {(each.vm_id, each.stime) for each in sightings if (each.kind, each.thing) in unknown}
             self._tally.load(self._file.spent_by_vm(self._tally.lacking(vms)))
 
     def _costs(self, book: Book, now: float) -> Costs:

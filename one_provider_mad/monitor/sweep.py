@@ -251,7 +251,6 @@ class Sweeper:
             listing = await self._listed(watched, settings)
             self._figures.ask(watched, listing.instances)
             self._prices.ask(watched, listing.instances, self._source.report_settings())
-            self.costs.ask(watched, listing)
         finally:
             self._running = None  # callers from now on need a later listing
         async with self._inferring:
@@ -270,6 +269,7 @@ class Sweeper:
             self.memory = sweep.inference.memory  # before capacities are awaited: meanwhile the clock may be set back
             sweep = await self._with_capacities(sweep, listing, watched)
             self._succeeded(sweep.inference)
+            self.costs.ask(watched, listing)  # last, since its thread would take the interpreter from this sweep
             if metrics.recorder is not None:
                 seconds = self._loop.time() - begun
                 metrics.recorder.swept(listing.began_at, seconds, sweep.states, held=len(sweep.inference.held))

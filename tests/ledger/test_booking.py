@@ -52,7 +52,7 @@ class Told:
         self.file: dict[int, Row] = {}
 
     def at(self, after: float, *listed: Sighting, ended: Mapping[Thing, float] | None = None) -> Told:
-        unknown = self.book.unknown(listed)
+        unknown = self.book.unknown({each.key for each in listed})
         ends = {key: max((row.span.end for row in self.file.values()), default=0.0) for key in unknown}
         self.book.learn_ends(unknown, ends if self.file else {})
         self.book.observe(
@@ -209,8 +209,12 @@ def test_a_restart_within_a_gap_narrows_it() -> None:
 
 def test_a_new_ledger_assumes_that_an_old_instance_ran() -> None:
     assert Told().at(DAY, seen()).told == ["running? 0-86400 1", "running 86400-86400+ 1"]
-    assert Told().at(DAY, seen("stopped", since=5000)).told == ["running? 0-5000 1", "stopped 5000-86400+ 0.25"]
-    assert Told().at(DAY, seen(since=0)).told == ["running 0-86400+ 1"]
+    assert Told().at(DAY, seen(since=0)).told == ["running? 0-86400 1", "running 86400-86400+ 1"]
+    assert Told().at(DAY, seen("stopped", since=5000)).told == [
+        "running? 0-5000 1",
+        "stopped? 5000-86400 0.25",
+        "stopped 86400-86400+ 0.25",
+    ]
 
 
 # Ends
