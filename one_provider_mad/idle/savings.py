@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from one_provider_mad.calls.cloud import Cloud
 from one_provider_mad.domain import DeployId, InstanceState, Value
-from one_provider_mad.pricing.values import Price, figure
+from one_provider_mad.pricing.values import Kind, Price, figure
 from one_provider_mad.providers.interface import PriceSource
 
 
@@ -44,8 +44,15 @@ async def saving_of(cloud: Cloud, deploy_id: DeployId) -> Saving:
 
 
 def difference(running: Price, stopped: Price) -> Saving:
-    """Return the difference of two prices; parts that are unknown in both, such as a disk's, do not count."""
-    is_known = not running.is_unknown and not stopped.is_unknown and sorted(running.unknown) == sorted(stopped.unknown)
+    """Return the difference of two prices; other parts than the type's may be unknown in both, such as a disk's."""
+    is_known = (
+        _is_type_known(running) and _is_type_known(stopped) and sorted(running.unknown) == sorted(stopped.unknown)
+    )
     if not is_known or (stopped.known and stopped.currency != running.currency):
         return Saving()
     return Saving(amount=running.known - stopped.known, currency=running.currency)
+
+
+def _is_type_known(price: Price) -> bool:
+    of_type = [part.amount for part in price.parts if part.item.kind is Kind.COMPUTE]
+    return not price.is_unknown and None not in of_type
