@@ -133,8 +133,10 @@ def _assumed(rows: Sequence[Row], by: Grouping) -> Iterator[str]:
 def show(report: Report) -> None:
     """Write the report to stdout as a table, and its remarks."""
     named = "" if len(report.currencies) != 1 else _in(report.currencies[0])
-    click.echo(f"{_title(report)}{named}\n")
-    show_table(_head(report), _aligned([*report.rows, *(report.sums if len(report.rows) > 1 else ())], report))
+    click.echo(f"{_title(report)}{named}")
+    if report.rows:
+        click.echo()
+        show_table(_head(report), _aligned([*report.rows, *(report.sums if len(report.rows) > 1 else ())], report))
     for remark in report.remarks:
         click.echo(f"\n{wrapped(remark, further=0)}")
 

@@ -28,7 +28,8 @@ class Cost(Value, frozen=True, kw_only=True):
 
     def text(self, *, of_hour: bool = False) -> str:
         """Return it for a person: `12.30`, `12.30+?` with an unknown part, `?`; an hour's with four decimals."""
-        shown = figure(self.known) if of_hour or 0 < self.known < _TINY else f"{self.known:.2f}"
+        decimals = 4 if of_hour or 0 < self.known < _SMALL else 2
+        shown = figure(self.known) if 0 < self.known < _TINY else f"{self.known:.{decimals}f}"
         if self.is_whole:
             return shown
         return f"{shown}+?" if self.known else "?"
@@ -46,8 +47,8 @@ class Cost(Value, frozen=True, kw_only=True):
         return Cost(known=self.known * factor, is_whole=self.is_whole or not factor, assumed=self.assumed * factor)
 
 
-_TINY = 0.1
-"""Amounts below this are shown with more than two decimals."""
+_SMALL, _TINY = 0.1, 0.001
+"""Amounts below these are shown with more decimals."""
 
 
 def sum_of(costs: Iterable[Cost]) -> Cost:

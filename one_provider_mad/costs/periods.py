@@ -11,9 +11,9 @@ from one_provider_mad.domain import Value
 DAY = 86_400.0
 """Seconds of a day."""
 
-_AGO = re.compile(r"(?P<count>\d{1,5})(?P<unit>[hdw])")
+_AGO = re.compile(r"(?P<count>[0-9]{1,5})(?P<unit>[hdw])")
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
-_MONTH = re.compile(r"\d{4}-\d{2}")
+_MONTH = re.compile(r"[0-9]{4}-[0-9]{2}")
 
 
 class Month(Value, frozen=True, kw_only=True):
