@@ -6,7 +6,7 @@ Before it refuses for what others use, it lists the cloud once more: instances t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol
@@ -19,7 +19,7 @@ from one_provider_mad.budget.rules import Terms, scopes_for
 from one_provider_mad.budget.settings import BudgetSettings
 from one_provider_mad.budget.spent import read_spent
 from one_provider_mad.budget.store import Store
-from one_provider_mad.domain import Identity, Instance, InstanceState, Value, VmOwner, VmRequest
+from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, Value, VmOwner, VmRequest
 from one_provider_mad.errors import BudgetExceeded, ProviderError
 from one_provider_mad.pricing.values import UNKNOWN, Kind, Price
 from one_provider_mad.providers.interface import Parameters, PriceSource, Provider
@@ -27,9 +27,6 @@ from one_provider_mad.timestamps import Timestamp
 
 _LISTS_EVERY = 2.0
 """Fewest seconds between two listings before refusals; all refusals meanwhile share one."""
-
-_LATE_SECONDS = 120.0
-"""Seconds beyond the grace for which a create counts whose action was cancelled: its call may still be sent."""
 
 Owners = Callable[[], Awaitable[Mapping[tuple[int, int], VmOwner]]]
 """Returns user and group of VMs by number and STIME, as far as they are recorded."""
@@ -56,6 +53,9 @@ class Budget(Protocol):
     async def release(self, key: str) -> None:
         """Forget a create that certainly made nothing."""
 
+    async def gone(self, identity: Identity, deploy_ids: Collection[DeployId]) -> None:
+        """Forget the instances of a VM that has certainly none any more. Raises BudgetError."""
+
     def starting(self, instance: Instance, request: VmRequest, /) -> Admission:
         """Commit the price of a running instance while it is started."""
 
@@ -78,6 +78,9 @@ class Unlimited:
         """Do nothing."""
 
     async def release(self, key: str) -> None:
+        """Do nothing."""
+
+    async def gone(self, identity: Identity, deploy_ids: Collection[DeployId]) -> None:
         """Do nothing."""
 
     def starting(self, _instance: Instance, _request: VmRequest, /) -> Admission:
@@ -175,12 +178,16 @@ class Limited:
 
     async def created(self, key: str, deploy_id: str) -> None:
         """Note a create's answer, "" for an uncertain one: from now on the cloud may take its grace to list it."""
-        wait = self._plan.provider.visibility_grace + (0.0 if deploy_id else _LATE_SECONDS)
+        wait = self._plan.provider.visibility_grace
         await self._store.settle(key, at=self._now(), wait=wait, deploy_id=deploy_id)
 
     async def release(self, key: str) -> None:
         """Forget a create that certainly made nothing."""
         await self._store.release(key)
+
+    async def gone(self, identity: Identity, deploy_ids: Collection[DeployId]) -> None:
+        """Forget the instances of a VM that has certainly none any more."""
+        await self._store.gone(identity, deploy_ids, at=self._now())
 
     # Instances that exist
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from one_provider_mad.budget import transactions
@@ -17,6 +17,7 @@ from one_provider_mad.budget.records import Observed, Wish
 from one_provider_mad.budget.rules import Refusal, Scope, Terms, Use
 from one_provider_mad.budget.schema import PRAGMAS, prepare
 from one_provider_mad.database import Database
+from one_provider_mad.domain import DeployId, Identity
 from one_provider_mad.errors import BudgetError
 from one_provider_mad.processes import Process
 from one_provider_mad.timestamps import Timestamp
@@ -80,6 +81,14 @@ class Store:
     async def release(self, key: str) -> None:
         """Forget the commitment of a create that certainly made nothing."""
         await (await self._opened()).write(lambda db: transactions.release(db, key, name=self.name))
+
+    async def gone(self, identity: Identity, deploy_ids: Collection[DeployId], *, at: Timestamp) -> None:
+        """Forget the instances of a VM that has certainly none any more."""
+
+        def gone(db: sqlite3.Connection) -> None:
+            transactions.gone(db, identity, deploy_ids, name=self.name, at=at)
+
+        await (await self._opened()).write(gone)
 
     async def withdraw(self, wish: Wish) -> None:
         """Take back a disk that certainly was not made."""

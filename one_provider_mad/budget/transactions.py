@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from one_provider_mad.budget.months import Month
 from one_provider_mad.budget.records import Observed, Wish
 from one_provider_mad.budget.rules import Ask, Refusal, Scope, Terms, Use, refusal
+from one_provider_mad.domain import DeployId, Identity
 from one_provider_mad.processes import Process
 from one_provider_mad.timestamps import Timestamp
 
@@ -231,6 +232,17 @@ def withdraw(db: sqlite3.Connection, wish: Wish, *, name: str) -> None:
 def release(db: sqlite3.Connection, key: str, *, name: str) -> None:
     """Forget the commitment of a create that certainly made nothing."""
     db.execute("DELETE FROM commitments WHERE name = ? AND key = ? AND deploy_id = ''", (name, key))
+
+
+def gone(
+    db: sqlite3.Connection, identity: Identity, deploy_ids: Collection[DeployId], *, name: str, at: Timestamp
+) -> None:
+    """End the commitments of a VM's instances, and of its creates that were answered or given up."""
+    for row in _rows(db, name):
+        is_of_vm = (row["vm_id"], row["stime"]) == (identity.vm_id, identity.stime)
+        is_given_up = is_of_vm and not row["deploy_id"] and row["wait"] is not None
+        if is_given_up or row["deploy_id"] in deploy_ids:
+            _end(db, row, at.at)
 
 
 def reconcile(

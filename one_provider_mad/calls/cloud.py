@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
-from one_provider_mad.calls.creates import Creates, Record
+from one_provider_mad.calls.creates import Creates, Record, Unmade, ignore_unmade
 from one_provider_mad.calls.knowledge import Knowledge
 from one_provider_mad.calls.lookups import Lookups
 from one_provider_mad.calls.sending import Sender
@@ -190,7 +190,9 @@ class Cloud:
 
     # Creating
 
-    def create(self, call: CreateCall, *, record: Record) -> Coroutine[Any, Any, DeployId]:
+    def create(
+        self, call: CreateCall, *, record: Record, unmade: Unmade = ignore_unmade
+    ) -> Coroutine[Any, Any, DeployId]:
         """Send a create; actions that send one with the same create token meanwhile share its answer.
 
         The call is not cancelled with the action: only its answer shows which instance must be terminated.
@@ -198,11 +200,12 @@ class Cloud:
         Args:
             call: the create's parameters and token.
             record: records the answer in the journal.
+            unmade: called when the create certainly had no effect.
 
         Raises:
             ProviderError: the cloud's last answer.
         """
-        return self.shared.creates.create(call, self.waiting, record=record)
+        return self.shared.creates.create(call, self.waiting, record=record, unmade=unmade)
 
     def create_under_way(self, token: str) -> Coroutine[Any, Any, DeployId | None]:
         """Wait for the answer of a create under way with this token; None when there is none, or the create failed."""

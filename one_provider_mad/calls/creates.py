@@ -17,6 +17,14 @@ Record = Callable[[DeployId | None], Awaitable[None]]
 """Records the id of a new instance before any action gets it; called with None when the answer is uncertain."""
 
 
+Unmade = Callable[[MadError | SettingsReplaced], Awaitable[None]]
+"""Called with the reason when a create certainly had no effect, also after its action was cancelled."""
+
+
+async def ignore_unmade(_: MadError | SettingsReplaced) -> None:
+    """Do nothing."""
+
+
 class Creates:
     """The creates that are sent to one cloud.
 
@@ -32,7 +40,9 @@ class Creates:
         self._knowledge = knowledge
         self._started: set[asyncio.Task[DeployId]] = set()
 
-    async def create(self, call: CreateCall, waiting: Waiting, *, record: Record) -> DeployId:
+    async def create(
+        self, call: CreateCall, waiting: Waiting, *, record: Record, unmade: Unmade = ignore_unmade
+    ) -> DeployId:
         """Send a create; callers that send one with the same create token meanwhile share its answer.
 
         The call is not cancelled with the caller: only its answer shows which instance must be terminated.
@@ -41,11 +51,12 @@ class Creates:
             call: the create's parameters and token.
             waiting: the reason and the patience of the action that needs the instance.
             record: records the answer in the journal.
+            unmade: called when the create certainly had no effect.
         """
         known = self._knowledge
         task = known.tasks.get(call.token)
         if task is None:
-            task = known.tasks[call.token] = self._start(call, waiting, record)
+            task = known.tasks[call.token] = self._start(call, waiting, record, unmade)
         waiting.reason = "the cloud's answer to create"
         known.waiters[call.token] += 1
         try:
@@ -58,14 +69,14 @@ class Creates:
             known.waiters[call.token] -= 1
             known.waiters += Counter()  # forget those at zero
 
-    def _start(self, call: CreateCall, waiting: Waiting, record: Record) -> asyncio.Task[DeployId]:
+    def _start(self, call: CreateCall, waiting: Waiting, record: Record, unmade: Unmade) -> asyncio.Task[DeployId]:
         own = Waiting(patience=waiting.patience, rest=waiting.rest)  # it may outlive the action
-        task = asyncio.create_task(self._create(call, own, record), name=f"create for vm {call.identity.vm_id}")
+        task = asyncio.create_task(self._create(call, own, record, unmade), name=f"create for vm {call.identity.vm_id}")
         self._started.add(task)
         task.add_done_callback(lambda done: self._created(call.token, done))
         return task
 
-    async def _create(self, call: CreateCall, waiting: Waiting, record: Record) -> DeployId:
+    async def _create(self, call: CreateCall, waiting: Waiting, record: Record, unmade: Unmade) -> DeployId:
         is_in_doubt = False
         tries = 0
 
@@ -87,8 +98,7 @@ class Creates:
             is_repeatable = self._provider.is_create_repeatable
             deploy_id = await self._sender.call("create", send, waiting, is_repeatable=is_repeatable)
         except (MadError, SettingsReplaced) as error:
-            if is_in_doubt:
-                await record(None)
+            await (record(None) if is_in_doubt else unmade(error))
             is_refusal = isinstance(error, ProviderError) and error.definite and not isinstance(error, TokenSpent)
             if is_in_doubt and is_refusal:
                 # The refusal concerns the last try only; the one before may have made an instance.

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from one_provider_mad.domain import DeployId, Instance, InstanceState
-from one_provider_mad.errors import CannotTell, JournalError, NotOurs, ProviderError
+from one_provider_mad.errors import BudgetError, CannotTell, JournalError, NotOurs, ProviderError
 from one_provider_mad.journal.records import Attempt, AttemptState
 from one_provider_mad.ownership.checks import check_made, check_named
 from one_provider_mad.ownership.locating import every_instance
@@ -32,6 +32,10 @@ async def to_destroy(vm: Vm, *, deadline: float) -> AsyncIterator[list[Instance]
         yield instances
         gone.update(instance.deploy_id for instance in instances)
     vm.cloud.knowledge.shown -= {*gone, vm.deploy_id}
+    try:
+        await vm.budget.gone(vm.identity, gone)
+    except BudgetError as error:
+        vm.warn(str(error))  # a listing shows it later
     try:
         await _forget(vm, gone)
     except JournalError as error:

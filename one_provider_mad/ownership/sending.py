@@ -11,11 +11,13 @@ from functools import partial
 
 import msgspec
 
+from one_provider_mad.calls.waiting import SettingsReplaced
 from one_provider_mad.domain import DeployId
 from one_provider_mad.errors import (
     AuthenticationRefused,
     BudgetError,
     CannotTell,
+    MadError,
     NotReached,
     PermissionDenied,
     ProviderError,
@@ -124,17 +126,19 @@ async def _send(vm: Vm, attempt: Attempt, *, is_repeat: bool = False) -> DeployI
     """
     await vm.budget.admit_create(attempt.token, identity=attempt.identity, owner=vm.user, parameters=attempt.parameters)
     try:
-        return await _send_admitted(vm, attempt, is_repeat=is_repeat)
-    except TokenSpent:
+        before, attempt = attempt, attempt.sent(vm.now())
+        await vm.journal.save_attempt(attempt)
+    except BaseException:  # the create was not sent
         await _told(vm, vm.budget.release(attempt.token))
         raise
-    except ProviderError as error:
-        is_unmade = error.definite and not is_repeat
-        await _told(vm, vm.budget.release(attempt.token) if is_unmade else vm.budget.created(attempt.token, ""))
-        raise
-    except BaseException:  # cancelled, or the journal fails: its call may be under way
-        await _told(vm, vm.budget.created(attempt.token, ""))
-        raise
+    return await _send_recorded(vm, attempt, before, is_repeat=is_repeat)
+
+
+async def _note_unmade(vm: Vm, token: str, error: MadError | SettingsReplaced, *, is_repeat: bool) -> None:
+    """Tell the budget of a create without effect; if it was sent before, its instance may be unlisted."""
+    is_open = is_repeat or isinstance(error, TokenMismatch)
+    is_free = isinstance(error, TokenSpent) or not is_open
+    await _told(vm, vm.budget.release(token) if is_free else vm.budget.created(token, ""))
 
 
 async def _told(vm: Vm, telling: Awaitable[None]) -> None:
@@ -145,12 +149,11 @@ async def _told(vm: Vm, telling: Awaitable[None]) -> None:
         vm.warn(str(error))
 
 
-async def _send_admitted(vm: Vm, attempt: Attempt, *, is_repeat: bool) -> DeployId:
-    before, attempt = attempt, attempt.sent(vm.now())
-    await vm.journal.save_attempt(attempt)
+async def _send_recorded(vm: Vm, attempt: Attempt, before: Attempt, *, is_repeat: bool) -> DeployId:
     call = CreateCall(identity=attempt.identity, token=attempt.token, parameters=attempt.parameters)
     try:
-        return await vm.cloud.create(call, record=partial(_record, vm, attempt))
+        unmade = partial(_note_unmade, vm, attempt.token, is_repeat=is_repeat)
+        return await vm.cloud.create(call, record=partial(_record, vm, attempt), unmade=unmade)
     except TokenMismatch as error:
         return await _settle_mismatch(vm, attempt, error)
     except TokenSpent as error:

@@ -1,0 +1,206 @@
+"""Two drivers share a budget: what runs never exceeds it, and nothing that fits is refused, also after kill -9."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from one_provider_mad.domain import InstanceState, Template
+from one_provider_mad.providers.simulated.table import TRANSITIONS
+from tests import oned_lines
+from tests.end_to_end.killed_driver import KilledDriver
+from tests.end_to_end.oned import PROGRAM, Driver, Place
+from tests.waiting import HANG
+
+SEED = 20261201
+NAMES = ("one", "two")
+LIMIT = 5
+"""Instances that the shared budget admits."""
+
+TINY = Template(values={"CPU": ("1",), "MEMORY": ("256",)})
+"""Of the type small_256mb, which costs 0.005 USD an hour."""
+
+BUDGETS = {
+    "instances": f"max_instances = {LIMIT}",
+    "hour": f"max_per_hour = {0.005 * LIMIT}",
+}
+
+CLOUD = """
+provider = "simulated"
+owner = "one-test"
+[budget]
+{budget}
+share = "team"
+[simulated]
+database = "{database}"
+account = "{name}"
+latency = 0.02
+boot_time = 0.05
+visibility_grace = 0.5
+[simulated.prices]
+disk = 0
+address = 0
+"""
+
+
+def configured(root: Path, budget: str) -> Place:
+    place = Place(root)
+    for name in NAMES:
+        database = place.var / f"{name}.db"
+        place.configure(CLOUD.format(name=name, budget=budget, database=database), name=name)
+    return place
+
+
+def deploy(vm_id: int) -> bytes:
+    return oned_lines.line("DEPLOY", vm_id, template=TINY)
+
+
+def cleanup(vm_id: int) -> bytes:
+    return oned_lines.line("CLEANUP", vm_id, template=TINY)
+
+
+class Clouds:
+    """The true number of instances in both clouds, terminating ones included; from their files."""
+
+    def __init__(self, place: Place) -> None:
+        self._paths = [place.var / f"{name}.db" for name in NAMES]
+        self.most = 0
+
+    def count(self) -> int:
+        found = sum(map(self._count, self._paths))
+        self.most = max(self.most, found)
+        return found
+
+    def _count(self, path: Path) -> int:
+        if not path.exists():
+            return 0
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=HANG)) as db:
+            try:
+                rows = db.execute("SELECT transition, ends_at FROM instance").fetchall()
+            except sqlite3.OperationalError:
+                return 0  # its driver is creating it
+        now = time.time()
+        return sum(
+            not (TRANSITIONS[transition][1] is InstanceState.TERMINATED and ends_at <= now)
+            for transition, ends_at in rows
+        )
+
+
+class Run:
+    """Two drivers, and what they have answered."""
+
+    def __init__(self, place: Place) -> None:
+        self.drivers = {name: KilledDriver(place, f"-t 15 -r 0 {name}", program=PROGRAM) for name in NAMES}
+        self.clouds = Clouds(place)
+        self.open: dict[tuple[str, int], str] = {}
+        self.replies: list[tuple[str, str, int, str]] = []
+
+    def send(self, name: str, vm_id: int, line: bytes) -> None:
+        self.drivers[name].send(line)
+        self.open[name, vm_id] = line.split(b" ")[0].decode()
+
+    def hear(self) -> None:
+        for name, driver in self.drivers.items():
+            for line in driver.hear():
+                self._take(name, line)
+        assert self.clouds.count() <= LIMIT
+
+    def _take(self, name: str, line: str) -> None:
+        words = line.split(" ", 3)
+        if words[0] in ("DEPLOY", "CLEANUP"):
+            self.replies.append((words[0], words[1], int(words[2]), words[3]))
+            if self.open.get((name, int(words[2]))) == words[0]:
+                del self.open[name, int(words[2])]
+
+    def kill(self, name: str) -> None:
+        while not self.drivers[name].ready_at:  # before, the program is still starting its interpreter
+            self.hear()
+        for line in self.drivers[name].kill():
+            self._take(name, line)
+
+    def settle(self, seconds: float = HANG) -> bool:
+        """Return True once all requests are answered, False after so many seconds."""
+        deadline = time.monotonic() + seconds
+        while self.open and time.monotonic() < deadline:
+            self.hear()
+        return not self.open
+
+
+def _leave(driver: KilledDriver) -> None:
+    driver.driver.leave()
+
+
+@contextmanager
+def running(place: Place) -> Iterator[Run]:
+    with ExitStack() as stack:
+        run = Run(place)
+        for driver in run.drivers.values():
+            stack.callback(_leave, driver)
+        yield run
+
+
+@pytest.mark.parametrize("budget", BUDGETS.values(), ids=BUDGETS.keys())
+@pytest.mark.parametrize("steps", [pytest.param(40, id="few"), pytest.param(400, id="many", marks=pytest.mark.soak)])
+def test_two_names_killed_at_random_never_exceed_their_budget_and_refuse_nothing_that_fits(
+    tmp_path: Path, budget: str, steps: int
+) -> None:
+    place = configured(tmp_path, budget)
+    chance = random.Random(f"{SEED} {budget}")
+    vms: list[tuple[str, int]] = []
+    every: set[tuple[str, int]] = set()
+    with running(place) as run:
+        for step in range(steps):
+            match chance.choice(("deploy", "deploy", "burst", "clean", "kill")):
+                case "kill":
+                    run.kill(chance.choice(NAMES))
+                case "clean" if vms:
+                    name, vm_id = vms.pop(chance.randrange(len(vms)))
+                    run.send(name, vm_id, cleanup(vm_id))
+                case "burst":
+                    new = [(chance.choice(NAMES), 1000 * (step + 1) + each) for each in range(8)]
+                    for name, vm_id in new:
+                        run.send(name, vm_id, deploy(vm_id))
+                    vms += new
+                case _:
+                    name = chance.choice(NAMES)
+                    run.send(name, step, deploy(step))
+                    vms.append((name, step))
+            every.update(vms)
+            run.settle(chance.choice((0.0, 0.02, 0.2)))
+        run.settle(3)
+        for name, vm_id in sorted(every):  # a request that a killed driver had not read is lost
+            run.send(name, vm_id, cleanup(vm_id))
+        assert run.settle(), run.open
+        filled(run)
+
+
+def filled(run: Run) -> None:
+    """Check that of more creates than fit exactly as many succeed as fit, once nothing is left."""
+    run.replies.clear()
+    for vm_id in range(900_000, 900_000 + LIMIT + 3):
+        run.send(NAMES[vm_id % 2], vm_id, deploy(vm_id))
+    assert run.settle(), run.open
+    results = [result for action, result, _, _ in run.replies if action == "DEPLOY"]
+    assert sorted(results) == ["FAILURE"] * 3 + ["SUCCESS"] * LIMIT, run.replies
+    assert run.clouds.count() == LIMIT
+
+
+def test_two_hundred_deploys_at_once_do_not_overshoot_together(tmp_path: Path) -> None:
+    place = configured(tmp_path, BUDGETS["hour"])
+    with Driver(place, "-t 200 -r 0 one") as driver:
+        for vm_id in range(200):
+            driver.send(deploy(vm_id))
+        replies = [driver.wait_for(lambda line: line.startswith("DEPLOY ")) for _ in range(200)]
+    made = [line for line in replies if line.startswith("DEPLOY SUCCESS")]
+    assert len(made) == LIMIT
+    refused = next(line for line in replies if line.startswith("DEPLOY FAILURE"))
+    assert refused.split(" ", 3)[3] == (
+        "max_per_hour of the shared budget team is 0.0250 USD, 0.0250 USD is in use, and an instance small_256mb would"
+        " add 0.00500000 USD; an administrator may change budget.max_per_hour in one.toml"
+    )
