@@ -22,6 +22,7 @@ from one_provider_mad.cli.image_datastores import check_image_datastores
 from one_provider_mad.cli.install_hook import check_recreate_hooks
 from one_provider_mad.cli.keep_place_hooks import check_hooks
 from one_provider_mad.cli.names import complete_name
+from one_provider_mad.cli.orphan_checks import check_orphans
 from one_provider_mad.cli.progress import progress
 from one_provider_mad.cli.quiet import no_logs
 from one_provider_mad.cli.scheduler_checks import check_scheduler
@@ -128,6 +129,8 @@ async def run_checks(name: str, environ: Mapping[str, str]) -> AsyncIterator[Che
     for sentence in warnings:
         yield CheckResult(what="note", is_well=None, found=sentence)
     for result in _journal(configuration, places):
+        yield result
+    for result in check_orphans(name, configuration.settings.orphans.policy, places.journal(configuration)):
         yield result
     for result in check_scheduler(name, places):
         yield result

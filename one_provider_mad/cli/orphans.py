@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -13,6 +13,7 @@ import msgspec
 
 from one_provider_mad.cli.decode import printable
 from one_provider_mad.cli.names import complete_name
+from one_provider_mad.cli.orphan_costs import price_text, together
 from one_provider_mad.cli.tables import show_table
 from one_provider_mad.errors import SettingsError
 from one_provider_mad.journal.reader import read_debts, read_fact, read_writers
@@ -22,7 +23,14 @@ from one_provider_mad.settings import Places, load
 
 Entry = Mapping[str, Any]
 
-_COLUMNS = {"VM": "vm_id", "DEPLOY ID": "deploy_id", "VERDICT": "verdict", "SEARCHES": "looks", "EVIDENCE": "evidence"}
+_COLUMNS = {
+    "VM": "vm_id",
+    "DEPLOY ID": "deploy_id",
+    "VERDICT": "verdict",
+    "PRICE/H": "price",
+    "SEARCHES": "looks",
+    "EVIDENCE": "evidence",
+}
 
 _MINUTE = 60
 """Seconds after its due time from which the next search is shown as overdue."""
@@ -53,7 +61,9 @@ def collect(name: str, environ: Mapping[str, str]) -> Mapping[str, Any]:
         search, and the seconds until the next; None if a later search succeeded), and `orphans`: one entry
         an instance, with its verdict, the evidence, the number of searches in a row that found the instance, whether
         it is being terminated (`is_owed`), and whether it was not judged since an action of its VM is under way
-        (`is_busy`); `parts`: volumes, snapshots and addresses that no instance uses;
+        (`is_busy`); `parts`: volumes, snapshots and addresses that no instance uses; `parked`: instances of VMs that
+        are undeployed or stopped. Each of these has its `price` (`amount` in units of `currency` an hour, None when a
+        part is unknown, `known`, `text`), None where the provider knows no prices;
         `parts_problem`: the reason why these are unknown, "" for none.
 
     Raises:
@@ -74,10 +84,11 @@ def collect(name: str, environ: Mapping[str, str]) -> Mapping[str, Any]:
         "policy": configuration.settings.orphans.policy,
         "interval": configuration.settings.orphans.interval,
         "orphans": [
-            {**entry, "is_owed": entry["deploy_id"] in owed, "is_busy": entry.get("is_busy", False)}
+            {"price": None, **entry, "is_owed": entry["deploy_id"] in owed, "is_busy": entry.get("is_busy", False)}
             for entry in found["orphans"]
         ],
-        "parts": found["parts"],
+        "parts": [{"price": None, **part} for part in found["parts"]],
+        "parked": found.get("parked", []),
         "parts_problem": found.get("parts_problem", ""),
         "is_running": any(writer.process.is_alive() for writer in read_writers(path)),
         "trouble": None if is_over or trouble is None else json.loads(trouble),
@@ -96,7 +107,8 @@ def _show(found: Mapping[str, Any]) -> None:
         show_table(list(_COLUMNS), [[_cell(entry, key) for key in _COLUMNS.values()] for entry in rows])
     for part in found["parts"]:
         of = f" of VM {part['vm_id']}" if part["vm_id"] is not None else ""
-        click.echo(printable(f"{part['kind']} {part['id']}{of} is not in use: {part['detail']}"))
+        costs = f", {price_text(part)} an hour" if part["price"] else ""
+        click.echo(printable(f"{part['kind']} {part['id']}{of} is not in use: {part['detail']}{costs}"))
     if found["parts_problem"]:
         problem = f"Volumes, snapshots and addresses could not be listed: {found['parts_problem']}"
         click.echo(printable(problem))
@@ -104,9 +116,21 @@ def _show(found: Mapping[str, Any]) -> None:
     count = some if entries else "Every instance belongs to a VM"
     ago = max(0, round(time.time() - looked_at))
     click.echo(f"{count}, as of {ago} s ago; policy: {found['policy']}.")
+    for sentence in _costs(entries, found["parts"], found["parked"]):
+        click.echo(printable(sentence))
     if busy:
         click.echo(f"Not judged, since an action is under way: VM {', '.join(map(str, busy))}.")
     click.echo(printable(f"Next search: {_outlook(found)}"))
+
+
+def _costs(entries: Sequence[Entry], parts: Sequence[Entry], parked: Sequence[Entry]) -> Iterator[str]:
+    """Yield what the orphans, the unused parts and the parked instances cost; nothing for none, or without prices."""
+    for what, some in (("They cost", entries), ("What is not in use costs", parts), (_PARKED, parked)):
+        if any(each["price"] for each in some):
+            yield f"{what} {together(some)}."
+
+
+_PARKED = "Instances of undeployed and stopped VMs cost"
 
 
 def _outlook(found: Mapping[str, Any]) -> str:
@@ -128,4 +152,6 @@ def _outlook(found: Mapping[str, Any]) -> str:
 
 
 def _cell(entry: Entry, key: str) -> str:
+    if key == "price":
+        return price_text(entry)
     return f"{entry[key]}, being terminated" if key == "verdict" and entry["is_owed"] else str(entry[key])

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import structlog
@@ -26,6 +26,7 @@ from one_provider_mad.journal.writer import Journal
 from one_provider_mad.orphans.billing import TagKeeper
 from one_provider_mad.orphans.ended import EndedInstances, sentence_for
 from one_provider_mad.orphans.machine import MACHINE
+from one_provider_mad.orphans.prices import price_entry, prices_of
 from one_provider_mad.orphans.revalidation import Revalidation
 from one_provider_mad.orphans.termination_rules import is_back, is_in_use, is_vm_alive, is_vm_gone
 from one_provider_mad.orphans.timetable import CHECK_SECONDS, TROUBLE, Timetable, Trouble
@@ -40,6 +41,7 @@ from one_provider_mad.orphans.verdicts import (
     suspects,
     to_destroy,
 )
+from one_provider_mad.pricing.values import Price
 from one_provider_mad.protocol.messages import Severity
 from one_provider_mad.providers.interface import UnusedRemoval, UnusedResource, UnusedResourceSource
 from one_provider_mad.settings import OrphanPolicy
@@ -247,7 +249,7 @@ class Reconciler:
         await self._withdraw(engine.journal, living, policy)
         await self._tags.keep(cloud, engine.journal, instances, living)
         parts, problem = await self._parts_or_problem(cloud, living)
-        await self._publish(engine.journal, parts, problem)
+        await self._publish(engine.journal, parts, problem, await self._costs(cloud, engine.journal, instances))
         self._log_news(parts)
         if policy.policy == "terminate-done":
             await self._destroy(engine, policy, now)
@@ -340,13 +342,30 @@ class Reconciler:
         documents = await self._opennebula.documents({part.identity.vm_id for part in loose if part.identity})
         return [part for part in loose if part.identity is None or is_vm_gone(part.identity, documents)]
 
-    async def _publish(self, journal: Journal, parts: list[UnusedResource], problem: str) -> None:
+    async def _costs(self, cloud: Cloud, journal: Journal, instances: Sequence[Instance]) -> _Costs:
+        """Return what the found instances cost, and the parked ones of living VMs with what those cost."""
+        alive = {each.deploy_id for each in instances if not each.state.is_gone}
+        parked = {
+            deploy_id: vm_id
+            for deploy_id, (vm_id, _) in (await journal.parked_since()).items()
+            if deploy_id in alive and deploy_id not in self._sightings
+        }
+        return _Costs(await prices_of(cloud, instances, {*self._sightings, *parked}), parked)
+
+    async def _publish(self, journal: Journal, parts: list[UnusedResource], problem: str, costs: _Costs) -> None:
         """Record the findings for `one-provider orphans`."""
         found = {
             "at": self._clock(),
-            "orphans": [_entry(each) for each in self._sightings.values()],
+            "orphans": [
+                {**_entry(each), "price": price_entry(costs.prices.get(each.finding.deploy_id))}
+                for each in self._sightings.values()
+            ],
             "parts": [_part_entry(each) for each in parts],
             "parts_problem": problem,
+            "parked": [
+                {"deploy_id": deploy_id, "vm_id": vm_id, "price": price_entry(costs.prices.get(deploy_id))}
+                for deploy_id, vm_id in costs.parked.items()
+            ],
         }
         await journal.set_fact(ORPHANS, json.dumps(found))
 
@@ -468,9 +487,22 @@ class Reconciler:
             self._write_log(Severity.WARNING, f"instance {debt.deploy_id} is not terminated any more{word}")
 
 
+class _Costs(NamedTuple):
+    """What instances cost.
+
+    Attributes:
+        prices: of those that a search names, by id.
+        parked: the VM of each instance that is stopped for an undeploy or a stop.
+    """
+
+    prices: Mapping[DeployId, Price]
+    parked: Mapping[DeployId, VmId]
+
+
 def _part_entry(part: UnusedResource) -> dict[str, object]:
     vm_id = part.identity.vm_id if part.identity is not None else None
-    return {"id": part.part_id, "kind": part.kind, "vm_id": vm_id, "detail": part.detail}
+    entry = {"id": part.part_id, "kind": part.kind, "vm_id": vm_id, "detail": part.detail}
+    return {**entry, "price": price_entry(part.price)}
 
 
 def _entry(sighting: Sighting) -> dict[str, object]:

@@ -97,10 +97,13 @@ def test_orphans_prints_the_orphans_that_the_driver_found_and_changes_nothing(pl
         until(lambda: '"event":"orphan"' in place.log())
     code, table, errors = orphans(place, NAME)
     assert (code, errors) == (0, "")
-    head, row, count, outlook = table.splitlines()
-    assert head.split() == ["VM", "DEPLOY", "ID", "VERDICT", "SEARCHES", "EVIDENCE"]
-    assert re.fullmatch(rf"7 +{deploy_id} +done +\d+ +VM 7 \(STIME 1760000000\) is DONE since [-0-9]+ [:0-9]+ UTC", row)
+    head, row, count, costs, outlook = table.splitlines()
+    assert head.split() == ["VM", "DEPLOY", "ID", "VERDICT", "PRICE/H", "SEARCHES", "EVIDENCE"]
+    assert re.fullmatch(
+        rf"7 +{deploy_id} +done +\d+\.\d+ +\d+ +VM 7 \(STIME 1760000000\) is DONE since [-0-9]+ [:0-9]+ UTC", row
+    )
     assert re.fullmatch(r"1 possible orphan, as of \d+ s ago; policy: report\.", count)
+    assert re.fullmatch(r"They cost \d+\.\d+ USD an hour, \d+\.\d\d USD in a month of 730 hours\.", costs)
     assert outlook == "Next search: when OpenNebula starts the driver, which is not running."
     code, text, errors = orphans(place, NAME, "--json")
     printed = json.loads(text)
@@ -108,6 +111,8 @@ def test_orphans_prints_the_orphans_that_the_driver_found_and_changes_nothing(pl
     assert begun <= printed["looked_at"] <= time.time()
     (shown,) = printed["orphans"]
     assert shown.pop("looks") >= 2
+    assert shown.pop("price")["amount"] > 0
+    assert printed["parked"] == []
     assert shown.pop("since") <= printed["looked_at"]
     assert shown.pop("created_at") <= printed["looked_at"]
     assert shown.pop("evidence").startswith("VM 7 (STIME 1760000000) is DONE since ")
@@ -127,8 +132,8 @@ def test_orphans_prints_pending_terminations_and_unused_volumes_and_addresses(pl
         lambda journal: journal.add_debt(debt),
     )
     _, nine, twelve, *parts, count, _ = output_lines(place, "orphans", NAME)
-    assert nine.split(maxsplit=2) == ["9", "i-9", "done, being terminated  2         because"]
-    assert twelve.split() == ["12", "i-12", "unknown", "2", "because"]
+    assert nine.split(maxsplit=2) == ["9", "i-9", "done, being terminated  ?        2         because"]
+    assert twelve.split() == ["12", "i-12", "unknown", "?", "2", "because"]
     assert parts[0].startswith("volume vol-1 of VM 9 is not in use: 8 GiB")
     assert "\x1b" not in parts[0]
     assert parts[1] == "address eip-1 is not in use: 198.18.0.1"
