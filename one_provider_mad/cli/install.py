@@ -17,6 +17,7 @@ import one_provider_mad
 from one_provider_mad.cli import install_hook
 from one_provider_mad.cli.assignments import Tree, merged, single, tree_of, written
 from one_provider_mad.cli.core_user import CoreUser
+from one_provider_mad.cli.install_question import policy_asked
 from one_provider_mad.cli.install_transfer import Step as TransferStep
 from one_provider_mad.cli.install_transfer import Transfer, carry_out_all, told
 from one_provider_mad.cli.names import check_name, complete_name
@@ -33,6 +34,8 @@ from one_provider_mad.xmlrpc.local import LocalCore
 PROGRAMS = ("one_vmm_provider", "one_im_provider")
 
 _HOOK_MANAGER = "next: see that onehem-server runs, which carries hooks out (systemctl status opennebula-hem)"
+
+NO_ANSWERS: Tree = {}
 
 _KINDS = tuple(kind for kind in BUILT_IN if kind != "scripts")
 
@@ -99,7 +102,8 @@ def command(
     Existing files are not changed, except for links that lead nowhere. Nothing is done if OpenNebula's user cannot
     start the drivers, as when their Python is in a folder that is closed to it.
 
-    The configuration gets a unique owner, which every instance carries as a tag. With --set it also gets these
+    The configuration gets a unique owner, which every instance carries as a tag. At a terminal the command asks what
+    may become of instances without a VM, unless --set orphans.policy=... says so. With --set it also gets these
     settings, if the drivers can use the file then: --set ec2.region=eu-west-1 --set orphans.interval=600. VALUE is
     TOML, or else a text.
 
@@ -126,6 +130,9 @@ def command(
     steps = list(plan(name, kind, mads, os.environ, given=tree_of(texts)))
     transfers = list(transfer.install(name, datastores))
     is_tried = _refuse_what_cannot_start(os.environ)
+    if not (is_dry or is_json):
+        answers = policy_asked(places.conf / f"{name}.toml", kind, tree_of(texts))
+        steps = list(plan(name, kind, mads, os.environ, given=tree_of(texts), answers=answers))
     if not is_dry:
         for step in steps:
             carry_out(step, places.var)
@@ -167,7 +174,9 @@ def _show_hook(done: Iterable[str], *, is_dry: bool, is_json: bool, further: str
     click.echo("\n".join((*sentences, further) if further else sentences or ["there is nothing to remove"]))
 
 
-def plan(name: str, kind: str, mads: Path | None, environ: Mapping[str, str], *, given: Tree) -> Iterator[Step]:
+def plan(
+    name: str, kind: str, mads: Path | None, environ: Mapping[str, str], *, given: Tree, answers: Tree = NO_ANSWERS
+) -> Iterator[Step]:
     """Yield the steps of an installation.
 
     Args:
@@ -176,6 +185,7 @@ def plan(name: str, kind: str, mads: Path | None, environ: Mapping[str, str], *,
         mads: OpenNebula's drivers folder, None for the usual one.
         environ: environment variables, for OpenNebula's directories.
         given: settings of the configuration.
+        answers: settings that a person has chosen when asked, which replace them.
 
     Raises:
         SettingsError: the programs or the drivers folder are missing, another file has a link's name, or the drivers
@@ -195,9 +205,9 @@ def plan(name: str, kind: str, mads: Path | None, environ: Mapping[str, str], *,
             _compare(path, given)
         yield Step(path=path, is_there=True)
         return
-    text = configuration_of(name, kind, given=given)
+    text = configuration_of(name, kind, given={**given, **answers})
     if given:
-        _check(name, text, given, places)
+        _check(name, text, {**given, **answers}, places)
     yield Step(path=path, text=text)
 
 

@@ -50,8 +50,8 @@ def json_of(root: Path, *arguments: str, code: int = 0, **environ: str) -> Any:
     return json.loads(output_of(root, *arguments, "--json", code=code, **environ))
 
 
-def on_a_terminal(root: Path, *arguments: str, columns: int = 100) -> tuple[int, str]:
-    """Exit code, and the output to a terminal."""
+def on_a_terminal(root: Path, *arguments: str, columns: int = 100, typed: str = "") -> tuple[int, str]:
+    """Exit code, and the output to a terminal, on which this was typed ahead."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     environ = surroundings(root, TERM="xterm-256color")
@@ -59,6 +59,7 @@ def on_a_terminal(root: Path, *arguments: str, columns: int = 100) -> tuple[int,
         environ.pop(name, None)
     with subprocess.Popen([*COMMAND, *arguments], env=environ, stdin=theirs, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
+        os.write(ours, typed.encode())
         written = bytearray()
         try:
             while part := os.read(ours, 65536):

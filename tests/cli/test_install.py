@@ -19,7 +19,7 @@ import one_provider_mad
 from one_provider_mad.cli.install import configuration_of, lasting
 from one_provider_mad.providers.registry import BUILT_IN, build
 from one_provider_mad.settings import Places, load
-from tests.cli.running import json_of, output_of, ran, surroundings
+from tests.cli.running import json_of, on_a_terminal, output_of, ran, surroundings
 from tests.waiting import HANG
 
 PROGRAMS = ("one_vmm_provider", "one_im_provider")
@@ -336,3 +336,57 @@ def test_links_to_a_packages_programs_lead_to_the_next_release_after_an_upgrade(
     assert lasting(new) == tmp_path / "current" / "bin"
     assert lasting(old) == old
     assert lasting(tmp_path / "checkout" / "bin") == tmp_path / "checkout" / "bin"
+
+
+# The question
+
+
+def policy_of(one: Path, name: str) -> str:
+    return load(name, Places.from_environment(surroundings(one))).settings.orphans.policy
+
+
+@pytest.mark.parametrize(
+    ("typed", "policy"),
+    [
+        pytest.param("\n", "terminate-done", id="recommended"),
+        pytest.param("destroy\nreport\n", "report", id="asked-again"),
+    ],
+)
+def test_install_at_a_terminal_asks_what_may_become_of_instances_without_a_vm(
+    one: Path, typed: str, policy: str
+) -> None:
+    code, printed = on_a_terminal(one, "install", "aws", "--provider", "ec2", typed=typed)
+    assert code == 0, printed
+    assert "terminates the instance of a VM that is certainly DONE, ten minutes later (recommended)" in printed
+    assert policy_of(one, "aws") == policy
+    code, printed = on_a_terminal(one, "install", "aws", "--provider", "ec2")
+    assert (code, "recommended" in printed) == (0, False), printed
+
+
+def test_install_without_an_answer_does_nothing(one: Path) -> None:
+    before = everything(one)
+    code, printed = on_a_terminal(one, "install", "aws", "--provider", "ec2", typed="\x04")
+    assert code != 0, printed
+    assert everything(one) == before
+
+
+def test_an_answer_joins_the_settings_that_are_given(one: Path) -> None:
+    given = ("--set", "orphans.interval=600", "--set", "ec2.region=eu-west-1")
+    code, printed = on_a_terminal(one, "install", "aws", "--provider", "ec2", *given, typed="\n")
+    assert code == 0, printed
+    settings = load("aws", Places.from_environment(surroundings(one))).settings
+    assert (settings.orphans.policy, settings.orphans.interval) == ("terminate-done", 600)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(("--provider", "simulated"), id="free-of-charge"),
+        pytest.param(("--provider", "ec2", "--dry-run"), id="dry-run"),
+        pytest.param(("--provider", "ec2", "--json"), id="json"),
+        pytest.param(("--provider", "ec2", "--set", "orphans.policy=report", "--set", "ec2.region=x-1"), id="given"),
+    ],
+)
+def test_install_does_not_ask_where_there_is_nothing_to_choose(one: Path, arguments: tuple[str, ...]) -> None:
+    code, printed = on_a_terminal(one, "install", "aws", *arguments)
+    assert (code, "recommended" in printed) == (0, False), printed
