@@ -120,6 +120,11 @@ class Book:
             self.ends.clear()
         self.ends.update({key: ends.get(key, 0.0) for key in asked})
 
+    def pending(self) -> list[Row]:
+        """Return the rows that the file lacks, open ones as they are now: they may have waited for some listings."""
+        open_rows = {entry.id: entry for entry in self.open.values() if entry.id in self.rows}
+        return [open_rows[number].row() if number in open_rows else row for number, row in self.rows.items()]
+
     def written(self) -> None:
         """Forget the changes: the file has them."""
         self.rows, self.removed, self.cut_at = {}, set(), None
@@ -267,7 +272,7 @@ class Book:
     def _known_end(key: Thing, entry: Entry, ended_at: Mapping[Thing, float]) -> float:
         """Return when the action driver ended a thing; 0 when it did not, or before the thing was last seen."""
         known = ended_at.get(key, 0.0)
-        return known if known > entry.span.begin and known >= entry.seen_at - UNSEEN_AFTER else 0.0
+        return known if known >= entry.span.begin and known >= entry.seen_at - UNSEEN_AFTER else 0.0
 
     def _finish(self, key: Thing, entry: Entry, end: float) -> None:
         """Close the last span of a thing; the time since it was last seen is unseen if it is long."""

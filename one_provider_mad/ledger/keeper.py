@@ -106,7 +106,7 @@ class LedgerKeeper:
         if len(book.rows) > _MOST_UNWRITTEN:
             self._book = None
             raise LedgerError(f"the ledger {self.path} could not be written for so long that its bookings are dropped")
-        self._file.write(tuple(book.rows.values()), book.removed, as_of=book.as_of, cut_at=book.cut_at)
+        self._file.write(book.pending(), book.removed, as_of=book.as_of, cut_at=book.cut_at)
         self._written_at = book.as_of
         if book.cut_at is not None:
             self._book = None  # the sums of its closed spans have changed: they are read anew

@@ -71,11 +71,12 @@ class LedgerFile:
         self._warn = warn
         self._lock: int | None = None
         self._file: tuple[int, int] | None = None
+        self._began_anew = False
 
     @property
     def is_replaced(self) -> bool:
-        """Return True if the file is not the one that was last read or written."""
-        return self._file is not None and self._file != self._identity()
+        """Return True if the file is not the one that was last loaded."""
+        return self._began_anew or (self._file is not None and self._file != self._identity())
 
     def load(self) -> Contents:
         """Take the file for this process and read it; create a new one if there is none or it is broken.
@@ -85,7 +86,9 @@ class LedgerFile:
         """
         with self._errors():
             self._take()
-            return self._in_file(_contents)
+            contents = self._in_file(_contents)
+        self._began_anew = False
+        return contents
 
     def last_ends(self, things: Collection[tuple[str, str]]) -> Mapping[tuple[str, str], float]:
         """Return when the latest span of each thing, by kind and id, ends; things without a span are absent.
@@ -184,6 +187,7 @@ class LedgerFile:
     def _attempt(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
         with suppress(FileExistsError):
             os.close(open_file(self.path, os.O_RDWR | os.O_EXCL))
+            self._began_anew = True
         with closing(connect(self.path, timeout=_WAIT_SECONDS)) as db:
             if sentence := later_release(db):
                 raise LedgerError(f"the ledger {self.path} is not written: {sentence}")
