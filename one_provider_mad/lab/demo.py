@@ -26,6 +26,7 @@ from one_provider_mad.cli.verbs import LCM_NUMBERS
 from one_provider_mad.lab.demo_home import HOME, cloud_host, placements
 from one_provider_mad.lab.demo_life import SIMULATED, Play, Step
 from one_provider_mad.lab.demo_monitor import Watcher
+from one_provider_mad.lab.demo_price import price_line, price_of_vm
 from one_provider_mad.protocol.messages import Control, LogLine, Malformed, Reply
 from one_provider_mad.protocol.vmm import parse_reply
 
@@ -36,6 +37,9 @@ VM_ID = 42
 
 _SHOWN_OF_LINE = 46
 _SHOWN_OF_LOG = 15
+
+_PRICE_CALLS = 6
+"""Slow calls for which it waits: a listing, types, prices, volumes."""
 
 
 class DemoFailed(click.ClickException):
@@ -108,6 +112,7 @@ def _play(folder: Path, play: Play) -> None:
                 _show_reported(watcher, step)
             if step is play.life[0]:
                 _show_login(folder, play)
+                _show_price(folder, play)
         driver.finish()
     left = collect(play.name, {"ONE_LOCATION": str(folder)}, is_all=False)
     if left:
@@ -152,6 +157,15 @@ def _show_login(folder: Path, play: Play) -> None:
         raise DemoFailed("the instance was not told the key of its user")
     for line in lines:
         click.echo(f"  {_arrow('|')} {printable(line)}")
+
+
+def _show_price(folder: Path, play: Play) -> None:
+    """Show what the running instance costs."""
+    click.echo(f"{click.style('price', bold=True)}: what the cloud charges while it runs")
+    price = ask(
+        play.name, _environ(folder, play), lambda cloud: price_of_vm(cloud, VM_ID), calls=_PRICE_CALLS, is_quiet=True
+    )
+    click.echo(f"  {_arrow('.')} {printable(price_line(price))}")
 
 
 def _show_reported(watcher: Watcher, step: Step) -> None:
