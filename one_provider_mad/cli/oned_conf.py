@@ -22,6 +22,7 @@ from one_provider_mad.cli.names import check_name, complete_name
 from one_provider_mad.cli.oned_conf_block import Block, vector
 from one_provider_mad.cli.oned_conf_group import fence_step, group_steps, users_step
 from one_provider_mad.cli.oned_conf_scheduler import scheduler_steps
+from one_provider_mad.cli.oned_conf_showback import Showback, ask_showback, no_showback_step, showback_step
 from one_provider_mad.cli.oned_conf_transfer import TRANSFER, image_steps, transfer_steps
 from one_provider_mad.cli.releases import Numbers, ReleaseChoice, numbers
 from one_provider_mad.errors import MadError
@@ -76,12 +77,13 @@ def taken_as(release: Numbers) -> str:
 @click.argument("name", shell_complete=complete_name)
 @click.option("--release", type=ReleaseChoice(RELEASES, taken_as), required=True, help="OpenNebula's.")
 @click.option("--group", default="", metavar="GROUP", help="A group that may use this cloud, and nothing else.")
+@click.option("--type", "type_name", default="", metavar="TYPE", help="Print costs of this type for oneshowback.")
 @click.option("--json", "is_json", is_flag=True, help="One JSON array.")
-def command(name: str, release: str, group: str, is_json: bool) -> None:
+def command(name: str, release: str, group: str, type_name: str, is_json: bool) -> None:
     """Print the configuration and commands that make NAME a host of OpenNebula.
 
-    Nothing is written or run. NAME need not be configured yet. On a front-end the settings are composed from those in
-    its own files. For a second NAME leave out the steps that begin with "Once".
+    Nothing is written or run. NAME need not be configured yet, unless --type asks its cloud for a price. On a front-end
+    the settings are composed from those in its own files. For a second NAME leave out the steps that begin with "Once".
     """
     check_name(name)
     if group and not _GROUP.fullmatch(group):
@@ -99,6 +101,7 @@ def command(name: str, release: str, group: str, is_json: bool) -> None:
             front_end=front_end,
             group=group,
             var=places.var if front_end.is_there else _VAR,
+            showback=ask_showback(name, os.environ, type_name) if type_name else None,
         )
     )
     if is_json:
@@ -150,6 +153,7 @@ def blocks_of(
     front_end: FrontEnd | None = None,
     group: str = "",
     var: Path = _VAR,
+    showback: Showback | None = None,
 ) -> Iterator[Block]:
     """Yield the operator's steps, in order.
 
@@ -162,6 +166,7 @@ def blocks_of(
         front_end: the files of this front-end; None for those that the release ships.
         group: a group that may use this cloud and nothing else; "" for a group that uses it beside home.
         var: OpenNebula's state directory.
+        showback: an instance type whose costs showback shall show; None for none.
     """
     number = numbers(release)
     front_end = front_end or FrontEnd()
@@ -180,6 +185,8 @@ def blocks_of(
         yield _recreate_hook(name)
     yield _kept_back(name, number)
     yield _alike(name)
+    if kind != "scripts":
+        yield showback_step(name, number, showback) if showback else no_showback_step(name)
     yield Block(
         what="A VM in the cloud. Its user needs SSH_PUBLIC_KEY (oneuser update USER, or Sunstone's settings) to log in",
         where=f"{name}.tmpl, then: onetemplate create {name}.tmpl",

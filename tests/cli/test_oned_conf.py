@@ -360,3 +360,43 @@ def test_invalid_arguments_of_oned_conf_give_one_sentence(
     complaint = output_of(place.root, "oned-conf", *arguments, code=code)
     assert complaint.startswith(sentence)
     assert complaint.count("\n") == 1
+
+
+def test_oned_conf_prints_costs_of_a_type_with_which_showback_shows_its_price(place: Place) -> None:
+    """As oned computes it: CPU_COST * CPU + MEMORY_COST * MEMORY, and DISK_COST * the MB of DISKs, an hour."""
+    place.configure(
+        'provider = "simulated"\nowner = "mine"\n[prices]\ncurrency = "EUR"\ntypes = { large_4gb = 0.0321 }\n'
+        'disks = { "*" = 0.073 }\n'
+    )
+    blocks = json_of(place.root, "oned-conf", "simulated", "--release", "7.4", "--type", "large_4gb", "--json")
+    (block,) = (each for each in blocks if "oneshowback" in each["what"])
+    template = read_template(block["text"])
+    cpu, memory = float(template.text("CPU")), float(template.text("MEMORY"))
+    costs = {name: float(template.text(name)) for name in ("CPU_COST", "MEMORY_COST", "DISK_COST")}
+    assert costs["CPU_COST"] * cpu + costs["MEMORY_COST"] * memory == pytest.approx(0.0321)
+    assert costs["DISK_COST"] * 10 * 1024 == pytest.approx(10 * 0.073 / 730)
+    assert "0.0321 EUR an hour" in block["what"]
+    assert "SHOWBACK_ONLY_RUNNING" in block["what"]
+
+
+@pytest.mark.parametrize(
+    ("more", "type_name", "sentence"),
+    [
+        pytest.param(
+            "", "nope", "the cloud of simulated has no type nope: one-provider types simulated has", id="none"
+        ),
+        pytest.param(
+            "[simulated.instance_types]\nodd = { cpu = 1, memory = 512 }\n",
+            "odd",
+            "the price of odd is unknown, so showback has no figure for it: write it into [prices] of ",
+            id="no-price",
+        ),
+    ],
+)
+def test_oned_conf_without_a_price_says_why_showback_has_no_costs(
+    place: Place, more: str, type_name: str, sentence: str
+) -> None:
+    place.configure(f'provider = "simulated"\nowner = "mine"\n{more}')
+    code, printed, errors = ran(place.root, "oned-conf", "simulated", "--release", "7.4", "--type", type_name)
+    assert (code, printed) == (1, "")
+    assert errors.startswith(f"one-provider oned-conf: {sentence}")
