@@ -245,7 +245,7 @@ class _Daemon(Serving[Request | Malformed]):
             return
         from one_provider_mad.budget.keeping import keep
 
-        await keep(engines.budget)
+        await keep(engines.budget, warn=self._warn)
 
     async def _note_machine(self, engines: Engines) -> None:
         """Record this machine in the journal, so that a copy of the journal on another machine is noticed later."""

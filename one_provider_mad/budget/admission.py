@@ -13,8 +13,9 @@ from typing import Protocol
 
 import msgspec
 
+from one_provider_mad.budget.levels import all_scopes, levels
 from one_provider_mad.budget.months import month_of
-from one_provider_mad.budget.records import Observed, Wish, gib_of
+from one_provider_mad.budget.records import Level, Observed, Wish, gib_of
 from one_provider_mad.budget.rules import Terms, scopes_for
 from one_provider_mad.budget.settings import BudgetSettings
 from one_provider_mad.budget.spent import read_spent
@@ -322,6 +323,14 @@ class Limited:
         month = month_of(self._plan.clock())
         spent = await asyncio.to_thread(read_spent, self._plan.ledger, month)
         await self._store.book(spent.costs, as_of=spent.as_of, month=month)
+
+    async def levels(self) -> list[Level]:
+        """Return how far each limit on a sum is used. Raises BudgetError."""
+        month = month_of(self._plan.clock())
+        found: list[Level] = []
+        for scope in all_scopes(self._plan.settings, name=self._plan.name):
+            found += levels(scope, await self._store.use_of(scope, month))
+        return found
 
     def _observed(self, ours: Sequence[Instance], owners: Mapping[tuple[int, int], VmOwner]) -> list[Observed]:
         return [_observation(each, self._plan.provider, owners) for each in ours]

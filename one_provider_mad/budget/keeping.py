@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from one_provider_mad.budget.admission import Budget, Limited
+from one_provider_mad.budget.levels import Warned
 from one_provider_mad.errors import MadError
 
 log = structlog.get_logger()
@@ -20,13 +21,14 @@ _CHECK_SECONDS = 5.0
 """Seconds until the settings in force are asked for again."""
 
 
-async def keep(current: Callable[[], Awaitable[Budget]]) -> None:
+async def keep(current: Callable[[], Awaitable[Budget]], *, warn: Callable[[str], None]) -> None:
     """Bring the budget in force up to date every minute, for ever; a failure is logged once for each reason.
 
     Args:
         current: returns the budget in force. Raises MadError while there is none.
+        warn: tells the operator that a limit is used to 80 or 100 per cent.
     """
-    told, looked_at = "", float("-inf")
+    told, looked_at, warned = "", float("-inf"), Warned()
     while True:
         try:
             budget = await current()
@@ -34,6 +36,8 @@ async def keep(current: Callable[[], Awaitable[Budget]]) -> None:
                 looked_at = time.monotonic()
                 await budget.book()
                 await budget.look()
+                for sentence in warned.news(await budget.levels()):
+                    warn(sentence)
             told = ""
         except MadError as error:
             if str(error) != told:

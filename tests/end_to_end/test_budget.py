@@ -204,3 +204,53 @@ def test_two_hundred_deploys_at_once_do_not_overshoot_together(tmp_path: Path) -
         "max_per_hour of the shared budget team is 0.0250 USD, 0.0250 USD is in use, and an instance small_256mb would"
         " add 0.00500000 USD; an administrator may change budget.max_per_hour in one.toml"
     )
+
+
+TWO_TYPES = Template(
+    values={
+        "CPU": ("1",),
+        "MEMORY": ("256",),
+        "PUBLIC_CLOUD": ({"TYPE": "one", "PROVIDER_INSTANCE_TYPE": "large_4gb, small_256mb"},),
+    }
+)
+
+
+def alone(root: Path, budget: str) -> Place:
+    """An OpenNebula with one NAME, `one`, and its own budget."""
+    place = Place(root)
+    text = CLOUD.format(name="one", budget=budget, database=place.var / "one.db")
+    place.configure(text.replace('share = "team"', ""), name="one")
+    return place
+
+
+def test_an_alternative_that_would_exceed_is_skipped_for_a_cheaper_one_and_the_log_says_so(tmp_path: Path) -> None:
+    place = alone(tmp_path, "max_per_hour = 0.03")
+    with Driver(place, "-t 15 -r 0 one") as driver:
+        driver.created(oned_lines.line("DEPLOY", 1, template=TWO_TYPES))
+    with closing(sqlite3.connect(place.var / "one.db")) as db:
+        assert [row[0] for row in db.execute("SELECT type FROM instance")] == ["small_256mb"]
+    told = [event["text"] for event in place.events("one") if event["event"].startswith("log line")]
+    assert told == [
+        (
+            "a cheaper alternative was created: max_per_hour of one is 0.0300 USD, 0.0000 USD is in use, and an"
+            " instance large_4gb would add 0.0600 USD; an administrator may change budget.max_per_hour in one.toml"
+        )
+    ]
+
+
+def test_a_start_that_would_exceed_is_refused_and_the_instance_stays_stopped(tmp_path: Path) -> None:
+    place = alone(tmp_path, "max_per_hour = 0.005")
+    with Driver(place, "-t 15 -r 0 one") as driver:
+        stopped = driver.created(deploy(1))
+        off = oned_lines.line(
+            "SHUTDOWN", 1, template=TINY, deploy_id=stopped, lcm_state=oned_lines.LCM_STATES["SHUTDOWN_POWEROFF"]
+        )
+        assert driver.ask(off).startswith("SUCCESS")
+        assert driver.ask(deploy(2)).startswith("SUCCESS"), "a stopped instance costs nothing here"
+        resume = oned_lines.line(
+            "DEPLOY", 1, template=TINY, deploy_id=stopped, lcm_state=oned_lines.LCM_STATES["BOOT_POWEROFF"]
+        )
+        assert driver.ask(resume) == (
+            f"FAILURE max_per_hour of one is 0.00500000 USD, 0.00500000 USD is in use, and starting instance {stopped}"
+            " would add 0.00500000 USD; an administrator may change budget.max_per_hour in one.toml"
+        )
