@@ -20,6 +20,7 @@ _TABLES = (
         pid INTEGER NOT NULL DEFAULT 0, start TEXT NOT NULL DEFAULT '',
         PRIMARY KEY (name, key))""",
     "CREATE INDEX commitments_by_instance ON commitments (name, deploy_id)",
+    "CREATE INDEX commitments_by_vm ON commitments (name, vm_id)",
     """CREATE TABLE segments (
         name TEXT NOT NULL, user TEXT NOT NULL, grp TEXT NOT NULL, known REAL NOT NULL,
         "begin" REAL NOT NULL, "end" REAL NOT NULL)""",

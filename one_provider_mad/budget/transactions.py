@@ -238,9 +238,9 @@ def gone(
     db: sqlite3.Connection, identity: Identity, deploy_ids: Collection[DeployId], *, name: str, at: Timestamp
 ) -> None:
     """End the commitments of a VM's instances, and of its creates that were answered or given up."""
-    for row in _rows(db, name):
-        is_of_vm = (row["vm_id"], row["stime"]) == (identity.vm_id, identity.stime)
-        is_given_up = is_of_vm and not row["deploy_id"] and row["wait"] is not None
+    cursor = db.execute("SELECT * FROM commitments WHERE name = ? AND vm_id = ?", (name, identity.vm_id))
+    for row in [_as_dict(cursor, each) for each in cursor.fetchall()]:
+        is_given_up = row["stime"] == identity.stime and not row["deploy_id"] and row["wait"] is not None
         if is_given_up or row["deploy_id"] in deploy_ids:
             _end(db, row, at.at)
 
