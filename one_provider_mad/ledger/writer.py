@@ -122,9 +122,9 @@ class LedgerFile:
         """
 
         def work(db: sqlite3.Connection) -> None:
-            db.executemany("DELETE FROM spans WHERE id = ?", [(number,) for number in removed])
-            if cut_at is not None:
+            if cut_at is not None:  # first: open rows that are removed tell which things were open
                 _cut(db, cut_at)
+            db.executemany("DELETE FROM spans WHERE id = ?", [(number,) for number in removed])
             write_rows(db, rows, as_of=as_of)
             write_facts(db, {NAME: self._name, AS_OF: as_of})
 

@@ -205,6 +205,13 @@ def test_every_instances_total_is_right_to_a_minute(steps: list[tuple[str, int, 
     assert not world.warnings
 
 
+def test_a_stop_seen_when_the_clock_is_right_again(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    steps = [("none", 0, "clock ahead", 1, 20), ("stop", 0, "clock ahead", 1, 20)]
+    instances = asyncio.run(play(world, steps))
+    assert [line for deploy_id in instances for line in differences(world, deploy_id)] == []
+
+
 @pytest.mark.parametrize("mishap", sorted(set(MISHAPS)))
 def test_a_stop_during_each_mishap(mishap: str, tmp_path: Path) -> None:
     world = World(tmp_path)
