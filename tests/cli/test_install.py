@@ -225,6 +225,9 @@ def test_set_writes_settings_into_the_new_configuration_between_the_comments(one
         "policy": {"forbidden_attributes": ["USERDATA"]},
         "orphans": {"interval": 600},
         "spot": {},
+        "prices": {},
+        "budget": {},
+        "idle": {},
         "metrics": {},
         "context": {"guest": "auto"},
         "security_groups": {},
@@ -246,7 +249,11 @@ def test_set_writes_settings_into_the_new_configuration_between_the_comments(one
 )
 def test_a_text_of_set_arrives_character_by_character(one: Path, text: str) -> None:
     output_of(one, "install", "cloud", *sets(f"simulated.api_key={text}"))
-    assert content(one / "etc" / "one_provider_mad" / "cloud.toml")["simulated"] == {"api_key": text, "faults": {}}
+    assert content(one / "etc" / "one_provider_mad" / "cloud.toml")["simulated"] == {
+        "api_key": text,
+        "prices": {},
+        "faults": {},
+    }
 
 
 def test_set_writes_nested_tables_and_quoted_keys(one: Path) -> None:
@@ -257,6 +264,7 @@ def test_set_writes_nested_tables_and_quoted_keys(one: Path) -> None:
     )
     assert content(one / "etc" / "one_provider_mad" / "cloud.toml")["simulated"] == {
         "instance_types": {"t 1": {"cpu": 1, "memory": 64}},
+        "prices": {},
         "faults": {"transient": {"rate": 0.5}, "outage": True},
     }
 

@@ -18,13 +18,10 @@ from one_provider_mad.providers.interface import (
     DiskSnapshots,
     NetworkRules,
     NicUpdates,
-    PriceSource,
     Provider,
     Resizable,
     Snapshots,
     Suspendable,
-    TypeSource,
-    UsualPrice,
 )
 from one_provider_mad.testing.conformance import CloudUnderTest, OwnedCloudConformance, describe_one
 from tests.providers.ec2.conftest import make
@@ -50,9 +47,6 @@ LACKS: dict[type, str] = {
     Snapshots: "EC2 cannot put all volumes of an instance back",
     DiskSnapshots: "EC2 cannot put a volume back",
     NicUpdates: "EC2 limits no interface's bandwidth",
-    PriceSource: "its prices are not read yet",
-    TypeSource: "its types are not read yet",
-    UsualPrice: "its prices are not read yet",
 }
 
 
