@@ -47,7 +47,7 @@ def make(
     *,
     mappings: Mappings = NO_MAPPINGS,
     prices: PriceSettings = NO_PRICES,
-    tags: Mapping[str, str] = NO_TAGS,
+    billing_tags: Mapping[str, str] = NO_TAGS,
     state_directory: Path = Path("/nonexistent"),
     **settings: Any,
 ) -> Ec2Provider:
@@ -60,7 +60,7 @@ def make(
         state_directory=state_directory,
         mappings=mappings,
         prices=prices,
-        tags=tags,
+        tags=billing_tags,
         warn=warned.append,
     )
     table = {

@@ -23,7 +23,7 @@ def tags_in(ec2: FaultyEc2) -> dict[str, dict[str, str]]:
 
 
 async def test_instance_and_volumes_have_the_tags_from_the_create_on(ec2: FaultyEc2, connect: Open) -> None:
-    provider = await connect(tags=TAGS)
+    provider = await connect(billing_tags=TAGS)
     request = msgspec.structs.replace(a_vm(TAGS="cost=mine"), owner=ADA)
     deploy_id = await launched(provider, request)
     wanted = {"cost": "students", "who": "ada"}
@@ -35,7 +35,7 @@ async def test_instance_and_volumes_have_the_tags_from_the_create_on(ec2: Faulty
 
 
 async def test_an_edit_of_tags_in_the_section_leaves_those_of_the_operator(ec2: FaultyEc2, connect: Open) -> None:
-    provider = await connect(tags=TAGS)
+    provider = await connect(billing_tags=TAGS)
     deploy_id = await launched(provider, msgspec.structs.replace(a_vm(), owner=ADA))
     await provider.stop(deploy_id, hard=True)
     edited = msgspec.structs.replace(a_vm(TAGS="cost=mine"), owner=ADA)
