@@ -139,7 +139,12 @@ def cheapest(prices: Iterable[Price]) -> Price:
     return UNKNOWN if lowest is None else lowest[2]
 
 
+_CENT, _LEAST_DECIMALS, _MOST_DECIMALS = 0.01, 4, 8
+
+
 def figure(amount: float) -> str:
-    """Return an amount as text with at least four decimals, and as many as a small price needs; no exponent."""
-    decimals = 4 if amount == 0 or abs(amount) >= 0.01 else 8
-    return f"{amount:.{decimals}f}"
+    """Return an amount as text with four decimals, below a cent with as many as it needs, up to eight; no exponent."""
+    if abs(amount) >= _CENT:
+        return f"{amount:.{_LEAST_DECIMALS}f}"
+    whole, decimals = f"{amount:.{_MOST_DECIMALS}f}".split(".")
+    return f"{whole}.{decimals.rstrip('0').ljust(_LEAST_DECIMALS, '0')}"

@@ -131,7 +131,7 @@ def test_orphans_shows_each_price_and_the_sums(root: Path) -> None:
     assert volume == "volume vol-1 is not in use: 8 GiB, 0.0010 an hour"
     assert sums == [
         f"They cost at least {A_MONTH} (1 of 2 without a whole price).",
-        "What is not in use costs 0.00100000 USD an hour, 0.73 USD in a month of 730 hours.",
+        "What is not in use costs 0.0010 USD an hour, 0.73 USD in a month of 730 hours.",
         f"Instances of undeployed and stopped VMs cost {A_MONTH}.",
     ]
 

@@ -202,7 +202,7 @@ def test_two_hundred_deploys_at_once_do_not_overshoot_together(tmp_path: Path) -
     refused = next(line for line in replies if line.startswith("DEPLOY FAILURE"))
     assert refused.split(" ", 3)[3] == (
         "max_per_hour of the shared budget team is 0.0250 USD, 0.0250 USD is in use, and an instance small_256mb would"
-        " add 0.00500000 USD; an administrator may change budget.max_per_hour in one.toml"
+        " add 0.0050 USD; an administrator may change budget.max_per_hour in one.toml"
     )
 
 
@@ -251,6 +251,6 @@ def test_a_start_that_would_exceed_is_refused_and_the_instance_stays_stopped(tmp
             "DEPLOY", 1, template=TINY, deploy_id=stopped, lcm_state=oned_lines.LCM_STATES["BOOT_POWEROFF"]
         )
         assert driver.ask(resume) == (
-            f"FAILURE max_per_hour of one is 0.00500000 USD, 0.00500000 USD is in use, and starting instance {stopped}"
-            " would add 0.00500000 USD; an administrator may change budget.max_per_hour in one.toml"
+            f"FAILURE max_per_hour of one is 0.0050 USD, 0.0050 USD is in use, and starting instance {stopped}"
+            " would add 0.0050 USD; an administrator may change budget.max_per_hour in one.toml"
         )

@@ -188,7 +188,7 @@ async def test_an_idle_vm_is_warned_and_then_powered_off_through_opennebula(plac
         == place.logged[0]
         == (
             "the VM has used at most 5 % of a core for 11 min: it is powered off at 2023-11-14 22:30 UTC, which saves"
-            " 0.00500000 USD an hour; to prevent that set PROVIDER_IDLE=NO: onevm update 7"
+            " 0.0050 USD an hour; to prevent that set PROVIDER_IDLE=NO: onevm update 7"
         )
     )
     await place.passes(4)

@@ -41,7 +41,7 @@ def test_demo_runs_a_vms_whole_life_and_leaves_no_files(tmp_path: Path) -> None:
     assert answers == [[step.action, "SUCCESS", "42"] for step in LIFE]
     assert [line.rpartition("-> ")[2] for line in lines if line.startswith("  . VM ")] == ["home", "home", "simulated"]
     assert f"  | cloud-init: ssh_authorized_keys: {KEY}" in lines
-    assert "  . 0.0100 USD an hour: small_256mb 0.00500000, address 0.00500000" in lines
+    assert "  . 0.0100 USD an hour: small_256mb 0.0050, address 0.0050" in lines
     assert lines[-2].startswith("  < exit code 0")
     assert lines[-1].startswith("9 actions, all answered SUCCESS; no instance is left in the cloud")
 

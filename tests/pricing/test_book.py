@@ -86,7 +86,7 @@ def test_prices_are_computed_anew_after_the_list_has_changed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.0, "0.0000"), (12.3456, "12.3456"), (0.0104, "0.0104"), (0.0000116, "0.00001160")]
+    ("value", "text"), [(0.0, "0.0000"), (12.3456, "12.3456"), (0.0104, "0.0104"), (0.0000116, "0.0000116")]
 )
 def test_a_small_price_has_as_many_decimals_as_it_needs(value: float, text: str) -> None:
     assert figure(value) == text
