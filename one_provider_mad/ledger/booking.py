@@ -38,6 +38,9 @@ BACK_SECONDS = 2.0
 GONE_AFTER = 3
 """Number of listings in a row that lack an instance after which it has ended."""
 
+_FIRST_STATES = ("", InstanceState.PENDING.value, InstanceState.RUNNING.value)
+"""States that a thing may have been in since its creation."""
+
 _MOST_ENDS = 50_000
 """Most ended things that are remembered; after that the file is asked again."""
 
@@ -223,17 +226,27 @@ class Book:
                 self._begin_earlier(seen, InstanceState.RUNNING, price_as, (start, told), is_seen=False)
             self.ends[key] = max(told, before)
             return
-        is_young = now - start <= _patience(seen.kind)
-        since = max(told, start) if told else start if is_young else now
+        patience = self._first_patience(seen.kind, start, before)
+        is_young = now - start <= patience
+        since = max(told, start) if told else start if is_young and seen.state in _FIRST_STATES else now
         is_boot = is_young and not before and seen.state == InstanceState.RUNNING.value
         earlier = InstanceState.PENDING if is_boot else InstanceState.RUNNING
-        self._begin_earlier(seen, earlier, price_as, (start, since), is_seen=is_young)
+        # Between its creation and its present state it may have been in others, at other prices.
+        self._begin_earlier(seen, earlier, price_as, (start, since), is_seen=since - start <= HIDDEN_SECONDS)
         self.ends.pop(key, None)
-        if now - since > _patience(seen.kind):  # another front-end may have seen it
+        if now - since > patience:  # another front-end, or a lost ledger, may have seen it
             amounts, begin = _amounts(seen.price), since
             self._add_closed(_span(self.name, seen, amounts, begin), seen.host_id, begin, now, is_seen=False)
             since = now
         self._begin_span(seen, _amounts(seen.price), since, now)
+
+    def _first_patience(self, kind: str, start: float, before: float) -> float:
+        """Return the seconds before the first listing of a thing that count as seen.
+
+        Few when the thing existed before the ledger's latest listing, or the ledger is new: its price may have changed.
+        """
+        is_watched = before or 0 < self.as_of <= start + HIDDEN_SECONDS
+        return _patience(kind) if is_watched else HIDDEN_SECONDS
 
     def _begin_earlier(
         self,
