@@ -95,6 +95,7 @@ class Book:
         removed: numbers of rows that the file may have and should not have.
         closed: the spans that the latest listing has closed, each with the number of its host.
         cut_at: time after which the file should have no closed span of a thing that has an open one; None for any.
+        cuts: times after which the file should have no span of a thing: it had ended before the ledger's clock said.
     """
 
     def __init__(self, name: str, *, as_of: float = 0.0, next_id: int = 1, rows: Iterable[Row] = ()) -> None:
@@ -110,6 +111,7 @@ class Book:
         self.rows: dict[int, Row] = {}
         self.removed: set[int] = set()
         self.cut_at: float | None = None
+        self.cuts: dict[Thing, float] = {}
         self.closed: list[tuple[int, Span]] = []
         self._next_id = next_id
 
@@ -130,7 +132,7 @@ class Book:
 
     def written(self) -> None:
         """Forget the changes: the file has them."""
-        self.rows, self.removed, self.cut_at = {}, set(), None
+        self.rows, self.removed, self.cut_at, self.cuts = {}, set(), None, {}
 
     def observe(
         self,
@@ -185,7 +187,9 @@ class Book:
         is_lost = is_same and seen.price.amount is None and span.amount is not None
         amounts = _booked(span) if is_lost else _amounts(seen.price)
         begin = max(told if told and (not is_same or told > last + 1) else now, span.begin)
-        has_held = is_same and 0 < told <= last + 1 and amounts == _booked(span)
+        # A span that began later than its state began with a price, whose time only this machine's clock tells.
+        is_whole_state = 0 < told <= last + 1 and span.begin <= told + HIDDEN_SECONDS
+        has_held = is_same and is_whole_state and amounts == _booked(span)
         is_told = bool(told) and not is_same
         is_gap = begin - last > (_patience(seen.kind) if is_told else HIDDEN_SECONDS) and not has_held
         entry.misses, entry.absent_since = 0, 0.0
@@ -288,15 +292,21 @@ class Book:
         return known if known >= entry.span.begin and known >= entry.seen_at - UNSEEN_AFTER else 0.0
 
     def _finish(self, key: Thing, entry: Entry, end: float) -> None:
-        """Close the last span of a thing; the time since it was last seen is unseen if it is long."""
+        """Close the last span of a thing; the time since it was last seen is unseen if it is long.
+
+        One that ended before that span began was booked while this machine's clock was ahead: nothing after its end
+        counts.
+        """
         last = entry.seen_at
+        if end < entry.span.begin:
+            self._cut_thing(key, end)
         if end - last > _patience(key[0]):
             self._close(entry, last)
             self._add_closed(entry.span, entry.host_id, last, end, is_seen=False)
         else:
             self._close(entry, end)
         del self.open[key]
-        self.ends[key] = max(end, entry.span.begin)
+        self.ends[key] = end
 
     # The clock
 
@@ -315,6 +325,11 @@ class Book:
             self._keep(entry)
         self.as_of = now
         return now
+
+    def _cut_thing(self, key: Thing, at: float) -> None:
+        self.cuts[key] = at
+        for row in [row for row in self.rows.values() if row.span.end > at and (row.span.kind, row.span.thing) == key]:
+            self._cut(row, at)
 
     def _cut(self, row: Row, now: float) -> None:
         if row.span.begin < now:
@@ -368,7 +383,10 @@ def _is_unchanged(entry: Entry, seen: Sighting, now: float) -> bool:
         and (seen.owner is NOBODY or seen.owner == span.owner)
         and seen.host_id == entry.host_id
         and seen.state_since <= entry.seen_at + HIDDEN_SECONDS
-        and (now - entry.seen_at <= _patience(seen.kind) or 0 < seen.state_since <= entry.seen_at + 1)
+        and (
+            now - entry.seen_at <= _patience(seen.kind)
+            or (0 < seen.state_since <= entry.seen_at + 1 and span.begin <= seen.state_since + HIDDEN_SECONDS)
+        )
     )
 
 

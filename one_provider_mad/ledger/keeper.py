@@ -100,15 +100,16 @@ class LedgerKeeper:
         book = self._book
         if book is None:
             return
-        is_news = book.rows or book.removed or book.cut_at is not None
+        is_cut = bool(book.cut_at is not None or book.cuts)
+        is_news = book.rows or book.removed or is_cut
         if not is_news and 0 <= book.as_of - self._written_at < _WRITE_SECONDS:
             return
         if len(book.rows) > _MOST_UNWRITTEN:
             self._book = None
             raise LedgerError(f"the ledger {self.path} could not be written for so long that its bookings are dropped")
-        self._file.write(book.pending(), book.removed, as_of=book.as_of, cut_at=book.cut_at)
+        self._file.write(book.pending(), book.removed, as_of=book.as_of, cut_at=book.cut_at, cuts=book.cuts)
         self._written_at = book.as_of
-        if book.cut_at is not None:
+        if is_cut:
             self._book = None  # the sums of its closed spans have changed: they are read anew
         book.written()
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 from one_provider_mad.database import connect
@@ -108,6 +109,7 @@ class LedgerFile:
         *,
         as_of: float,
         cut_at: float | None = None,
+        cuts: Mapping[tuple[str, str], float] = MappingProxyType({}),
     ) -> None:
         """Write rows and the time of the latest listing in one transaction; nothing is written if that fails.
 
@@ -116,6 +118,7 @@ class LedgerFile:
             removed: numbers of rows to remove.
             as_of: time of the latest listing, seconds since the epoch.
             cut_at: time after which no closed span of a thing that has an open one may reach; None for any.
+            cuts: time after which no span of a thing may reach, by kind and id.
 
         Raises:
             LedgerError: the file cannot be written.
@@ -124,6 +127,8 @@ class LedgerFile:
         def work(db: sqlite3.Connection) -> None:
             if cut_at is not None:  # first: open rows that are removed tell which things were open
                 _cut(db, cut_at)
+            for thing, at in cuts.items():
+                _cut_thing(db, *thing, at)
             db.executemany("DELETE FROM spans WHERE id = ?", [(number,) for number in removed])
             write_rows(db, rows, as_of=as_of)
             write_facts(db, {NAME: self._name, AS_OF: as_of})
@@ -263,6 +268,14 @@ def _cut(db: sqlite3.Connection, at: float) -> None:
     beyond = '"end" > :at AND NOT is_open AND (kind, thing) IN (SELECT kind, thing FROM spans WHERE is_open)'
     db.execute(f"DELETE FROM spans WHERE begin >= :at AND {beyond}", {"at": at})  # noqa: S608
     db.execute(f'UPDATE spans SET "end" = :at WHERE {beyond}', {"at": at})  # noqa: S608
+
+
+def _cut_thing(db: sqlite3.Connection, kind: str, thing: str, at: float) -> None:
+    """Let no closed span of a thing reach beyond its end."""
+    beyond = 'thing = :thing AND kind = :kind AND "end" > :at AND NOT is_open'
+    values = {"kind": kind, "thing": thing, "at": at}
+    db.execute(f"DELETE FROM spans WHERE begin >= :at AND {beyond}", values)  # noqa: S608
+    db.execute(f'UPDATE spans SET "end" = :at WHERE {beyond}', values)  # noqa: S608
 
 
 def _learn_owners(db: sqlite3.Connection, owners: Mapping[tuple[int, int], VmOwner]) -> None:

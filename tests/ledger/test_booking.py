@@ -75,6 +75,10 @@ class Told:
                     del self.file[number]
                     if row.span.begin < at:
                         self.file[number] = Row(id=number, span=_ending(row.span, at))
+        for (_, thing), end in book.cuts.items():
+            late = {number: row for number, row in self.file.items() if row.span.thing == thing and row.span.end > end}
+            self.file = {number: row for number, row in self.file.items() if number not in late}
+            self.file |= {n: Row(id=n, span=_ending(row.span, end)) for n, row in late.items() if row.span.begin < end}
         self.file.update(book.rows)
         book.written()
 
@@ -307,6 +311,30 @@ def test_an_ended_instance_keeps_its_cost_when_the_clock_is_set_back() -> None:
     told = Told().at(30, seen()).at(600, seen("terminated", since=590), other).at(100, other)
     assert "running 0-590 1" in told.told
     assert sum(span.end - span.begin for span in told.spans if span.thing == "i-2") == 0
+
+
+def test_an_end_before_a_clock_that_was_ahead_leaves_no_trace_of_it() -> None:
+    told = Told().at(0, seen()).at(30, seen()).at(10_800, seen()).at(10_830, seen("terminated", since=60))
+    assert told.told == ["running 0-30 1", "running? 30-60 1"]
+
+
+def test_a_price_whose_begin_the_clock_moved_has_not_held() -> None:
+    told = Told().at(30, seen(since=0)).at(DAY, seen(since=0)).at(DAY + 30, seen(since=0, price=price(2.0)))
+    told.at(DAY - 10_000, seen(since=0, price=price(2.0))).at(DAY + 60, seen(since=0, price=price(2.0)))
+    assert [(span.amount, span.is_seen) for span in told.spans] == [(1.0, True), (2.0, False), (2.0, True)]
+
+
+@pytest.mark.parametrize("since", [100, 170])
+def test_a_new_ledger_has_not_seen_a_young_instance(since: float) -> None:
+    """It may have been stopped and started, or resized, before the former ledger was lost."""
+    told = Told().at(200, seen(since=since))
+    assert [(span.end - span.begin, span.is_seen) for span in told.spans if span.end > span.begin][0] == (since, False)
+    assert sum(span.end - span.begin for span in told.spans if span.is_seen) <= 60
+
+
+def test_a_ledger_that_lacked_an_instance_before_has_seen_it_from_its_creation() -> None:
+    told = Told().at(0).at(300, seen(made=10, since=20))
+    assert told.told == ["pending 10-20 0.5", "running 20-300+ 1"]
 
 
 # Any history
