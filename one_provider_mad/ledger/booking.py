@@ -44,6 +44,9 @@ _FIRST_STATES = ("", InstanceState.PENDING.value, InstanceState.RUNNING.value)
 _MOST_ENDS = 50_000
 """Most ended things that are remembered; after that the file is asked again."""
 
+EndedAt = Callable[[Collection["Entry"]], Mapping[Thing, float]]
+"""Returns when things ended, as far as it is known."""
+
 Amounts = tuple[float | None, float, str]
 """Of a price: `amount`, `known` and `currency`."""
 
@@ -62,6 +65,8 @@ class Entry(msgspec.Struct, gc=False):
         seen_at: time of the latest listing that had the thing, seconds since the epoch.
         absent_since: time of the first of the latest listings that lack it; 0 while it is listed.
         misses: number of those listings.
+        sighting: what the latest listing showed, if that was no change; the same object again is none, either.
+        turn: number of the latest listing that had the thing, counted by its book.
     """
 
     id: int
@@ -71,6 +76,8 @@ class Entry(msgspec.Struct, gc=False):
     price: Price | None = None
     absent_since: float = 0.0
     misses: int = 0
+    sighting: Sighting | None = None
+    turn: int = 0
 
     def row(self) -> Row:
         """Return the row of the open span, which ends when the thing was last seen."""
@@ -94,6 +101,7 @@ class Book:
         rows: new and changed rows, by their numbers, which the file lacks.
         removed: numbers of rows that the file may have and should not have.
         closed: the spans that the latest listing has closed, each with the number of its host.
+        touched: the things whose open span is new, another or gone since the latest listing.
         cut_at: time after which the file should have no closed span of a thing that has an open one; None for any.
         cuts: times after which the file should have no span of a thing: it had ended before the ledger's clock said.
     """
@@ -113,11 +121,15 @@ class Book:
         self.cut_at: float | None = None
         self.cuts: dict[Thing, float] = {}
         self.closed: list[tuple[int, Span]] = []
+        self.touched: set[Thing] = set()
+        self._turn = 0
         self._next_id = next_id
 
-    def unknown(self, things: set[Thing]) -> set[Thing]:
-        """Return the things of which this book knows neither an open span nor an end: the file may."""
-        return things.difference(self.open, self.ends)
+    def unknown(self, sightings: Iterable[Sighting]) -> list[Sighting]:
+        """Return what is seen of things of which this book knows neither an open span nor an end: the file may."""
+        is_open, ends = self.open, self.ends
+        strange = [each for each in sightings if (each.kind, each.thing) not in is_open]
+        return [each for each in strange if each.key not in ends]
 
     def learn_ends(self, asked: Iterable[Thing], ends: Mapping[Thing, float]) -> None:
         """Take the ends that the file has of things; those without any span end at 0."""
@@ -140,7 +152,7 @@ class Book:
         *,
         now: float,
         price_as: PriceAs,
-        ended_at: Mapping[Thing, float] | None = None,
+        ended_at: EndedAt = lambda _: {},
         kinds: frozenset[str] = frozenset({INSTANCE}),
     ) -> None:
         """Book a complete listing.
@@ -149,32 +161,40 @@ class Book:
             sightings: everything that it has of these kinds.
             now: when it was requested, seconds since the epoch.
             price_as: what an instance would cost in another state.
-            ended_at: when things ended, as the action driver knows.
+            ended_at: asks the action driver when things ended; called for those that need it, if any.
             kinds: the kinds that the listing covers; things of other kinds stay as they are.
         """
-        self.closed = []
-        now, ends = self._without_step(_latest(sightings, now)), ended_at or {}
-        seen: set[Thing] = set()
-        for each in sightings:
-            key = (each.kind, each.thing)
-            seen.add(key)
-            entry = self.open.get(key)
+        self.closed, self.touched = [], set()
+        now = self._without_step(_latest(sightings, now))
+        self._turn = turn = self._turn + 1
+        is_open, earliest = self.open, now - UNSEEN_AFTER
+        for each in sightings:  # of the usual 10,000 hardly any gets beyond the first comparison
+            entry = is_open.get((each.kind, each.thing))
             if entry is None:
                 self._begin(each, now, price_as)
-            elif each.has_ended:
-                told = _told(each.state_since, now) or self._known_end(key, entry, ends)
-                self._finish(key, entry, min(told, now) or now)
-            elif _is_unchanged(entry, each, now):
-                entry.seen_at, entry.price = now, each.price
-                if entry.absent_since:
-                    entry.absent_since, entry.misses = 0.0, 0
-                    self._keep(entry)
+                continue
+            entry.turn = turn
+            if entry.sighting is each and entry.seen_at >= earliest and not entry.absent_since:
+                entry.seen_at = now
             else:
-                self._change(entry, each, now)
-        for key in [key for key in self.open if key not in seen and key[0] in kinds]:
-            self._miss(key, now, ends)
+                self._look(entry, each, now, ended_at)
+        self._miss_all([entry for entry in is_open.values() if entry.turn != turn], kinds, now, ended_at)
         if INSTANCE in kinds:
             self.as_of = now
+
+    def _look(self, entry: Entry, seen: Sighting, now: float, ended_at: EndedAt) -> None:
+        """Book a thing that has an open span and may have changed."""
+        if seen.has_ended:
+            told = _told(seen.state_since, now) or self._known_end(seen.key, entry, ended_at([entry]))
+            self._finish(seen.key, entry, min(told, now) or now)
+        elif _is_unchanged(entry, seen, now):
+            entry.seen_at, entry.price, entry.sighting = now, seen.price, seen
+            if entry.absent_since:
+                entry.absent_since, entry.misses = 0.0, 0
+                self._keep(entry)
+        else:
+            entry.sighting = None
+            self._change(entry, seen, now)
 
     # Things that are listed
 
@@ -271,6 +291,12 @@ class Book:
 
     # Things that are not listed, or not any more
 
+    def _miss_all(self, lacking: list[Entry], kinds: Collection[str], now: float, ended_at: EndedAt) -> None:
+        missing = [entry for entry in lacking if entry.span.kind in kinds]
+        ends = ended_at(missing) if missing else {}
+        for entry in missing:
+            self._miss((entry.span.kind, entry.span.thing), now, ends)
+
     def _miss(self, key: Thing, now: float, ended_at: Mapping[Thing, float]) -> None:
         """Book that a listing lacks a thing: it has ended when the action driver ended it, else after some listings."""
         entry = self.open[key]
@@ -306,6 +332,7 @@ class Book:
         else:
             self._close(entry, end)
         del self.open[key]
+        self.touched.add(key)
         self.ends[key] = end
 
     # The clock
@@ -321,6 +348,7 @@ class Book:
         for entry in self.open.values():
             if entry.span.begin > now:
                 entry.span = msgspec.structs.replace(entry.span, begin=now)
+            entry.sighting = None
             entry.seen_at, entry.absent_since = min(entry.seen_at, now), min(entry.absent_since, now)
             self._keep(entry)
         self.as_of = now
@@ -342,10 +370,13 @@ class Book:
 
     def _keep(self, entry: Entry) -> None:
         self.rows[entry.id] = entry.row()
+        self.touched.add((entry.span.kind, entry.span.thing))
 
     def _begin_span(self, seen: Sighting, amounts: Amounts, begin: float, now: float) -> None:
         span = _span(self.name, seen, amounts, begin)
-        entry = Entry(id=self._number(), host_id=seen.host_id, span=span, price=seen.price, seen_at=now)
+        entry = Entry(
+            id=self._number(), host_id=seen.host_id, span=span, price=seen.price, seen_at=now, turn=self._turn
+        )
         self.open[seen.key] = entry
         self._keep(entry)
 

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from one_provider_mad.domain import VmOwner
 from one_provider_mad.errors import LedgerError
-from one_provider_mad.ledger.booking import Book, Entry, PriceAs
+from one_provider_mad.ledger.booking import Book, EndedAt, PriceAs
 from one_provider_mad.ledger.records import INSTANCE
-from one_provider_mad.ledger.sighting import Sighting, Thing
+from one_provider_mad.ledger.sighting import Sighting
 from one_provider_mad.ledger.tally import HostCosts, Running, Tally, Vm
 from one_provider_mad.ledger.writer import LedgerFile
 
@@ -23,10 +23,6 @@ _WRITE_SECONDS = 20.0
 
 _MOST_UNWRITTEN = 200_000
 """Most rows that wait in memory for a file that cannot be written; then the file is read anew, once it can be."""
-
-
-EndedAt = Callable[[Collection[Entry]], Mapping[Thing, float]]
-"""Returns when things ended, as far as it is known."""
 
 
 class Costs(NamedTuple):
@@ -73,7 +69,7 @@ class LedgerKeeper:
             sightings: everything that the listing has of these kinds.
             now: when it was requested, seconds since the epoch.
             price_as: what an instance would cost in another state.
-            ended_at: asks the action driver's journal when things ended; called with those that are missing, if any.
+            ended_at: asks the action driver's journal when things ended; called for those that need it, if any.
             kinds: the kinds that the listing covers.
 
         Raises:
@@ -82,11 +78,8 @@ class LedgerKeeper:
         book = self._loaded(now)
         if book.as_of == now and INSTANCE in kinds:
             return self._costs(book, now)  # this listing is booked already
-        listed = {(each.kind, each.thing) for each in sightings}
-        self._look_up(book, sightings, listed)
-        missing = [book.open[key] for key in book.open.keys() - listed if key[0] in kinds]
-        ends = ended_at(missing) if missing else {}
-        book.observe(sightings, now=now, price_as=price_as, ended_at=ends, kinds=kinds)
+        self._look_up(book, sightings)
+        book.observe(sightings, now=now, price_as=price_as, ended_at=ended_at, kinds=kinds)
         self._tally.begin_month(now)
         self._tally.add(book.closed)
         return self._costs(book, now)
@@ -134,13 +127,14 @@ class LedgerKeeper:
         self._book, self._written_at = book, contents.as_of
         return book
 
-    def _look_up(self, book: Book, sightings: Collection[Sighting], listed: set[Thing]) -> None:
+    def _look_up(self, book: Book, sightings: Collection[Sighting]) -> None:
         """Learn from the file what it has of things that the book does not know."""
-        if unknown := book.unknown(listed):
-            book.learn_ends(unknown, self._file.last_ends(unknown))
-            vms = {(each.vm_id, each.stime) for each in sightings if (each.kind, each.thing) in unknown}
+        if unknown := book.unknown(sightings):
+            things = {each.key for each in unknown}
+            book.learn_ends(things, self._file.last_ends(things))
+            vms = {(each.vm_id, each.stime) for each in unknown}
             self._tally.load(self._file.spent_by_vm(self._tally.lacking(vms)))
 
     def _costs(self, book: Book, now: float) -> Costs:
-        entries = book.open.values()
-        return Costs(vms=self._tally.running(entries), hosts=self._tally.hosts(entries, now))
+        self._tally.follow(book)
+        return Costs(vms=self._tally.running, hosts=self._tally.hosts(now))

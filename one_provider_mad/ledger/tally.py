@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
-from one_provider_mad.ledger.booking import Entry
+from one_provider_mad.ledger.booking import Book, Entry
 from one_provider_mad.ledger.records import INSTANCE, Span
 from one_provider_mad.ledger.totals import HOUR, month_begin
 from one_provider_mad.pricing.values import figure
@@ -94,17 +94,38 @@ class HostCosts(NamedTuple):
         return amount_text(self.hour, is_partly_unknown=self.unpriced > 0)
 
 
+class _Rate(NamedTuple):
+    """What the open spans of a host cost together, so that a listing without changes adds nothing up.
+
+    Attributes:
+        hour: units of currency an hour, of the known parts of prices.
+        offset: what they would have cost from the month's begin until each began.
+        currency: as of HostCosts.
+        unpriced: as of HostCosts.
+    """
+
+    hour: float = 0.0
+    offset: float = 0.0
+    currency: str = ""
+    unpriced: int = 0
+
+
 class Tally:
-    """The sums of closed spans.
+    """The sums of closed spans, and the prices of open ones.
 
     Args:
         now: seconds since the epoch.
+
+    Attributes:
+        running: what each instance has cost and costs, by its id; another mapping after each change.
     """
 
     def __init__(self, now: float) -> None:
         self.month = month_begin(now)
         self._vms: dict[Vm, Spent] = {}
         self._hosts: dict[int, Spent] = {}
+        self._rates: dict[int, _Rate] | None = None
+        self.running: Mapping[str, Running] = {}
 
     def load(self, vms: Mapping[Vm, Spent], hosts: Mapping[int, Spent] | None = None) -> None:
         """Take sums that the file has."""
@@ -130,36 +151,58 @@ class Tally:
     def begin_month(self, now: float) -> None:
         """Forget the sums of hosts if a month has begun since."""
         if (month := month_begin(now)) != self.month:
-            self.month, self._hosts = month, {}
+            self.month, self._hosts, self._rates = month, {}, None
 
-    def running(self, entries: Iterable[Entry]) -> dict[str, Running]:
-        """Return what each instance has cost and costs, by its id."""
-        nothing, vms = Spent(), self._vms
-        return {
-            span.thing: Running(
-                vms.get((span.vm_id, span.stime), nothing), span.begin, span.known, span.amount is None, span.currency
-            )
-            for entry in entries
-            if (span := entry.span).kind == INSTANCE
-        }
+    def follow(self, book: Book) -> None:
+        """Take what the latest listing has changed in a book, which is always the same."""
+        if self._rates is None or book.touched:
+            is_first = not self.running
+            self._rates = self._added_up(book.open.values())
+            touched = book.open.values() if is_first else filter(None, map(book.open.get, book.touched))
+            closed = {(span.vm_id, span.stime) for _, span in book.closed}
+            others = (entry for entry in book.open.values() if (entry.span.vm_id, entry.span.stime) in closed)
+            found = dict(self.running)
+            for kind, thing in book.touched - book.open.keys():
+                if kind == INSTANCE:
+                    found.pop(thing, None)
+            for entry in (*touched, *(others if closed else ())):
+                if entry.span.kind == INSTANCE:
+                    found[entry.span.thing] = self._running(entry.span)
+            self.running = found
 
-    def hosts(self, entries: Iterable[Entry], now: float) -> dict[int, HostCosts]:
+    def _running(self, span: Span) -> Running:
+        spent = self._vms.get((span.vm_id, span.stime), Spent())
+        return Running(spent, span.begin, span.known, span.amount is None, span.currency)
+
+    def hosts(self, now: float) -> dict[int, HostCosts]:
         """Return what the instances of each host cost, and have cost this month; ended ones count for the month."""
-        groups: dict[int, list[Span]] = {host_id: [] for host_id in self._hosts}
+        rates = self._rates or {}
+        return {host_id: self._host(host_id, rates.get(host_id, _Rate()), now) for host_id in {*self._hosts, *rates}}
+
+    def _host(self, host_id: int, rate: _Rate, now: float) -> HostCosts:
+        cost = (rate.hour * (now - self.month) - rate.offset) / HOUR
+        return HostCosts(
+            hour=rate.hour,
+            month=self._hosts.get(host_id, Spent()).plus(cost, is_partly_unknown=rate.unpriced > 0),
+            currency=rate.currency,
+            unpriced=rate.unpriced,
+        )
+
+    def _added_up(self, entries: Iterable[Entry]) -> dict[int, _Rate]:
+        groups: dict[int, list[Span]] = {}
         for entry in entries:
             if entry.span.kind == INSTANCE:
                 groups.setdefault(entry.host_id, []).append(entry.span)
-        return {host_id: self._host(host_id, spans, now) for host_id, spans in groups.items()}
+        return {host_id: self._rate(spans) for host_id, spans in groups.items()}
 
-    def _host(self, host_id: int, spans: list[Span], now: float) -> HostCosts:
-        month, unpriced = self.month, sum(span.amount is None for span in spans)
-        cost = sum(span.known * (now - max(span.begin, month)) for span in spans) / HOUR
+    def _rate(self, spans: list[Span]) -> _Rate:
+        month = self.month
         currencies = {span.currency for span in spans if span.currency}
-        return HostCosts(
+        return _Rate(
             hour=sum(span.known for span in spans),
-            month=self._hosts.get(host_id, Spent()).plus(cost, is_partly_unknown=unpriced > 0),
+            offset=sum(span.known * (span.begin - month) for span in spans if span.begin > month),
             currency=currencies.pop() if len(currencies) == 1 else "",
-            unpriced=unpriced,
+            unpriced=sum(span.amount is None for span in spans),
         )
 
 

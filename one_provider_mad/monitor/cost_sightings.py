@@ -21,8 +21,12 @@ Owners = Mapping[tuple[int, int], VmOwner]
 """User and group by VM ID and STIME."""
 
 
+Kept = dict[str, tuple[Identity, InstanceState, Sighting]]
+"""What the latest listing showed of each instance, by its id."""
+
+
 def instance_sightings(
-    instances: Iterable[Instance], provider: PriceSource, *, owner: str, owners: Owners
+    instances: Collection[Instance], provider: PriceSource, *, owner: str, owners: Owners, kept: Kept | None = None
 ) -> list[Sighting]:
     """Return what the ledger books of a listing: the instances with tags of this owner.
 
@@ -31,32 +35,55 @@ def instance_sightings(
         provider: knows the prices.
         owner: the owner that the tags of our instances name.
         owners: users and groups of VMs.
+        kept: what the listing before showed, brought up to date here; what has not changed keeps its object.
     """
-    price_of, kind_of, terminated = provider.price_of, provider.kind_of, InstanceState.TERMINATED
+    price_of, kind_of, kept = provider.price_of, provider.kind_of, {} if kept is None else kept
+    if len(kept) > 2 * len(instances):
+        kept.clear()
     found = []
     for each in instances:
         identity = each.identity
         if identity is None or identity.owner != owner:
             continue
-        type_name, market = kind_of(each)
-        found.append(
-            Sighting(
-                each.deploy_id,
-                price_of(each),
-                INSTANCE,
-                each.state.value,
-                type_name,
-                market,
-                identity.vm_id,
-                identity.stime,
-                identity.host_id,
-                owners.get((identity.vm_id, identity.stime), NOBODY),
-                each.created_at,
-                each.state_since,
-                each.state is terminated,
-            )
-        )
+        price, (type_name, market) = price_of(each), kind_of(each)
+        vm_owner = owners.get((identity.vm_id, identity.stime), NOBODY) if owners else NOBODY
+        before = kept.get(each.deploy_id)
+        if before is not None:
+            known_identity, state, seen = before
+            if (
+                seen.price is price
+                and state is each.state
+                and seen.state_since == each.state_since
+                and seen.created_at == each.created_at
+                and seen.type_name == type_name
+                and seen.market == market
+                and (known_identity is identity or known_identity == identity)
+                and (seen.owner is vm_owner or seen.owner == vm_owner)
+            ):
+                found.append(seen)
+                continue
+        seen = _sighting(each, identity, price, (type_name, market), vm_owner)
+        kept[each.deploy_id] = identity, each.state, seen
+        found.append(seen)
     return found
+
+
+def _sighting(each: Instance, identity: Identity, price: Price, kind: tuple[str, str], owner: VmOwner) -> Sighting:
+    type_name, market = kind
+    return Sighting(
+        thing=each.deploy_id,
+        price=price,
+        state=each.state.value,
+        type_name=type_name,
+        market=market,
+        vm_id=identity.vm_id,
+        stime=identity.stime,
+        host_id=identity.host_id,
+        owner=owner,
+        created_at=each.created_at,
+        state_since=each.state_since,
+        has_ended=each.state is InstanceState.TERMINATED,
+    )
 
 
 def loose_sightings(resources: Iterable[UnusedResource], *, owners: Owners) -> list[Sighting]:

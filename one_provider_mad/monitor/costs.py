@@ -18,6 +18,7 @@ from one_provider_mad.providers.interface import PriceSource, UnusedResource, Un
 
 if TYPE_CHECKING:
     from one_provider_mad.ledger.keeper import Costs, LedgerKeeper
+    from one_provider_mad.monitor.cost_sightings import Kept
 
 log = structlog.get_logger()
 
@@ -61,6 +62,7 @@ class CostWatch:
         self._clock = clock
         self._keeper: LedgerKeeper | None = None
         self._costs: Costs | None = None
+        self._kept: Kept = {}
         self._owners = VmOwners(time)
         self._unwritten_owners: dict[tuple[int, int], VmOwner] = {}
         self._booking: asyncio.Task[None] | None = None
@@ -130,7 +132,9 @@ class CostWatch:
         keeper, now = self._keeper, listing.began_at
         self._unwritten_owners.update(self._owners.read(watched.journal))
         owners = self._owners.known
-        seen = sightings.instance_sightings(listing.instances, provider, owner=watched.owner, owners=owners)
+        seen = sightings.instance_sightings(
+            listing.instances, provider, owner=watched.owner, owners=owners, kept=self._kept
+        )
         price_as = sightings.prices_as(listing.instances, provider)
         self._costs = keeper.book(
             seen, now=now, price_as=price_as, ended_at=lambda missing: sightings.ends_in(watched.journal, missing)

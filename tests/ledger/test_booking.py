@@ -52,14 +52,14 @@ class Told:
         self.file: dict[int, Row] = {}
 
     def at(self, after: float, *listed: Sighting, ended: Mapping[Thing, float] | None = None) -> Told:
-        unknown = self.book.unknown({each.key for each in listed})
+        unknown = [each.key for each in self.book.unknown(listed)]
         ends = {key: max((row.span.end for row in self.file.values()), default=0.0) for key in unknown}
         self.book.learn_ends(unknown, ends if self.file else {})
         self.book.observe(
             listed,
             now=T + after,
             price_as=lambda _seen, state: PRICES[state.value],
-            ended_at={key: T + at for key, at in (ended or {}).items()},
+            ended_at=lambda _: {key: T + at for key, at in (ended or {}).items()},
         )
         self._write()
         return self
@@ -328,7 +328,7 @@ def test_a_price_whose_begin_the_clock_moved_has_not_held() -> None:
 def test_a_new_ledger_has_not_seen_a_young_instance(since: float) -> None:
     """It may have been stopped and started, or resized, before the former ledger was lost."""
     told = Told().at(200, seen(since=since))
-    assert [(span.end - span.begin, span.is_seen) for span in told.spans if span.end > span.begin][0] == (since, False)
+    assert next((span.end - span.begin, span.is_seen) for span in told.spans if span.end > span.begin) == (since, False)
     assert sum(span.end - span.begin for span in told.spans if span.is_seen) <= 60
 
 
