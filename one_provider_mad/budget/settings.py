@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from one_provider_mad.domain import VmOwner
+
 Amount = Annotated[float, Meta(ge=0)]
 
 
@@ -52,3 +54,9 @@ class BudgetSettings(Limits, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     groups: dict[str, Limits] = {}
     """Limits of groups, by their name in OpenNebula."""
+
+    def least_spot_price(self, owner: VmOwner) -> float | None:
+        """Return the least `max_spot_price` that applies to a VM of this owner; None where none is set."""
+        limits = (self, self.users.get(owner.user), self.groups.get(owner.group))
+        figures = [each.max_spot_price for each in limits if each is not None and each.max_spot_price is not None]
+        return min(figures, default=None)

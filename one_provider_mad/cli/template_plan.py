@@ -124,6 +124,7 @@ def context_of(configuration: Configuration, places: Places) -> ProviderContext:
         prices=settings.prices,
         tags=settings.tags,
         permitted_types=settings.budget.allowed_types,
+        max_spot_price=settings.budget.least_spot_price,
         size_check=settings.policy.size_check,
         warn=lambda _: None,
     )

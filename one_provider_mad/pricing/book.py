@@ -84,6 +84,12 @@ class PriceBook:
                 return None
 
 
+def listed_price(amount: float | None, settings: PriceSettings) -> float | None:
+    """Return the price on the cloud's own list that becomes this one by `[prices]`; None for None, or for any price."""
+    share = (1 - settings.discount / 100) * settings.rate
+    return None if amount is None or not share else round(amount / share, 9)
+
+
 def _of_type(price: float | TypePrice | None, item: Item) -> float | None:
     if price is None:
         return None

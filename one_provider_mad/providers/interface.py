@@ -34,6 +34,7 @@ from one_provider_mad.domain import (
     Usage,
     Value,
     VmId,
+    VmOwner,
     VmRequest,
 )
 from one_provider_mad.mappings import Guest, Mappings
@@ -99,6 +100,7 @@ class ProviderContext(Value, frozen=True, kw_only=True):
         prices: the table `[prices]`, which wins over the cloud's own prices.
         tags: the table `[tags]` (billing_tags.py).
         permitted_types: `allowed_types` of `[budget]`: patterns of the types that any VM may get; None for all.
+        max_spot_price: returns the least `max_spot_price` of `[budget]` for a VM of this owner, None for none.
         size_check: what becomes of a VM whose template names an instance type of another size, as in `[policy]`.
         warn: sends the operator one sentence (the driver's own log, and oned.log or monitor.log).
     """
@@ -113,6 +115,7 @@ class ProviderContext(Value, frozen=True, kw_only=True):
     prices: PriceSettings = PriceSettings()
     tags: Mapping[str, str] = {}
     permitted_types: tuple[str, ...] | None = None
+    max_spot_price: Callable[[VmOwner], float | None] = lambda _: None
     size_check: SizeCheck = "off"
     warn: Callable[[str], None]
 

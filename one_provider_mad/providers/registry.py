@@ -73,6 +73,7 @@ def build(
         prices=settings.prices,
         tags=settings.tags,
         permitted_types=settings.budget.allowed_types,
+        max_spot_price=settings.budget.least_spot_price,
         size_check=settings.policy.size_check,
         warn=_Paced(warn),
     )

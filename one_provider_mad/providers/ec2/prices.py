@@ -297,6 +297,10 @@ class Prices:
         """
         return self._book.price((compute_item(name, market=market, platform=platform, zone=zone),))
 
+    def on_demand(self, name: str, *, platform: str = "") -> float | None:
+        """Return the price of a running instance of a type as EC2 lists it, without `[prices]`; None when unknown."""
+        return self._listed.unit(compute_item(name, platform=platform)).amount
+
     def zone_of(self, subnet_id: str) -> str:
         """Return the availability zone of a subnet, "" when unknown."""
         return self._subnet(subnet_id).zone

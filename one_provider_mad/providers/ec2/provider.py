@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 
 import msgspec
@@ -195,6 +196,9 @@ class Ec2Provider:
         section = template.read_checked_section(request, self._settings, self._context)
         if section.text("AMI") and depends_on_tag(request, section, self._context):
             await self._images.read_guest(section.text("AMI"))
+        if template.spot_limits_of(request, section, self._settings, self._context).depend_on_price:
+            with suppress(ProviderError):  # the plan says that the price is unknown
+                await self.read_prices(())
         if section.text("AMI"):
             volumes = further_volumes(request, self._context) if self._settings.template_disks else ()
             await self._prices.learn_image(
@@ -234,6 +238,7 @@ class Ec2Provider:
         return Offers(
             types=self.instance_types(),
             price_of=lambda name, market: self._prices.of_type(name, market=market, platform=known.platform, zone=zone),
+            on_demand=partial(self._prices.on_demand, platform=known.platform),
             architecture=known.architecture,
             permitted=self._context.permitted_types,
         )

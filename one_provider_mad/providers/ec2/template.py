@@ -7,12 +7,14 @@ API_RunInstances.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from one_provider_mad.domain import Template, VmRequest
 from one_provider_mad.errors import BadParameter
 from one_provider_mad.mappings import Guest
+from one_provider_mad.pricing.book import listed_price
 from one_provider_mad.pricing.values import ON_DEMAND, SPOT
 from one_provider_mad.providers.ec2.attributes import (
     HISTORIC,
@@ -23,7 +25,6 @@ from one_provider_mad.providers.ec2.attributes import (
     check_tags,
     flag,
     is_spot,
-    price,
     words,
 )
 from one_provider_mad.providers.ec2.billing import wanted_tags, with_billing
@@ -43,6 +44,7 @@ from one_provider_mad.providers.ec2.launch_interfaces import (
 )
 from one_provider_mad.providers.ec2.query import numbered
 from one_provider_mad.providers.ec2.settings import Ec2Settings
+from one_provider_mad.providers.ec2.spot_limits import SpotLimits, check_limits, max_price, spot_warnings
 from one_provider_mad.providers.ec2.type_choice import NO_OFFERS, Offers, TypesToTry, types_to_try
 from one_provider_mad.providers.ec2.volumes import device_mappings, root_volume
 from one_provider_mad.providers.interface import CreatePlan, Parameters, ProviderContext
@@ -139,11 +141,12 @@ def plan(
     section = read_checked_section(request, settings, context)
     check_combinations(section.attributes, defaults=settings.defaults)
     interfaces = interfaces_of(request, settings, context)
-    markets, places = _markets(section, settings), _places(section, interfaces)
+    markets, places = _markets(section), _places(section, interfaces)
+    limits, offers = spot_limits_of(request, section, settings, context), offers_of(section)
     types = types_to_try(
         request,
         section,
-        offers_of(section),
+        offers,
         markets=tuple(markets),
         most=MOST_ALTERNATIVES // len(places),
         mode=context.size_check,
@@ -173,12 +176,13 @@ def plan(
     return CreatePlan(
         alternatives=tuple(
             _encoded(msgspec.structs.replace(launch, parameters={**fixed, **chosen}))
-            for chosen in _choices(types, markets, places)
+            for chosen in _choices(types, _Markets(markets, limits, offers.on_demand), places)
         ),
         warnings=(
             *section.warnings,
             *_warnings(section),
             *types.warnings,
+            *spot_warnings(limits, [kind for market, kind in types.pairs if market == SPOT], offers.on_demand),
             *_disk_warnings(request, settings, context),
             *_nic_warnings(request, interfaces),
             *data.warnings,
@@ -241,11 +245,30 @@ def _from_configuration(settings: Ec2Settings, *, has_one_context: bool) -> dict
 # Alternatives
 
 
-def _choices(
-    types: TypesToTry, markets: Mapping[str, Mapping[str, str]], places: Sequence[Mapping[str, str]]
-) -> list[dict[str, str]]:
+class _Markets(NamedTuple):
+    """The markets to try, and what limits the price of a spot instance.
+
+    Attributes:
+        parameters: of each market, without MaxPrice.
+        limits: on the price of a spot instance.
+        on_demand: returns the price of a type on demand; None when unknown.
+    """
+
+    parameters: Mapping[str, Mapping[str, str]]
+    limits: SpotLimits
+    on_demand: Callable[[str], float | None]
+
+    def of(self, market: str, kind: str) -> dict[str, str]:
+        """Return the parameters of a type in a market."""
+        cap = max_price(self.limits, self.on_demand(kind)) if market == SPOT else ""
+        return {**self.parameters[market], **({"InstanceMarketOptions.SpotOptions.MaxPrice": cap} if cap else {})}
+
+
+def _choices(types: TypesToTry, markets: _Markets, places: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     """Return every combination in its order of trial: a type is tried in each subnet or zone before the next type."""
-    choices = [{**markets[market], "InstanceType": kind, **place} for market, kind in types.pairs for place in places]
+    choices = [
+        {**markets.of(market, kind), "InstanceType": kind, **place} for market, kind in types.pairs for place in places
+    ]
     if len(choices) > MOST_ALTERNATIVES:
         raise BadParameter(
             f"INSTANCETYPE, SUBNETID and AVAILABILITYZONE allow {len(choices)} combinations, name {MOST_ALTERNATIVES}"
@@ -270,11 +293,11 @@ def _places(section: Section, interfaces: tuple[LaunchInterface, ...]) -> list[d
     )
 
 
-def _markets(section: Section, settings: Ec2Settings) -> dict[str, dict[str, str]]:
-    """Return the parameters of each market to try: on demand, spot, or spot first."""
-    wish, most = section.text("SPOT").upper(), section.text("SPOTPRICE")
+def _markets(section: Section) -> dict[str, dict[str, str]]:
+    """Return the parameters of each market to try, without MaxPrice: on demand, spot, or spot first."""
+    wish = section.text("SPOT").upper()
     check_interrupted(section.text("INTERRUPTED"))
-    if not is_spot(wish, most):
+    if not is_spot(wish, section.text("SPOTPRICE")):
         return {ON_DEMAND: {}}
     spot = {
         "InstanceMarketOptions.MarketType": "spot",
@@ -282,17 +305,22 @@ def _markets(section: Section, settings: Ec2Settings) -> dict[str, dict[str, str
         "InstanceMarketOptions.SpotOptions.SpotInstanceType": "one-time",
         "InstanceMarketOptions.SpotOptions.InstanceInterruptionBehavior": "terminate",
     }
-    if cap := _cap(most, settings.max_spot_price):
-        spot["InstanceMarketOptions.SpotOptions.MaxPrice"] = cap
     return {SPOT: spot, ON_DEMAND: {}} if wish == PREFERRED else {SPOT: spot}
 
 
-def _cap(requested: str, allowed: str) -> str:
-    if not requested:
-        return allowed
-    if allowed and float(price("SPOTPRICE", requested)) > float(allowed):
-        raise BadParameter(f"SPOTPRICE={requested} is more than the configuration allows: {allowed} an hour")
-    return price("SPOTPRICE", requested)
+def spot_limits_of(request: VmRequest, section: Section, settings: Ec2Settings, context: ProviderContext) -> SpotLimits:
+    """Return the limits on the price of the VM's spot instance; none for one on demand.
+
+    Raises:
+        BadParameter: SPOTPRICE is no price, or is more than the configuration allows.
+    """
+    requested = section.text("SPOTPRICE")
+    if not is_spot(section.text("SPOT"), requested):
+        return SpotLimits()
+    budget = listed_price(context.max_spot_price(request.owner), context.prices)
+    limits = SpotLimits(requested=requested, configured=settings.max_spot_price, budget=budget)
+    check_limits(limits)
+    return limits
 
 
 # Tags

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 
 import msgspec
@@ -47,12 +47,14 @@ class Offers(Value, frozen=True, kw_only=True):
     Attributes:
         types: by name.
         price_of: returns the price of a type in a market.
+        on_demand: returns the price of a type on demand as EC2 lists it, without `[prices]`; None when unknown.
         architecture: of the VM's AMI, "" when unknown.
         permitted: patterns of the types that any VM may get; None for all.
     """
 
     types: Mapping[str, InstanceType] = {}
     price_of: PriceOfType = lambda _name, _market: UNKNOWN
+    on_demand: Callable[[str], float | None] = lambda _name: None
     architecture: str = ""
     permitted: tuple[str, ...] | None = None
 

@@ -11,16 +11,21 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from one_provider_mad.domain import Template, VmId, VmRequest
 from one_provider_mad.errors import BadParameter, SettingsError
 from one_provider_mad.mappings import ContextSettings, Guest, ImageMapping, Mappings
+from one_provider_mad.pricing.settings import PriceSettings
 from one_provider_mad.providers.ec2.attributes import KNOWN_ATTRIBUTES, LONGEST_USER_DATA
 from one_provider_mad.providers.ec2.context import user_data_of
 from one_provider_mad.providers.ec2.launch import read_launch, run_instances
 from one_provider_mad.providers.ec2.launch_disks import ImageDisks
 from one_provider_mad.providers.ec2.settings import Ec2Settings
+from one_provider_mad.providers.ec2.spot_limits import SpotLimits, max_price
 from one_provider_mad.providers.ec2.template import plan
+from one_provider_mad.providers.ec2.type_choice import Offers
 from one_provider_mad.providers.interface import CreatePlan
 from one_provider_mad.providers.public_cloud import Section
 from one_provider_mad.settings import convert
@@ -136,6 +141,24 @@ def planned(attributes: Mapping[str, str], *, context: Mapping[str, str] | None 
     return plan(a_vm({**SECTION, **attributes}, context=context), table, a_context())
 
 
+NO_PRICES = PriceSettings()
+
+
+def spot_plan(
+    asked: str,
+    *,
+    budget: float | None = None,
+    on_demand: float | None,
+    prices: PriceSettings = NO_PRICES,
+    **settings: Any,
+) -> CreatePlan:
+    """The plan of a spot instance with this SPOTPRICE, limit of the budget and price on demand."""
+    context = msgspec.structs.replace(a_context(), max_spot_price=lambda _owner: budget, prices=prices)
+    table = msgspec.convert({"region": "eu-west-1", **settings}, Ec2Settings)
+    request = a_vm({**SECTION, "SPOT": "YES", **({"SPOTPRICE": asked} if asked else {})})
+    return plan(request, table, context, offers_of=lambda _: Offers(on_demand=lambda _name: on_demand))
+
+
 def calls(made: CreatePlan) -> list[dict[str, str]]:
     """The calls of a plan, without the parameters that every call has, after a check that EC2 has each of them."""
     found = []
@@ -200,12 +223,11 @@ def call(attributes: Mapping[str, str], *, context: Mapping[str, str] | None = N
         ),
         pytest.param({"USERDATA": "ZWNobyBoaQ=="}, {"UserData": "ZWNobyBoaQ=="}, id="user-data-as-given"),
         pytest.param(
-            {"SPOT": "YES", "SPOTPRICE": "0.02"},
+            {"SPOT": "YES"},
             {
                 "InstanceMarketOptions.MarketType": "spot",
                 "InstanceMarketOptions.SpotOptions.SpotInstanceType": "one-time",
                 "InstanceMarketOptions.SpotOptions.InstanceInterruptionBehavior": "terminate",
-                "InstanceMarketOptions.SpotOptions.MaxPrice": "0.02",
             },
             id="spot",
         ),
@@ -300,6 +322,59 @@ class TestConfiguration:
         assert chosen(planned({"SPOTPRICE": "0.01"}, **capped), name) == [("0.01",)]
         with pytest.raises(BadParameter, match=r"SPOTPRICE=0\.06 is more than the configuration allows: 0\.05"):
             planned({"SPOTPRICE": "0.06"}, **capped)
+
+    @pytest.mark.parametrize(
+        ("asked", "settings", "budget", "on_demand", "sent"),
+        [
+            ("", {}, None, 0.1, ""),
+            ("", {}, None, None, ""),
+            ("0.02", {}, None, 0.1, "0.02"),
+            ("999999", {}, None, 0.1, "0.1"),
+            ("0.02", {}, None, None, ""),
+            ("999999", {}, 0.05, None, "0.05"),
+            ("999999", {}, 0.05, 0.1, "0.05"),
+            ("999999", {}, 0.5, 0.1, "0.1"),
+            ("", {}, 0.05, 0.1, "0.05"),
+            ("", {}, 0.0123456789, None, "0.012345"),
+            ("0.15", {"max_spot_price": "0.2"}, None, 0.1, "0.15"),
+            ("", {"max_spot_price": "0.2"}, 0.05, None, "0.05"),
+        ],
+    )
+    def test_max_price_is_the_least_of_what_is_asked_configured_and_charged_on_demand(
+        self, asked: str, settings: dict[str, Any], budget: float | None, on_demand: float | None, sent: str
+    ) -> None:
+        made = spot_plan(asked, budget=budget, on_demand=on_demand, **settings)
+        assert chosen(made, "InstanceMarketOptions.SpotOptions.MaxPrice") == [(sent,)]
+        is_told = bool(asked) and budget is None and on_demand is None
+        assert [each.startswith(f"SPOTPRICE={asked} is not sent") for each in made.warnings] == [True] * is_told
+
+    def test_the_warning_of_a_spot_price_that_is_not_sent_says_what_to_set(self) -> None:
+        assert spot_plan("0.02", on_demand=None).warnings == (
+            (
+                "SPOTPRICE=0.02 is not sent to EC2 for t3.small, since the price on demand is unknown: EC2 limits the"
+                " price to that on demand; set max_spot_price in [ec2] of the configuration for SPOTPRICE to count"
+            ),
+        )
+
+    @given(
+        asked=st.one_of(st.just(""), st.decimals("0.000001", "999999", places=6).map(str)),
+        budget=st.none() | st.floats(0.0001, 1e6),
+        on_demand=st.none() | st.decimals("0.0001", "500", places=6).map(float),
+    )
+    def test_no_max_price_exceeds_the_price_on_demand_the_budget_or_what_is_asked(
+        self, asked: str, budget: float | None, on_demand: float | None
+    ) -> None:
+        sent = max_price(SpotLimits(requested=asked, budget=budget), on_demand)
+        bounds = [each for each in (float(asked or "inf"), budget, on_demand) if each is not None]
+        assert not sent or (re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", sent) and float(sent) <= min(bounds))
+        # Left out, EC2 applies the price on demand: nothing lower may be asked for unless that price is unknown.
+        if not sent:
+            assert budget is None
+            assert not asked or on_demand is None
+
+    def test_the_budgets_limit_counts_in_dollars_where_prices_are_in_another_currency(self) -> None:
+        made = spot_plan("", budget=0.09, on_demand=None, prices=PriceSettings(currency="EUR", rate=0.9))
+        assert chosen(made, "InstanceMarketOptions.SpotOptions.MaxPrice") == [("0.1",)]
 
     def test_configured_tags_overwrite_tags_of_the_vm(self) -> None:
         made = planned({"TAGS": "Name=mine,role=web"}, tags={"role": "any", "site": "a"})
