@@ -17,7 +17,15 @@ from one_provider_mad.actions.terminating import destroy
 from one_provider_mad.actions.work import Work
 from one_provider_mad.budget.admission import UNLIMITED
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmRequest
-from one_provider_mad.errors import InstanceNotFound, MadError, NoCapacity, ProviderError, QuotaExceeded, WrongState
+from one_provider_mad.errors import (
+    BudgetError,
+    InstanceNotFound,
+    MadError,
+    NoCapacity,
+    ProviderError,
+    QuotaExceeded,
+    WrongState,
+)
 from one_provider_mad.ownership.creating import Order
 from one_provider_mad.ownership.deploying import instance_for_deploy
 from one_provider_mad.ownership.locating import locate
@@ -202,7 +210,7 @@ async def stop(work: Work, *, is_hard: bool = False, is_parked: bool = False) ->
             await work.cloud.call("park", partial(send, instance.deploy_id))
         else:
             await work.cloud.call("stop", partial(provider.stop, instance.deploy_id, hard=is_hard))
-    await work.cloud.watch(instance.deploy_id, STOPPED, goal="stopped")
+    await _release_price(work, await work.cloud.watch(instance.deploy_id, STOPPED, goal="stopped"))
     if is_parked and not work.is_stale():
         await work.journal.park(instance.deploy_id, work.request.vm_id)
     elif not is_parked:
@@ -233,9 +241,17 @@ async def suspend(work: Work) -> str:
     await work.warn_if_unwritten(work.journal.sync())
     if instance.state in (InstanceState.RUNNING, InstanceState.UNKNOWN):
         await work.cloud.call("suspend", partial(provider.suspend, instance.deploy_id))
-    await work.cloud.watch(instance.deploy_id, STOPPED, goal="suspended")
+    await _release_price(work, await work.cloud.watch(instance.deploy_id, STOPPED, goal="suspended"))
     await work.warn_if_unwritten(be_on_host(work, instance.deploy_id))
     return "-"
+
+
+async def _release_price(work: Work, stopped: Instance) -> None:
+    """Let the budget count the instance as a stopped one at once, also for the other NAMEs that share it."""
+    try:
+        await work.budget.stopped(stopped)
+    except BudgetError as error:
+        work.warn(str(error))  # a listing lowers it later
 
 
 async def _alive(work: Work) -> Instance:

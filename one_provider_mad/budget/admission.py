@@ -21,7 +21,7 @@ from one_provider_mad.budget.settings import BudgetSettings
 from one_provider_mad.budget.spent import read_spent
 from one_provider_mad.budget.store import Store
 from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, Value, VmOwner, VmRequest
-from one_provider_mad.errors import BudgetExceeded, ProviderError
+from one_provider_mad.errors import BudgetExceeded, MadError, ProviderError
 from one_provider_mad.pricing.values import UNKNOWN, Kind, Price
 from one_provider_mad.providers.interface import Parameters, PriceSource, Provider
 from one_provider_mad.timestamps import Timestamp
@@ -57,6 +57,9 @@ class Budget(Protocol):
     async def gone(self, identity: Identity, deploy_ids: Collection[DeployId]) -> None:
         """Forget the instances of a VM that has certainly none any more. Raises BudgetError."""
 
+    async def stopped(self, instance: Instance) -> None:
+        """Count an instance that the cloud shows stopped as what it costs now. Raises BudgetError."""
+
     def starting(self, instance: Instance, request: VmRequest, /) -> Admission:
         """Commit the price of a running instance while it is started."""
 
@@ -82,6 +85,9 @@ class Unlimited:
         """Do nothing."""
 
     async def gone(self, identity: Identity, deploy_ids: Collection[DeployId]) -> None:
+        """Do nothing."""
+
+    async def stopped(self, instance: Instance) -> None:
         """Do nothing."""
 
     def starting(self, _instance: Instance, _request: VmRequest, /) -> Admission:
@@ -192,6 +198,12 @@ class Limited:
 
     # Instances that exist
 
+    async def stopped(self, instance: Instance) -> None:
+        """Count an instance that the cloud shows stopped as what it costs now; a listing would do so later."""
+        provider = self._plan.provider
+        if isinstance(provider, PriceSource):
+            await self._store.lower(instance.deploy_id, provider.price_of(instance), at=self._now())
+
     @asynccontextmanager
     async def starting(self, instance: Instance, request: VmRequest, /) -> AsyncIterator[None]:
         """Commit the price of the running instance; a listing lowers it again after a start that failed."""
@@ -292,7 +304,7 @@ class Limited:
                 self._looking = asyncio.create_task(self._look_soon(), name="listing for the budget")
             try:
                 await asyncio.shield(self._looking)
-            except ProviderError:
+            except MadError:
                 return  # the store stays as it is: nothing that counts is forgotten
 
     async def _look_soon(self) -> None:

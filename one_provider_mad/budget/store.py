@@ -19,6 +19,7 @@ from one_provider_mad.budget.schema import PRAGMAS, prepare
 from one_provider_mad.database import Database
 from one_provider_mad.domain import DeployId, Identity
 from one_provider_mad.errors import BudgetError
+from one_provider_mad.pricing.values import Price
 from one_provider_mad.processes import Process
 from one_provider_mad.timestamps import Timestamp
 
@@ -89,6 +90,12 @@ class Store:
             transactions.gone(db, identity, deploy_ids, name=self.name, at=at)
 
         await (await self._opened()).write(gone)
+
+    async def lower(self, deploy_id: DeployId, price: Price, *, at: Timestamp) -> None:
+        """Lower the price of an instance to this one, unless a call for it is under way."""
+        await (await self._opened()).write(
+            lambda db: transactions.lower(db, deploy_id, price, name=self.name, now=at.at)
+        )
 
     async def withdraw(self, wish: Wish) -> None:
         """Take back a disk that certainly was not made."""

@@ -10,6 +10,7 @@ from one_provider_mad.budget.months import Month
 from one_provider_mad.budget.records import Observed, Wish
 from one_provider_mad.budget.rules import Ask, Refusal, Scope, Terms, Use, refusal
 from one_provider_mad.domain import DeployId, Identity
+from one_provider_mad.pricing.values import Price
 from one_provider_mad.processes import Process
 from one_provider_mad.timestamps import Timestamp
 
@@ -218,6 +219,16 @@ def settle(db: sqlite3.Connection, key: str, *, name: str, deploy_id: str, wait:
     )
     if deploy_id:  # a listing may have shown the instance before the answer came
         db.execute("DELETE FROM commitments WHERE name = ? AND key = ? AND key <> ?", (name, deploy_id, key))
+
+
+def lower(db: sqlite3.Connection, deploy_id: DeployId, price: Price, *, name: str, now: float) -> None:
+    """Lower the price of an instance to this one, unless it is unknown, or a call for the instance is under way."""
+    cursor = db.execute(
+        "SELECT * FROM commitments WHERE name = ? AND deploy_id = ? AND wait IS NOT NULL AND known > ?",
+        (name, deploy_id, price.known),
+    )
+    for row in [_as_dict(cursor, each) for each in cursor.fetchall() if price.amount is not None]:
+        _set_price(db, row, amount=price.amount, known=price.known, currency=price.currency, now=now)
 
 
 def withdraw(db: sqlite3.Connection, wish: Wish, *, name: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sqlite3
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -219,7 +220,7 @@ def alone(root: Path, budget: str) -> Place:
     """An OpenNebula with one NAME, `one`, and its own budget."""
     place = Place(root)
     text = CLOUD.format(name="one", budget=budget, database=place.var / "one.db")
-    place.configure(text.replace('share = "team"', ""), name="one")
+    place.configure(text.replace('share = "team"', "") + '[policy]\nsize_check = "off"\n', name="one")
     return place
 
 
@@ -254,3 +255,85 @@ def test_a_start_that_would_exceed_is_refused_and_the_instance_stays_stopped(tmp
             f"FAILURE max_per_hour of one is 0.0050 USD, 0.0050 USD is in use, and starting instance {stopped}"
             " would add 0.0050 USD; an administrator may change budget.max_per_hour in one.toml"
         )
+
+
+def test_resizes_and_disks_that_would_exceed_are_refused_and_what_fits_is_made(tmp_path: Path) -> None:
+    place = alone(tmp_path, "max_per_hour = 0.025\nmax_disk_gb = 2")
+    with Driver(place, "-t 15 -r 0 one") as driver:
+        deploy_id = driver.created(deploy(1))
+
+        def ask(action: str, **operand: str) -> str:
+            return driver.ask(oned_lines.line(action, 1, template=TINY, deploy_id=deploy_id, operand=operand))
+
+        assert ask("RESIZE", CPU="1", VCPU="1", MEMORY="1024") == "SUCCESS -"
+        assert ask("RESIZE", CPU="2", VCPU="2", MEMORY="2048") == (
+            f"FAILURE max_per_hour of one is 0.0250 USD, 0.0200 USD is in use, and resizing instance {deploy_id} would"
+            " add 0.0200 USD; an administrator may change budget.max_per_hour in one.toml"
+        )
+        assert ask("ATTACHDISK", DISK_ID="1", SIZE="3072", TARGET="vdb") == (
+            f"FAILURE max_disk_gb of one is 2 GiB, 0 GiB is in use, and disk 1 of instance {deploy_id} would add 3 GiB;"
+            " an administrator may change budget.max_disk_gb in one.toml"
+        )
+        assert ask("ATTACHDISK", DISK_ID="1", SIZE="1024", TARGET="vdb") == "SUCCESS -"
+        assert ask("RESIZEDISK", DISK_ID="1", SIZE="3072") == (
+            f"FAILURE max_disk_gb of one is 2 GiB, 1 GiB is in use, and disk 1 of instance {deploy_id} would add 2 GiB;"
+            " an administrator may change budget.max_disk_gb in one.toml"
+        )
+        assert ask("RESIZEDISK", DISK_ID="1", SIZE="2048") == "SUCCESS -"
+    with closing(sqlite3.connect(place.var / "one.db")) as db:
+        assert [row[0] for row in db.execute("SELECT type FROM instance")] == ["medium_1gb"]
+
+
+def new(vm_id: int, user: str, group: str = "students") -> bytes:
+    """A deploy of a VM of this user and group."""
+    text = oned_lines.document("DEPLOY", vm_id, template=TINY).decode()
+    names = f"<UNAME>{user}</UNAME><GNAME>{group}</GNAME>"
+    owned = text.replace("<UNAME>oneadmin</UNAME><GNAME>oneadmin</GNAME>", names, 1)  # the datastore comes later
+    return oned_lines.head("DEPLOY", vm_id, "7.4") + b64encode(owned.encode()) + b"\n"
+
+
+def refused(driver: Driver, *lines: bytes) -> set[str]:
+    """Send requests at once, whose refusals share a listing, and return the texts of their failures."""
+    for each in lines:
+        driver.send(each)
+    replies = [driver.wait_for(lambda line: line.startswith("DEPLOY ")) for _ in lines]
+    return {line.split(" ", 3)[3] for line in replies if line.startswith("DEPLOY FAILURE")}
+
+
+def test_users_and_groups_have_limits_of_their_own_which_count_instances_that_only_a_listing_shows(
+    tmp_path: Path,
+) -> None:
+    place = alone(
+        tmp_path,
+        "max_instances = 9\n[budget.users.ada]\nmax_instances = 1\n[budget.groups.students]\nmax_instances = 2",
+    )
+
+    of_ada = (
+        "max_instances of user ada is 1, 1 exist, and an instance small_256mb would add 1; an administrator may"
+        " change budget.users.ada.max_instances in one.toml"
+    )
+    of_students = (
+        "max_instances of group students is 2, 2 exist, and an instance small_256mb would add 1; an"
+        " administrator may change budget.groups.students.max_instances in one.toml"
+    )
+    with Driver(place, "-t 15 -r 0 one") as driver:
+        driver.created(new(1, "ada"))
+        driver.created(new(3, "bob"))
+        assert refused(driver, new(2, "ada", "staff"), new(4, "cleo")) == {of_ada, of_students}
+        driver.created(new(5, "cleo", "staff"))
+    (place.var / "one_provider_mad_one.budget").unlink()
+    with Driver(place, "-t 15 -r 0 one") as driver:
+        assert refused(driver, new(6, "ada", "staff"), new(7, "bob")) == {of_ada, of_students}
+        driver.created(new(8, "bob", "staff"))
+
+
+def test_a_stop_frees_its_price_at_once_for_another_name_that_shares_the_budget(tmp_path: Path) -> None:
+    place = configured(tmp_path, "max_per_hour = 0.005")
+    with Driver(place, "-t 15 -r 0 one") as one, Driver(place, "-t 15 -r 0 two") as two:
+        deploy_id = one.created(deploy(1))
+        assert two.ask(deploy(2)).startswith("FAILURE max_per_hour of the shared budget team is")
+        off = oned_lines.line(
+            "SHUTDOWN", 1, template=TINY, deploy_id=deploy_id, lcm_state=oned_lines.LCM_STATES["SHUTDOWN_POWEROFF"]
+        )
+        assert one.ask(off).startswith("SUCCESS")
+        two.created(deploy(3))
