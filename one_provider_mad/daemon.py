@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from one_provider_mad.core_values import CoreValues
     from one_provider_mad.domain import EarlierHost, Instance, VmId, VmRequest
     from one_provider_mad.engines import Engines
+    from one_provider_mad.idle.watcher import Watcher as IdleWatcher
     from one_provider_mad.journal.records import Debt
     from one_provider_mad.orphans.revalidation import Revalidation
+    from one_provider_mad.over_budget.watcher import Watcher as LimitWatcher
     from one_provider_mad.xmlrpc.leadership import Leadership
 
 PROGRAM = "one_vmm_provider"
@@ -172,6 +174,7 @@ class _Daemon(Serving[Request | Malformed]):
         self._start(partial(settling.run, WaitingVms(LocalCore(os.environ))), "settle")
         self._start(partial(self._look_for_orphans, engines, dispatcher), "orphans")
         self._start(partial(self._watch_idle_vms, engines, dispatcher), "idle VMs")
+        self._start(partial(self._watch_limits, engines, dispatcher), "limits of a month")
 
     async def _watch_leadership(self, leadership: Leadership, lead: Callable[[bool], None]) -> None:
         await self._core.is_up.wait()  # until then nothing answers, and the pauses between tries grow
@@ -206,17 +209,36 @@ class _Daemon(Serving[Request | Malformed]):
             await opennebula.close()
 
     async def _watch_idle_vms(self, engines: Engines, dispatcher: Dispatcher) -> None:
+        """Warn and power off VMs that nobody uses."""
+        if await self._has_cloud(engines):
+            await asyncio.to_thread(import_module, "one_provider_mad.idle.watcher")
+            from one_provider_mad.idle.watcher import Watcher
+
+            await self._watch_running_vms(Watcher, engines, dispatcher)
+
+    async def _watch_limits(self, engines: Engines, dispatcher: Dispatcher) -> None:
+        """Warn and power off VMs whose limit of a month is reached."""
+        if await self._has_cloud(engines):
+            await asyncio.to_thread(import_module, "one_provider_mad.over_budget.watcher")
+            from one_provider_mad.over_budget.watcher import Watcher
+
+            await self._watch_running_vms(Watcher, engines, dispatcher)
+
+    async def _has_cloud(self, engines: Engines) -> bool:
+        """Wait until the driver has settled, and return True unless it runs scripts."""
         await asyncio.sleep(_SETTLED_SECONDS)
         await engines.is_journal_open.wait()
-        if engines.is_verbatim:
-            return
+        return not engines.is_verbatim
+
+    async def _watch_running_vms(
+        self, kind: type[IdleWatcher | LimitWatcher], engines: Engines, dispatcher: Dispatcher
+    ) -> None:
+        """Run a watcher, which may have OpenNebula power off VMs."""
         await asyncio.to_thread(import_module, "one_provider_mad.idle.core")
-        await asyncio.to_thread(import_module, "one_provider_mad.idle.watcher")
         from one_provider_mad.idle.core import IdleOpenNebula
-        from one_provider_mad.idle.watcher import Watcher
 
         opennebula = IdleOpenNebula(os.environ)
-        watcher = Watcher(
+        watcher = kind(
             engines,
             opennebula,
             name=self._options.name,

@@ -15,8 +15,8 @@ import msgspec
 
 from one_provider_mad.budget.levels import all_scopes, levels
 from one_provider_mad.budget.months import month_of
-from one_provider_mad.budget.records import Level, Observed, Wish, gib_of
-from one_provider_mad.budget.rules import Terms, scopes_for
+from one_provider_mad.budget.records import Level, MonthUse, Observed, Wish, gib_of
+from one_provider_mad.budget.rules import Scope, Terms, Use, scopes_for
 from one_provider_mad.budget.settings import BudgetSettings
 from one_provider_mad.budget.spent import read_spent
 from one_provider_mad.budget.store import Store
@@ -344,8 +344,31 @@ class Limited:
             found += levels(scope, await self._store.use_of(scope, month))
         return found
 
+    async def month_uses(self) -> list[MonthUse]:
+        """Return how far each limit of costs a month is used until now. Raises BudgetError."""
+        now = self._plan.clock()
+        found = []
+        for scope in all_scopes(self._plan.settings, name=self._plan.name):
+            limit = scope.limits.max_per_month
+            if limit is not None:
+                use, own = await self._store.use_until(scope, month_of(now), until=now)
+                found.append(_month_use(scope, limit, use, own))
+        return found
+
     def _observed(self, ours: Sequence[Instance], owners: Mapping[tuple[int, int], VmOwner]) -> list[Observed]:
         return [_observation(each, self._plan.provider, owners) for each in ours]
+
+
+def _month_use(scope: Scope, limit: float, use: Use, deploy_ids: frozenset[str]) -> MonthUse:
+    return MonthUse(
+        table=scope.table,
+        whom=scope.whom,
+        limit=limit,
+        spent=use.month,
+        per_hour=use.per_hour,
+        currency=next(iter(use.currencies)) if len(use.currencies) == 1 else "",
+        deploy_ids=deploy_ids,
+    )
 
 
 def _observation(instance: Instance, provider: Provider, owners: Mapping[tuple[int, int], VmOwner]) -> Observed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from one_provider_mad.budget.records import Level
-from one_provider_mad.budget.rules import Scope, Use
+from one_provider_mad.budget.rules import Scope, Use, whole_budget
 from one_provider_mad.budget.settings import BudgetSettings
 from one_provider_mad.pricing.values import figure
 
@@ -15,7 +15,7 @@ _STEPS = (100, 80)
 
 def all_scopes(settings: BudgetSettings, *, name: str) -> list[Scope]:
     """Return the limits of the whole budget, of each user and of each group."""
-    scopes = [Scope(table="budget", whom=name, limits=settings)]
+    scopes = [whole_budget(settings, name=name)]
     scopes += [
         Scope(table=f"budget.users.{user}", whom=f"user {user}", limits=limits, user=user)
         for user, limits in settings.users.items()

@@ -88,6 +88,28 @@ class Level(Value, frozen=True, kw_only=True):
     limit: float
 
 
+class MonthUse(Value, frozen=True, kw_only=True):
+    """How far one limit of costs a month is used until now.
+
+    Attributes:
+        table: table of the limit, `budget.users.ada`.
+        whom: whose limit it is, for a person: `user ada`.
+        limit: units of currency.
+        spent: units of currency that are spent so far.
+        per_hour: units of currency an hour that are spent now.
+        currency: ISO 4217 code, "" where there are several or none.
+        deploy_ids: the instances of this NAME that count.
+    """
+
+    table: str
+    whom: str
+    limit: float
+    spent: float
+    per_hour: float
+    currency: str
+    deploy_ids: frozenset[str]
+
+
 def gib_of(price: Price) -> float | None:
     """Return the GiB of all disks in a price; None when the price or the size of one is unknown."""
     sizes = [part.item.quantity for part in price.parts if part.item.kind is Kind.DISK]

@@ -121,8 +121,7 @@ def scopes_for(settings: BudgetSettings, *, name: str, owner: VmOwner) -> list[S
         name: NAME of the configuration.
         owner: the VM's user and group.
     """
-    whom = f"the shared budget {settings.share}" if settings.share else name
-    scopes = [Scope(table="budget", whom=whom, limits=settings)]
+    scopes = [whole_budget(settings, name=name)]
     if (limits := settings.users.get(owner.user)) is not None:
         table = f"budget.users.{owner.user}"
         scopes.append(Scope(table=table, whom=f"user {owner.user}", limits=limits, user=owner.user))
@@ -130,6 +129,12 @@ def scopes_for(settings: BudgetSettings, *, name: str, owner: VmOwner) -> list[S
         table = f"budget.groups.{owner.group}"
         scopes.append(Scope(table=table, whom=f"group {owner.group}", limits=limits, group=owner.group))
     return scopes
+
+
+def whole_budget(settings: BudgetSettings, *, name: str) -> Scope:
+    """Return the limits of all instances together."""
+    whom = f"the shared budget {settings.share}" if settings.share else name
+    return Scope(table="budget", whom=whom, limits=settings)
 
 
 def has_limits(settings: BudgetSettings) -> bool:

@@ -47,7 +47,9 @@ class BudgetSettings(Limits, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     counts as what is known of it."""
 
     at_limit: Literal["refuse", "poweroff"] = "refuse"
-    """What happens once the costs booked reach max_per_month: `refuse` admits nothing more."""
+    """What happens once the costs so far reach a max_per_month: `refuse` admits nothing more; `poweroff` also powers
+    off the running VMs that the limit counts, the newest first, through OpenNebula, where a stopped instance costs
+    less. Each VM is warned in its log within the hour before."""
 
     users: dict[str, Limits] = {}
     """Limits of single users, by their name in OpenNebula."""

@@ -119,6 +119,15 @@ class Store:
         """Return what the instances of a scope use."""
         return await (await self._opened()).read(lambda db: transactions.use_of(db, scope, month))
 
+    async def use_until(self, scope: Scope, month: Month, *, until: float) -> tuple[Use, frozenset[str]]:
+        """Return what the instances of a scope use, in the month until this time; and which are this NAME's."""
+
+        def use(db: sqlite3.Connection) -> tuple[Use, frozenset[str]]:
+            found = transactions.use_of(db, scope, month, until=until)
+            return found, transactions.deploy_ids(db, scope, name=self.name)
+
+        return await (await self._opened()).read(use)
+
     async def has_looked(self) -> bool:
         """Return True when the store was compared with the cloud of this NAME before."""
         return await (await self._opened()).read(lambda db: transactions.has_looked(db, self.name))

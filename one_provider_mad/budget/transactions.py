@@ -23,13 +23,14 @@ _SECONDS = 3600.0
 Row = dict[str, Any]
 
 
-def use_of(db: sqlite3.Connection, scope: Scope, month: Month) -> Use:
-    """Return what the instances of a scope use."""
+def use_of(db: sqlite3.Connection, scope: Scope, month: Month, *, until: float | None = None) -> Use:
+    """Return what the instances of a scope use; `Use.month` until the month's end, or until the given time."""
+    end = month.end if until is None else until
     where, values = _filter(scope)
     begin = f"max(since, coalesce(as_of, 0), {month.begin!r})"
     count, known, to_come, gib, currencies = db.execute(
         "SELECT count(*), coalesce(total(known + added), 0),"  # noqa: S608
-        f" total((known + added) * max(0, {month.end!r} - {begin})) / {_SECONDS}, total(gib + added_gib),"
+        f" total((known + added) * max(0, {end!r} - {begin})) / {_SECONDS}, total(gib + added_gib),"
         " group_concat(DISTINCT CASE WHEN known > 0 THEN currency END)"
         f" FROM commitments LEFT JOIN names USING (name) WHERE {where}",
         values,
@@ -48,6 +49,13 @@ def use_of(db: sqlite3.Connection, scope: Scope, month: Month) -> Use:
         unsized=_named(db, f"gib IS NULL AND {where}", values),
         currencies=frozenset(currencies.split(",")) if currencies is not None else frozenset(),
     )
+
+
+def deploy_ids(db: sqlite3.Connection, scope: Scope, *, name: str) -> frozenset[str]:
+    """Return the instances of a NAME that a scope counts."""
+    where, values = _filter(scope)
+    query = f"SELECT deploy_id FROM commitments WHERE name = ? AND deploy_id <> '' AND {where}"  # noqa: S608
+    return frozenset(row[0] for row in db.execute(query, (name, *values)))
 
 
 def booked_in(db: sqlite3.Connection, scope: Scope, month: Month) -> float:

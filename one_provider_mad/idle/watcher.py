@@ -14,6 +14,8 @@ from one_provider_mad.actions.engine import Engine, EngineSource
 from one_provider_mad.calls.waiting import Waiting
 from one_provider_mad.domain import VmId
 from one_provider_mad.errors import MadError, ProviderError, SettingsError
+from one_provider_mad.idle import confirming
+from one_provider_mad.idle.confirming import OperatorLog, confirmed
 from one_provider_mad.idle.rules import (
     ASK,
     Attribute,
@@ -45,26 +47,11 @@ _CHECK_SECONDS = 5.0
 _decode = msgspec.json.Decoder(dict[str, Watched]).decode
 
 
-class OpenNebula(Protocol):
+class OpenNebula(confirming.OpenNebula, Protocol):
     """What is asked of the local OpenNebula (idle/core.py)."""
-
-    async def open(self) -> None:
-        """Read the credentials. Raises SettingsError where there are none."""
-
-    async def may_act(self) -> bool:
-        """True when this front-end has no peers, or leads them."""
-
-    async def release(self) -> tuple[int, ...]:
-        """Return the release of OpenNebula as numbers."""
-
-    async def running(self, name: str, /) -> Mapping[VmId, Machine]:
-        """Return the running VMs of a driver, by ID."""
 
     async def latest(self) -> Mapping[VmId, Figure]:
         """Return the latest figure of each VM, by ID, where the VMs themselves do not have it."""
-
-    async def machine(self, vm_id: VmId, name: str, /) -> Machine | None:
-        """Return a VM of a driver if it runs."""
 
     async def groups(self) -> Mapping[int, Attribute]:
         """Return PROVIDER_IDLE of the groups that have it, by number."""
@@ -72,18 +59,8 @@ class OpenNebula(Protocol):
     async def figures(self, vm_id: VmId, /) -> list[Figure]:
         """Return the figures of a VM that OpenNebula keeps."""
 
-    async def power_off(self, vm_id: VmId, /) -> None:
-        """Ask OpenNebula to power off a VM."""
-
     async def note(self, vm_id: VmId, text: str, /) -> None:
         """Set PROVIDER_IDLE_WARNING of a VM."""
-
-
-class OperatorLog(Protocol):
-    """Writes a line to the log of a VM."""
-
-    def __call__(self, severity: Severity, text: str, vm_id: VmId | None = None, /) -> None:
-        """Write a line."""
 
 
 class _Case(NamedTuple):
@@ -270,14 +247,8 @@ class Watcher:
         vm_id = case.machine.vm_id
         if self._is_busy(vm_id) or not (await self._saving(case)).is_worth_it:
             return False
-        latest = await self._opennebula.machine(vm_id, self._name)
-        is_same = latest is not None and (latest.stime, latest.deploy_id) == (
-            case.machine.stime,
-            case.machine.deploy_id,
-        )
-        if latest is None or not is_same or latest.asked != case.machine.asked or self._is_busy(vm_id):
-            return False
-        if not await self._opennebula.may_act():
+        latest = await confirmed(self._opennebula, case.machine, name=self._name, is_busy=self._is_busy)
+        if latest is None or latest.asked != case.machine.asked:
             return False
         sentence = f"powered off, since the VM {judgement.reason}; onevm resume {vm_id} starts it again"
         log.warning("idle VM is powered off", vm=vm_id, reason=judgement.reason)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 from one_provider_mad.actions.engine import Engine
 from one_provider_mad.calls.cloud import SharedCloud
 from one_provider_mad.domain import DeployId, VmId
-from one_provider_mad.errors import MadError, ProviderUnavailable, WrongState
+from one_provider_mad.errors import ProviderUnavailable, WrongState
 from one_provider_mad.idle.rules import Attribute, Figure, Machine
 from one_provider_mad.idle.settings import IdleSettings
 from one_provider_mad.idle.watcher import IDLE, Watcher
@@ -23,74 +23,10 @@ from one_provider_mad.providers.simulated.cloud import Launch
 from one_provider_mad.providers.simulated.provider import SimulatedProvider
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
 from tests.actions.fakes import OWNER, FakeEngines, World, a_world
+from tests.idle.fakes import FakeOpenNebula
 
 VM = VmId(7)
 POWEROFF = IdleSettings(action="poweroff", after=600.0, notice=300.0)
-
-
-class FakeOpenNebula:
-    """Pretends to be the local OpenNebula.
-
-    Attributes:
-        machines: its running VMs.
-        wishes: PROVIDER_IDLE of its groups.
-        history: the figures that it keeps of every VM.
-        told: texts of `note`, by VM.
-        off: VMs that it was asked to power off.
-        leads: True if it leads its peers.
-        error: raised by every call.
-        refusal: raised by `power_off`.
-        changed: what `machine` returns instead of the listed VM.
-    """
-
-    def __init__(self) -> None:
-        self.machines: dict[VmId, Machine] = {}
-        self.wishes: dict[int, Attribute] = {}
-        self.history: list[Figure] = []
-        self.told: list[tuple[VmId, str]] = []
-        self.off: list[VmId] = []
-        self.leads = True
-        self.error: MadError | None = None
-        self.refusal: MadError | None = None
-        self.changed: dict[VmId, Machine | None] = {}
-
-    async def open(self) -> None:
-        pass
-
-    async def may_act(self) -> bool:
-        if self.error is not None:
-            raise self.error
-        return self.leads
-
-    async def release(self) -> tuple[int, ...]:
-        return (7, 4, 0)
-
-    async def running(self, name: str, /) -> Mapping[VmId, Machine]:
-        assert name == "sim"
-        return self.machines
-
-    async def latest(self) -> Mapping[VmId, Figure]:
-        return {}
-
-    async def machine(self, vm_id: VmId, name: str, /) -> Machine | None:
-        assert name == "sim"
-        return self.changed.get(vm_id, self.machines.get(vm_id))
-
-    async def groups(self) -> Mapping[int, Attribute]:
-        return self.wishes
-
-    async def figures(self, vm_id: VmId, /) -> list[Figure]:
-        assert vm_id in self.machines
-        return self.history
-
-    async def power_off(self, vm_id: VmId, /) -> None:
-        if self.refusal is not None:
-            raise self.refusal
-        self.off.append(vm_id)
-
-    async def note(self, vm_id: VmId, text: str, /) -> None:
-        self.told.append((vm_id, text))
-        self.machines[vm_id] = msgspec.structs.replace(self.machines[vm_id], warning=text)
 
 
 class Place:
