@@ -18,13 +18,17 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from one_provider_mad.budget.settings import Limits
 from one_provider_mad.cli import main as program
+from one_provider_mad.domain import Template
 from one_provider_mad.monitor.settings import read_tables
 from one_provider_mad.options import parse_arguments
 from one_provider_mad.providers import interface
 from one_provider_mad.providers.registry import BUILT_IN, settings_of
 from one_provider_mad.settings import Configuration, Settings, convert
-from tests.end_to_end.oned import COVERAGE, aside
+from tests import oned_lines
+from tests.cli.ec2_here import ec2_here
+from tests.end_to_end.oned import COVERAGE, Driver, Place, aside
 from tests.waiting import HANG
 
 ROOT = Path(__file__).parent.parent
@@ -136,7 +140,10 @@ def sessions(page: Path) -> Iterator[tuple[str, list[str]]]:
             yield command, quoted
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/quick-start.md"])
+SESSIONS = ("README.md", "docs/quick-start.md", "docs/costs.md")
+
+
+@pytest.mark.parametrize("name", SESSIONS)
 def test_quoted_terminal_sessions_show_the_output_of_their_commands(name: str, tmp_path: Path) -> None:
     environ, found = surroundings(tmp_path), list(sessions(ROOT / name))
     assert len(found) >= 4
@@ -145,8 +152,8 @@ def test_quoted_terminal_sessions_show_the_output_of_their_commands(name: str, t
         assert is_output(quoted, written.strip().split("\n")), f"{command} writes\n{written}"
 
 
-def test_only_the_readme_and_quick_start_quote_terminal_sessions() -> None:
-    assert {page.name for page in PAGES if any(sessions(page))} == {"README.md", "quick-start.md"}
+def test_no_other_page_quotes_terminal_sessions() -> None:
+    assert {page for page in PAGES if any(sessions(page))} == {ROOT / name for name in SESSIONS}
 
 
 def test_the_comparison_of_documented_output_detects_differences() -> None:
@@ -242,6 +249,11 @@ BURSTING = (
     "one-provider template 5 --for ec2-ireland --for ec2-paris",
 )
 
+COSTS_EC2 = (
+    "one-provider install ec2 --provider ec2 --set ec2.region=eu-west-1 --set budget.max_per_month=500"
+    " --set budget.max_price_per_vm=1"
+)
+
 NOT_RUN = {
     "one-provider demo": "the picture's test runs it",
     "one-provider demo --ec2": "tests/lab/test_demo_ec2.py runs it",
@@ -259,6 +271,8 @@ NOT_RUN = {
     "one-provider install NAME --recreate-hook": "asks OpenNebula; tests/cli/test_install_hook.py runs it",
     "one-provider recreate 42": "the same; tests/cli/test_recreate.py runs it",
     **dict.fromkeys(BURSTING, "tests/real_oned/test_bursting_page.py follows the page"),
+    "one-provider install NAME --set budget.max_per_hour=0.015": "the page's sessions are run in a folder of their own",
+    COSTS_EC2: "test_the_page_on_costs_bounds_the_bill_of_ec2 follows the page",
     "one-provider types NAME --cpu 4 --memory 16G --gpu 1 --spot": "ends with 1 in a cloud without GPUs",
     "one-provider tail NAME --follow": "never ends; tests/cli/test_tail.py follows",
 }
@@ -330,6 +344,64 @@ def test_every_command_of_ours_in_documents_runs(tmp_path: Path) -> None:
 def test_the_check_of_documented_commands_rejects_unknown_commands_and_options(command: str) -> None:
     with pytest.raises(click.ClickException):
         understand(command)
+
+
+# The page on costs
+
+BILLED = """
+provider = "simulated"
+owner = "one-test"
+[budget]
+{limit}
+[simulated]
+latency = 0
+boot_time = 0
+"""
+
+
+def vm_that_costs(**asked: str) -> Template:
+    """A VM of the type medium_1gb with a disk of 10 GiB."""
+    section = {"TYPE": "simulated", **asked}
+    disk = {"DISK_ID": "0", "SIZE": "10240"}
+    return Template(values={"CPU": ("1",), "MEMORY": ("1024",), "DISK": (disk,), "PUBLIC_CLOUD": (section,)})
+
+
+def test_each_limit_of_the_budget_refuses_with_the_sentence_on_the_page(tmp_path: Path) -> None:
+    rows = re.findall(r"^\| `(.+? = .+?)` \| .+? \| `(.+?)` \|$", text_of(ROOT / "docs" / "costs.md"), re.MULTILINE)
+    limits = {limit.split(" ")[0] for limit, _ in rows}
+    assert limits == {*Limits.__struct_fields__, "users", "groups"}
+    place = Place(tmp_path)
+    place.configure(BILLED.format(limit=""), name="simulated")
+    with Driver(place, "-t 15 -r 0 simulated") as driver:
+        driver.send(oned_lines.line("DEPLOY", 1, template=vm_that_costs()))
+        assert driver.wait_for(lambda line: line.startswith("DEPLOY SUCCESS 1 "))
+        for vm_id, (limit, quoted) in enumerate(rows, 2):
+            place.configure(BILLED.format(limit=limit), name="simulated")
+            asked = {"SPOT": "YES"} if "spot" in limit else {}
+            driver.send(oned_lines.line("DEPLOY", vm_id, template=vm_that_costs(**asked)))
+            reply = driver.wait_for(lambda line: line.startswith("DEPLOY "))
+            told = reply.removeprefix(f"DEPLOY FAILURE {vm_id} ")
+            if limit.startswith("max_per_month"):  # what is left of the month is another amount each day
+                assert plain(told) == plain(quoted)
+            else:
+                assert told == quoted
+
+
+def test_the_page_on_costs_bounds_the_bill_of_ec2(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "costs.md"
+    environ = surroundings(tmp_path)
+    typed = [command for command in commands(page) if command.split()[2:3] == ["ec2"]]
+    assert typed[0] == COSTS_EC2
+    with ec2_here(tmp_path / "lab") as here:
+        within(environ, shlex.split(typed[0])[1:], given="")
+        written = tmp_path / "etc" / "one_provider_mad" / "ec2.toml"
+        assert (
+            tomllib.loads(written.read_text())["budget"].items()
+            >= {"max_per_month": 500, "max_price_per_vm": 1}.items()
+        )
+        written.write_text(here.file.read_text() + next(block for block in blocks(page, "toml") if "[budget]" in block))
+        for command in typed[1:]:
+            run(environ, command)
 
 
 def test_the_example_scripts_work(tmp_path: Path) -> None:
