@@ -22,9 +22,11 @@ from one_provider_mad.cli.names import check_name, complete_name
 from one_provider_mad.cli.quiet import no_logs
 from one_provider_mad.cli.running_drivers import PROGRAMS, running_drivers
 from one_provider_mad.cli.state_files import (
+    budget_of,
     embedded_cloud,
     is_embedded_cloud,
     journal_of,
+    ledger_of,
     monitoring_state,
 )
 from one_provider_mad.cli.unknown_settings import load_without_unknown
@@ -65,6 +67,7 @@ class Remains(Value, frozen=True, kw_only=True):
         fault: why all must stay although no instance is known: the journal cannot be read, or a driver runs; "" else.
         removable: files and folders that may be deleted.
         kept: files that must stay.
+        ledgers: what its instances have cost; a purge keeps these files, and nothing needs them.
     """
 
     name: str
@@ -74,6 +77,7 @@ class Remains(Value, frozen=True, kw_only=True):
     fault: str
     removable: tuple[Path, ...]
     kept: tuple[Path, ...]
+    ledgers: tuple[Path, ...] = ()
 
 
 @click.command("purge", short_help="Check which files may be deleted for good.")
@@ -86,7 +90,8 @@ def command(names: Sequence[str], is_json: bool) -> None:
     """Check, for each NAME or for all, which files of the drivers may be deleted.
 
     Nothing is deleted. A journal that names pending terminations, or instances that may still exist, must stay, and the
-    output says what and where they are. Exit code 3 when files must stay.
+    output says what and where they are. A purge keeps the ledger, the only record of costs. Exit code 3 when files must
+    stay.
     """
     for name in names:
         check_name(name)
@@ -133,6 +138,7 @@ def remains_of(name: str, places: Places, pid: int | None = None) -> Remains:
         fault=fault,
         removable=(*(() if is_kept else state), *(() if pid is not None else output)),
         kept=(*(state if is_kept else ()), *(output if pid is not None else ())),
+        ledgers=tuple(path for path in _ledgers(name, configuration, places) if path.exists()),
     )
 
 
@@ -141,8 +147,16 @@ def _state(name: str, configuration: Configuration | None, places: Places, journ
     yield from (journal, Path(f"{journal}-journal"), places.conf / f"{name}.toml", places.mark(name))
     yield from (monitoring_state(name, places), Path(f"{monitoring_state(name, places)}.new"))
     yield from (places.var / f"one_provider_mad_{name}.{kind}" for kind in ("scripts", "probes", "prices", "types"))
+    budget = budget_of(name, configuration, places)
+    yield from (budget, Path(f"{budget}-journal"), Path(f"{ledger_of(name, configuration, places)}.lock"))
     if cloud is not None and is_embedded_cloud(cloud):
         yield from (Path(f"{cloud}{suffix}") for suffix in ("", "-wal", "-shm", ".crashes"))
+
+
+def _ledgers(name: str, configuration: Configuration | None, places: Places) -> Iterator[Path]:
+    ledger = ledger_of(name, configuration, places)
+    yield from (ledger, Path(f"{ledger}-journal"))
+    yield from sorted(ledger.parent.glob(f"{ledger.name}.broken-*"))
 
 
 def _logs(name: str, places: Places) -> Iterator[Path]:
@@ -196,6 +210,8 @@ def _show(remains: Remains) -> None:
         click.echo(f"  must stay: {path}")
     for path in remains.removable:
         click.echo(f"  may be deleted: {path}")
+    for path in remains.ledgers:
+        click.echo(f"  only record of costs, kept by a purge: {path}")
     if remains.traces:
         click.echo("  terminate these in OpenNebula or in the cloud, then run this again")
 
@@ -218,4 +234,5 @@ def _entry(remains: Remains) -> Mapping[str, Any]:
         ],
         "removable": [str(path) for path in remains.removable],
         "kept": [str(path) for path in remains.kept],
+        "ledgers": [str(path) for path in remains.ledgers],
     }

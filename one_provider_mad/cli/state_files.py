@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from one_provider_mad.budget import schema as budget_schema
 from one_provider_mad.database import connect
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import MadError
 from one_provider_mad.journal import schema
 from one_provider_mad.journal.reader import read_version
+from one_provider_mad.ledger import schema as ledger_schema
 from one_provider_mad.monitor import state
 from one_provider_mad.providers.simulated import table
 from one_provider_mad.settings import EMBEDDED, Configuration, Places
@@ -41,6 +43,18 @@ def journal_of(name: str, configuration: Configuration | None, places: Places) -
     return places.default_journal(name) if configuration is None else places.journal(configuration)
 
 
+def ledger_of(name: str, configuration: Configuration | None, places: Places) -> Path:
+    """Return the path of a NAME's ledger; the default one while the configuration cannot be read."""
+    return places.default_ledger(name) if configuration is None else places.ledger(configuration)
+
+
+def budget_of(name: str, configuration: Configuration | None, places: Places) -> Path:
+    """Return the path of a NAME's budget; the default one while the configuration cannot be read."""
+    return (
+        places.default_journal(name).with_suffix(".budget") if configuration is None else places.budget(configuration)
+    )
+
+
 def versioned_files(name: str, configuration: Configuration | None, places: Places) -> Iterator[VersionedFile]:
     """Yield the existing files of a NAME whose layout has a version."""
     journal = journal_of(name, configuration, places)
@@ -56,12 +70,14 @@ def versioned_files(name: str, configuration: Configuration | None, places: Plac
         yield VersionedFile(
             what="monitoring state", path=monitoring, version=version, written=state.VERSION, trouble=trouble
         )
-    cloud = embedded_cloud(name, configuration, places)
-    if cloud is not None and cloud.exists():
-        version, trouble = _sqlite_version(cloud)
-        yield VersionedFile(
-            what="embedded cloud", path=cloud, version=version, written=table.SCHEMA_VERSION, trouble=trouble
-        )
+    for what, path, written in (
+        ("embedded cloud", embedded_cloud(name, configuration, places), table.SCHEMA_VERSION),
+        ("ledger", ledger_of(name, configuration, places), ledger_schema.VERSION),
+        ("budget", budget_of(name, configuration, places), budget_schema.VERSION),
+    ):
+        if path is not None and path.exists():
+            version, trouble = _sqlite_version(path)
+            yield VersionedFile(what=what, path=path, version=version, written=written, trouble=trouble)
 
 
 def monitoring_state(name: str, places: Places) -> Path:

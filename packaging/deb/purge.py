@@ -2,6 +2,7 @@
 
 Part of the package's postrm: at that time the package's own environment is gone, so the standard library has to do.
 Such a NAME keeps its journal, configuration and logs, and the message says which instances and terminations they name.
+A ledger is the only record of costs, and stays.
 """
 
 import glob
@@ -35,8 +36,10 @@ SELECT 'imported instance ' || deploy_id || ' of VM ' || vm_id FROM imported
 
 
 def main():
-    for name in names():
-        purge(name)
+    kept = [name for name in names() if not purge(name)]
+    if not kept:
+        for path in glob.glob(VAR + "/one_provider_budget_*.sqlite*"):
+            os.remove(path)
     try:
         os.rmdir(CONF)
     except OSError:
@@ -53,7 +56,7 @@ def names():
 
 
 def purge(name):
-    """Remove the files of NAME from their usual places, unless its journal names instances.
+    """Remove the files of NAME from their usual places, unless its journal names instances; return True if it does not.
 
     A path in the configuration, which OpenNebula's user may write, is not for root to remove.
     """
@@ -71,13 +74,14 @@ def purge(name):
             )
         )
         say("    with OpenNebula, or terminate the instances in the cloud and remove the files.")
-        return
+        return False
     if journal != usual and os.path.exists(journal):
         say("kept {}, which names no instance: the configuration of {} has put it there".format(journal, name))
     paths = [usual, usual + "-journal", "{}/one_provider_mad_{}.configured".format(VAR, name)]
     paths += ["{}/{}.toml".format(CONF, name), "{}/one_im_provider_{}.state".format(VAR, name)]
     paths.append("{}/one_im_provider_{}.state.new".format(VAR, name))
-    paths += ["{}/one_provider_mad_{}.{}".format(VAR, name, kind) for kind in ("prices", "types")]
+    kinds = ("prices", "types", "budget", "budget-journal", "ledger.lock")
+    paths += ["{}/one_provider_mad_{}.{}".format(VAR, name, kind) for kind in kinds]
     for program in ("one_vmm_provider", "one_im_provider"):
         paths += glob.glob("{}/{}_{}.log*".format(LOG, program, glob.escape(name)))
     database = "{}/{}.db".format(VAR, name)
@@ -89,6 +93,10 @@ def purge(name):
             os.remove(path)
     for kind in ("scripts", "probes"):
         shutil.rmtree("{}/one_provider_mad_{}.{}".format(VAR, name, kind), ignore_errors=True)
+    ledger = "{}/one_provider_mad_{}.ledger".format(VAR, name)
+    if os.path.lexists(ledger):
+        say("kept {}, the only record of what {} has cost: remove it when nobody needs it".format(ledger, name))
+    return True
 
 
 def settings_of(name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -111,6 +112,44 @@ def test_a_database_of_opennebula_is_never_named(place: Place) -> None:
         db.execute("CREATE TABLE vm_pool (oid INTEGER PRIMARY KEY)")
     one = found(place)
     assert [Path(path).name for path in one["removable"]] == ["one.toml"]
+
+
+OF_COSTS = ("budget", "ledger.lock", "prices", "types")
+
+
+def write_costs(place: Place) -> Path:
+    """Write each file about money of the NAME, and the budget that it would share; return its ledger."""
+    place.configure('provider = "simulated"\nowner = "one-test"\n', name="simulated")
+    for kind in (*OF_COSTS, "ledger"):
+        (place.var / f"one_provider_mad_simulated.{kind}").touch()
+    (place.var / "one_provider_budget_team.sqlite").touch()
+    return place.var / "one_provider_mad_simulated.ledger"
+
+
+def test_a_ledger_is_kept_and_the_other_files_about_money_may_be_deleted(place: Place) -> None:
+    ledger = write_costs(place)
+    one = found(place)
+    assert one["ledgers"] == [str(ledger)]
+    assert {f"one_provider_mad_simulated.{kind}" for kind in OF_COSTS} < {Path(path).name for path in one["removable"]}
+    assert f"  only record of costs, kept by a purge: {ledger}" in output_of(place.root, "purge", "--check")
+
+
+@pytest.mark.parametrize("statement", ["", TRACES[2].values[0]], ids=["without-instances", "with-an-instance"])
+def test_the_packages_purge_keeps_the_ledger(place: Place, capsys: pytest.CaptureFixture[str], statement: str) -> None:
+    ledger = write_costs(place)
+    if statement:
+        with closing(sqlite3.connect(journal(place))) as db:
+            db.executescript(VERSION_9.read_text())
+            db.execute(statement)
+            db.commit()
+    purge = runpy.run_path(str(ROOT / "packaging" / "deb" / "purge.py"))["main"]
+    purge.__globals__.update(CONF=str(place.conf), VAR=str(place.var), LOG=str(place.var))
+    purge()
+    left = {path.name.removeprefix("one_provider_mad_simulated.") for path in place.var.iterdir()}
+    assert ledger.exists()
+    removable = {*OF_COSTS, "one_provider_budget_team.sqlite"}
+    assert left & removable == (removable if statement else set())
+    assert (f"kept {ledger}, the only record" in capsys.readouterr().out) == (not statement)
 
 
 def test_without_a_name_nothing_is_found(place: Place) -> None:

@@ -68,11 +68,16 @@ def test_files_of_this_version_leave_the_way_back_open(place: Place, driver: Sta
     one.created(oned_requests.deploy(7))
     one.finalize()
     (place.var / "one_im_provider_simulated.state").write_text('{"version": 1}')
+    for kind in ("ledger", "budget"):
+        with closing(sqlite3.connect(place.var / f"one_provider_mad_simulated.{kind}")) as db:
+            db.execute("PRAGMA user_version = 1")
     findings = found(place)
     assert [(each["what"], each["version"], each["becomes"]) for each in findings["files"]] == [
         ("journal", VERSION, VERSION),
         ("monitoring state", 1, 1),
         ("embedded cloud", 1, 1),
+        ("ledger", 1, 1),
+        ("budget", 1, 1),
     ]
     assert check(findings, "way back")["found"] == "install the earlier release again: no file changes its version"
 
