@@ -356,6 +356,9 @@ owner = "one-test"
 [simulated]
 latency = 0
 boot_time = 0
+[simulated.instance_types.odd]
+cpu = 1
+memory = 1024
 """
 
 
@@ -378,6 +381,7 @@ def test_each_limit_of_the_budget_refuses_with_the_sentence_on_the_page(tmp_path
         for vm_id, (limit, quoted) in enumerate(rows, 2):
             place.configure(BILLED.format(limit=limit), name="simulated")
             asked = {"SPOT": "YES"} if "spot" in limit else {}
+            asked |= {"PROVIDER_INSTANCE_TYPE": "odd"} if "instance odd" in quoted else {}
             driver.send(oned_lines.line("DEPLOY", vm_id, template=vm_that_costs(**asked)))
             reply = driver.wait_for(lambda line: line.startswith("DEPLOY "))
             told = reply.removeprefix(f"DEPLOY FAILURE {vm_id} ")
