@@ -1,4 +1,4 @@
-"""Which actions on an existing instance add to what it costs, and their admission by the budget."""
+"""Admit by the budget those actions on an existing instance that may raise its price."""
 
 from __future__ import annotations
 

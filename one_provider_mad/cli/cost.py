@@ -95,7 +95,7 @@ def _moment(option: str, text: str, *, now: float, default: float) -> float:
 
 def _ledger_of(configuration: Configuration, places: Places, period: Period) -> Ledger:
     if configuration.settings.provider == "scripts":
-        raise click.ClickException(f"{configuration.name} is served by scripts, whose costs nobody books")
+        raise click.ClickException(f"{configuration.name} is served by scripts, for which no costs are booked")
     return _read(configuration.name, places.ledger(configuration), period)
 
 

@@ -1,4 +1,4 @@
-"""What `one-provider cost` shows: rows, sums and remarks, as tables, CSV or JSON."""
+"""Shows the report of `one-provider cost`: rows, sums and remarks, as tables, CSV or JSON."""
 
 from __future__ import annotations
 

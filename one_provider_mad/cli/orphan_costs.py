@@ -1,4 +1,4 @@
-"""What orphans, parked instances and unused parts cost together, by the record of the latest search."""
+"""Adds up what orphans, parked instances and unused parts cost, by the record of the latest search."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each day of UTC has cost."""
+"""Computes what each day of UTC has cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a power off saves."""
+"""Computes what a power off saves an hour."""
 
 from __future__ import annotations
 

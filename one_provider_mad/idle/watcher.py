@@ -115,7 +115,7 @@ class Watcher:
         try:
             await self._opennebula.open()
         except SettingsError as error:
-            log.warning("idle VMs are not looked for", reason=str(error))
+            log.warning("idle VMs not looked for", reason=str(error))
             return
         await self._core_is_up.wait()
         while True:

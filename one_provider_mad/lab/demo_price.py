@@ -1,4 +1,4 @@
-"""What the demonstration's instance costs an hour, part by part."""
+"""Shows what the demonstration's instance costs an hour, part by part."""
 
 from __future__ import annotations
 

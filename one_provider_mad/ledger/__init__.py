@@ -1,1 +1,1 @@
-"""What instances and loose resources have cost: booked by the information driver alone, read by everybody else."""
+"""What instances and loose resources have cost: booked by the information driver alone, read by all other processes."""

@@ -1,4 +1,4 @@
-"""What one listing shows of one thing that may cost."""
+"""One thing that may cost, as one listing shows it."""
 
 from __future__ import annotations
 

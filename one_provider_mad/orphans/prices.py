@@ -1,4 +1,4 @@
-"""What the instances and parts that a search for orphans names cost, as far as the cloud's provider knows prices."""
+"""Prices the instances and parts that a search for orphans has found, as far as the provider knows prices."""
 
 from __future__ import annotations
 

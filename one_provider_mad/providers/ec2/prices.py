@@ -1,4 +1,4 @@
-"""What instances of EC2 cost: finds what each is charged for, and looks up its prices."""
+"""Prices EC2's instances: finds what each is charged for, and looks up its prices."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class Prices:
 
     @property
     def is_used(self) -> bool:
-        """Return True once prices have been read: then somebody wants them."""
+        """Return True once prices have been asked for."""
         return bool(self._asked_at)
 
     async def read(self, instances: Collection[Instance]) -> None:

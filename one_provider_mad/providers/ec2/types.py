@@ -33,7 +33,7 @@ PATIENCE = 50.0
 
 
 def is_due(now: float, due_at: float) -> bool:
-    """Return True from `due_at` on, a day ahead at most: earlier than that, somebody has set the clock back."""
+    """Return True from `due_at` on, or when it is more than a day ahead, as after a clock that was set back."""
     return not due_at - DAY <= now < due_at
 
 

@@ -1,4 +1,4 @@
-"""What the price of an EBS volume depends on; no I/O."""
+"""Facts of an EBS volume on which its price depends; no I/O."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ SOON = 30.0
 """Seconds after which one is asked for again that EC2 has not listed."""
 
 KEPT = 3600.0
-"""Seconds for which volumes are remembered at least that nobody asks for."""
+"""Fewest seconds for which a volume is remembered after it was last asked for."""
 
 _FEW = 5 * MOST_VALUES
 """Volumes up to which they are asked for by id; beyond, all attached ones of the region are listed."""
@@ -68,7 +68,7 @@ class Volumes:
         return is_change
 
     def _forget(self, now: float, *, most: int) -> None:
-        """Drop what nobody has asked for during an hour, when that is much."""
+        """Drop volumes that were not asked for during an hour, if there are many."""
         if len(self._due) > most:
             old = [each for each, at in self._due.items() if at < now - KEPT]
             for each in old:

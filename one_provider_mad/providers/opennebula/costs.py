@@ -1,4 +1,4 @@
-"""What a partner's showback charges: the costs of templates and VMs, and of its oned.conf. Pure.
+"""Reads what a partner's showback charges: the costs of templates and VMs, and of its oned.conf. Pure.
 
 `oneshowback` adds up, for the hours of each history record, CPU_COST * CPU + MEMORY_COST * MEMORY + DISK_COST * (SIZE
 of all disks and of their snapshots), both sizes in MB, with the costs of DEFAULT_COST where the VM has none

@@ -1,4 +1,4 @@
-"""What VMs at a partner's cost: by its showback, and by the table `[prices]`."""
+"""Prices VMs at a partner's: by its showback, and by the table `[prices]`."""
 
 from __future__ import annotations
 
