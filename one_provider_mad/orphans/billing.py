@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import structlog
 
 from one_provider_mad.calls.cloud import Cloud
 from one_provider_mad.domain import DeployId, Instance, OwnedVm, VmId
-from one_provider_mad.errors import InstanceNotFound, PermissionDenied, ProviderError, WrongState
+from one_provider_mad.errors import BadParameter, InstanceNotFound, PermissionDenied, ProviderError, WrongState
 from one_provider_mad.journal.writer import Journal
 from one_provider_mad.orphans.verdicts import VmDocument
-from one_provider_mad.ownership.billing import correct, corrections
+from one_provider_mad.ownership.billing import Correction, correct, corrections
 
 log = structlog.get_logger()
 
 _MOST = 200
 """Most instances whose tags one search corrects: each is a call to the cloud, which limits them."""
+
+
+_MOST_REFUSALS = 3
+"""Refusals in a row after which a search corrects no more tags: the cloud refuses them all."""
 
 
 class TagKeeper:
@@ -31,6 +35,7 @@ class TagKeeper:
         self._may_act = may_act
         self._warn = warn
         self._is_refusal_reported = False
+        self._refused: set[DeployId] = set()
 
     async def keep(
         self, cloud: Cloud, journal: Journal, instances: Iterable[Instance], living: Mapping[VmId, VmDocument]
@@ -41,17 +46,40 @@ class TagKeeper:
         found = await corrections(cloud, journal, vms)
         if not found or not await self._may_act():
             return
+        # Those that were refused before come last: one full of a user's tags must not keep all others from theirs.
+        found.sort(key=lambda each: each.deploy_id in self._refused)
+        self._refused.intersection_update(each.deploy_id for each in found)
         try:
-            for each in found[:_MOST]:
-                try:
-                    await correct(cloud, journal, each)
-                except (InstanceNotFound, WrongState) as error:
-                    log.info("tags not corrected", vm=each.vm.vm_id, deploy_id=each.deploy_id, reason=str(error))
+            refusal = await self._correct(cloud, journal, found[:_MOST])
         except ProviderError as error:
-            self._report(error)
+            refusal = error
+        if refusal is not None:
+            self._report(refusal)
             return
         self._is_refusal_reported = False
         log.info("tags corrected", instances=len(found[:_MOST]), left=len(found[_MOST:]))
+
+    async def _correct(self, cloud: Cloud, journal: Journal, found: Sequence[Correction]) -> ProviderError | None:
+        """Correct the tags of instances; return the last refusal that concerns one of them alone.
+
+        Raises:
+            ProviderError: the cloud does not answer, or refuses one instance after the other.
+        """
+        refusals, refusal = 0, None
+        for each in found:
+            try:
+                await correct(cloud, journal, each)
+            except ProviderError as error:
+                self._refused.add(each.deploy_id)
+                if not isinstance(error, (InstanceNotFound, WrongState)):
+                    refusals, refusal = refusals + 1, error.with_traceback(None)
+                    if refusals > _MOST_REFUSALS or not isinstance(error, (BadParameter, PermissionDenied)):
+                        raise
+                log.info("tags not corrected", vm=each.vm.vm_id, deploy_id=each.deploy_id, reason=str(error))
+            else:
+                refusals = 0
+                self._refused.discard(each.deploy_id)
+        return refusal
 
     def _report(self, error: ProviderError) -> None:
         """Log a failure; the operator hears once of a missing right."""

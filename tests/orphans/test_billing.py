@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 import pytest
 
 from one_provider_mad.domain import DeployId, OwnedVm, VmOwner
-from one_provider_mad.errors import MadError, PermissionDenied
+from one_provider_mad.errors import BadParameter, MadError, PermissionDenied
 from one_provider_mad.journal.reader import owners
 from one_provider_mad.orphans import billing
 from tests.actions.fakes import STIME, FakeCloud, World, a_world
@@ -23,12 +23,14 @@ class BillableCloud(FakeCloud):
     Attributes:
         tags: those of each instance.
         refusals: raised by the next writes of tags.
+        full: instances that take no further tag.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.tags: dict[str, str] = {}
         self.refusals: list[MadError] = []
+        self.full: set[str] = set()
 
     def wanted_tags(self, vm: OwnedVm) -> Mapping[str, str]:
         return {"who": vm.owner.user}
@@ -36,6 +38,8 @@ class BillableCloud(FakeCloud):
     async def write_tags(self, deploy_id: DeployId, tags: Mapping[str, str]) -> None:
         if self.refusals:
             raise self.refusals.pop()
+        if deploy_id in self.full:
+            raise BadParameter("EC2: the tag limit is reached (CreateTags, TagLimitExceeded)")
         self.tags[deploy_id] = tags["who"]
 
 
@@ -99,3 +103,27 @@ async def test_one_search_corrects_a_limited_number(front: FrontEnd, monkeypatch
     assert len(tags_of(front)) == 1
     await front.look()
     assert len(tags_of(front)) == 2
+
+
+async def test_an_instance_that_takes_no_tags_does_not_keep_others_from_theirs(
+    front: FrontEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(billing, "_MOST", 1)
+    assert isinstance(front.cloud, BillableCloud)
+    for full in ("i-7", "i-8"):
+        front.cloud.tags.clear()
+        front.cloud.full = {full}
+        front.opennebula.vm(7, "i-7", owner=GRACE if full == "i-7" else ADA)
+        front.opennebula.vm(8, "i-8", owner=GRACE if full == "i-7" else ADA)
+        await front.look(3)
+        assert tags_of(front).keys() == {"i-7", "i-8"} - {full}
+
+
+async def test_a_cloud_that_refuses_all_tags_is_not_asked_for_each_instance(front: FrontEnd) -> None:
+    for vm_id in range(20, 40):
+        await front.create(f"i-{vm_id}", vm_id=vm_id)
+        front.opennebula.vm(vm_id, f"i-{vm_id}", owner=ADA)
+    assert isinstance(front.cloud, BillableCloud)
+    front.cloud.refusals = [PermissionDenied("EC2: CreateTags is not allowed") for _ in range(20)]
+    await front.look()
+    assert len(front.cloud.refusals) > 10
