@@ -186,8 +186,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Permissions of end users."""
 
     orphans: OrphanPolicy = OrphanPolicy()
-    idle: IdleSettings = IdleSettings()
     """Handling of instances without a VM."""
+
+    idle: IdleSettings = IdleSettings()
+    """Handling of VMs that nobody uses."""
 
     spot: SpotSettings = SpotSettings()
     """Instances that the cloud may take back."""
