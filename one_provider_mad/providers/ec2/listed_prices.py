@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -18,6 +17,7 @@ from one_provider_mad.pricing.values import SPOT, Item, Kind, UnitPrice
 from one_provider_mad.providers.ec2.built_in import built_in_prices
 from one_provider_mad.providers.ec2.client import MOST_PAGES, Client, price_region
 from one_provider_mad.providers.ec2.kept_lists import load, save
+from one_provider_mad.providers.ec2.losses import pause_after, say_loss
 from one_provider_mad.providers.ec2.price_list import (
     OPERATIONS,
     PART,
@@ -30,7 +30,7 @@ from one_provider_mad.providers.ec2.price_list import (
 )
 from one_provider_mad.providers.ec2.settings import Ec2Settings
 from one_provider_mad.providers.ec2.spot_prices import SpotPrices, spot_prices
-from one_provider_mad.providers.ec2.types import AGAIN, DAY, PATIENCE, SOON, is_due
+from one_provider_mad.providers.ec2.types import DAY, PATIENCE, SOON, is_due
 
 HOUR = 3600.0
 
@@ -68,6 +68,7 @@ class ListedPrices:
         self._list = PriceList(endpoint=settings.pricing_endpoint_url, region=settings.region)
         self._spot = SpotPrices()
         self._wanted = {""}
+        self._renewed: set[str] = set()
         self._next: dict[str, float] = {}
         self._failures: dict[str, str] = {}
 
@@ -88,20 +89,23 @@ class ListedPrices:
         """Have the prices of these operating systems read from now on."""
         self._wanted |= {each for each in systems if each in OPERATIONS}
 
-    async def read(self, *, has_spot: bool) -> bool:
-        """Read what is due; return True when a price has changed.
+    @property
+    def lists(self) -> tuple[object, ...]:
+        """Return what prices are taken from: other objects once a price may have changed."""
+        return self._list, self._spot, self._table
+
+    async def read(self, *, has_spot: bool) -> None:
+        """Read what is due.
 
         Args:
             has_spot: whether a failure to read spot prices concerns anyone.
         """
-        before = (self._list, self._spot, self._table)
         if not self._is_table_read:
             await asyncio.to_thread(self._read_table)
         if price_region(self._settings):
             await self._read_list()
         if self._is_due("spot"):
             await self._try("spot", self._read_spot, "spot prices are not known", period=HOUR, is_said=has_spot)
-        return any(one is not other for one, other in zip(before, (self._list, self._spot, self._table), strict=True))
 
     def _read_table(self) -> None:
         # A compatible cloud has Amazon's types at best, not its prices.
@@ -132,17 +136,26 @@ class ListedPrices:
             return
         if self._list.read_at < kept.read_at <= self._clock() + 1 or kept.compute.keys() > self._list.compute.keys():
             self._list = kept
+            self._renewed.clear()
 
     async def _ask(self) -> None:
-        now = self._clock()
+        """Ask for one operating system after the other: what has come counts, even if the rest does not come."""
         missing = self._missing()
-        blank = msgspec.structs.replace(self._list, compute={}, parts={}, currency="", date=_day(now))
-        found = {asked: await self._ask_all(queries(self._settings.region, asked)) for asked in missing}
-        fresh = collected(found, blank=blank)
         is_whole = PART in missing
-        self._list = msgspec.structs.replace(fresh, read_at=now) if is_whole else self._list.merged(fresh)
+        for asked in missing:
+            if asked not in self._renewed:
+                self._list = self._list.renewed(await self._fresh(asked))
+            if is_whole:
+                self._renewed.add(asked)
+        if is_whole:
+            self._renewed.clear()
+            self._list = self._list.only(missing, read_at=self._clock())
         with suppress(OSError):  # it is only a cache
             await asyncio.to_thread(save, self._path, self._list)
+
+    async def _fresh(self, asked: str) -> PriceList:
+        blank = msgspec.structs.replace(self._list, compute={}, parts={}, currency="", date="")
+        return collected({asked: await self._ask_all(queries(self._settings.region, asked))}, blank=blank)
 
     async def _ask_all(self, wanted: Sequence[Query]) -> list[Listed]:
         return [each for query in wanted for each in await self._pages(query)]
@@ -170,21 +183,17 @@ class ListedPrices:
     async def _try(
         self, name: str, ask: Callable[[], Awaitable[None]], loss: str, *, period: float = 0.0, is_said: bool = True
     ) -> None:
-        """Call `ask`, and not again within the period; after an error, which is said once, not for an hour."""
+        """Call `ask`, and not again within the period; after an error, which is said once, not for some minutes."""
         self._next[name] = self._clock() + SOON  # for one whose caller gives up
         try:
             async with asyncio.timeout(PATIENCE):
                 await ask()
         except (ProviderError, TimeoutError) as error:
-            self._next[name] = self._clock() + AGAIN
+            self._next[name] = self._clock() + pause_after(error)
             sentence = str(error) or f"there was no whole answer within {PATIENCE:g} s"
             if is_said and self._failures.get(name) != sentence:
                 self._failures[name] = sentence
-                self._warn(f"{loss}: {sentence}")
+                say_loss(f"{loss}: {sentence}", error, warn=self._warn)
         else:
             self._next[name] = self._clock() + period
             self._failures.pop(name, None)
-
-
-def _day(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d")

@@ -8,7 +8,7 @@ beginning names the region.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -281,14 +281,30 @@ class PriceList(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             return UnitPrice()
         return UnitPrice(amount=amount, currency=self.currency, source=self.source, date=self.date)
 
-    def merged(self, other: PriceList) -> PriceList:
-        """Return both lists as one; the other's prices win, of the same operating system all."""
+    def renewed(self, other: PriceList) -> PriceList:
+        """Return the list with the other's prices, which replace those of the same operating system, or of all parts.
+
+        Raises:
+            ProviderUnavailable: the other's are in another currency.
+        """
+        if self.currency and other.currency and self.currency != other.currency:
+            raise _in_several({self.currency, other.currency})
         return msgspec.structs.replace(
             self,
             compute={**self.compute, **other.compute},
-            parts={**self.parts, **other.parts},
+            parts=other.parts or self.parts,
             currency=other.currency or self.currency,
+            date=max(self.date, other.date),
         )
+
+    def only(self, asked: Collection[str], *, read_at: float) -> PriceList:
+        """Return the list with the prices of these operating systems alone, as read at this time."""
+        compute = {system: prices for system, prices in self.compute.items() if system in asked}
+        return msgspec.structs.replace(self, compute=compute, read_at=read_at)
+
+
+def _in_several(currencies: Collection[str]) -> ProviderUnavailable:
+    return ProviderUnavailable(f"AWS price list: prices in several currencies, {', '.join(sorted(currencies))}")
 
 
 def collected(prices: Mapping[str, Sequence[Listed]], *, blank: PriceList) -> PriceList:
@@ -304,7 +320,7 @@ def collected(prices: Mapping[str, Sequence[Listed]], *, blank: PriceList) -> Pr
     every = [each for listed in prices.values() for each in listed]
     currencies = {each.currency for each in every}
     if len(currencies) > 1:
-        raise ProviderUnavailable(f"AWS price list: prices in several currencies, {', '.join(sorted(currencies))}")
+        raise _in_several(currencies)
     by_name = {system: {each.name: each.amount for each in listed} for system, listed in prices.items()}
     return msgspec.structs.replace(
         blank,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from one_provider_mad.providers.ec2.instances import PLATFORM, VOLUMES
 from one_provider_mad.providers.ec2.launch import Launch, read_launch
 from one_provider_mad.providers.ec2.launch_volumes import launched_volumes
 from one_provider_mad.providers.ec2.listed_prices import ListedPrices
+from one_provider_mad.providers.ec2.losses import say_loss
 from one_provider_mad.providers.ec2.price_items import (
     Look,
     address_item,
@@ -48,6 +50,10 @@ from one_provider_mad.providers.interface import Parameters
 
 _MOST_KEPT = 50_000
 """Most prices of instances that are kept; then all are looked up anew."""
+
+
+_LONGEST_WAIT = 20.0
+"""Most seconds that a create waits for prices: a third of `call_timeout`."""
 
 
 class Kept(NamedTuple):
@@ -103,6 +109,7 @@ class Prices:
         self._failures: dict[str, str] = {}
         self._images_of_creates: dict[str, tuple[str, ...]] = {}
         self._reading = asyncio.Lock()
+        self._priced_by = listed.lists
 
     # Reading
 
@@ -121,8 +128,10 @@ class Prices:
             listed = list(instances)
             await self._learn_images()
             self._listed.want(set(await in_batches(listed, _systems)))
-            if await self._listed.read(has_spot=any(await in_batches(listed, _are_spot))):
-                self._change()
+            try:
+                await self._listed.read(has_spot=any(await in_batches(listed, _are_spot)))
+            finally:  # also after a reading that was broken off
+                self._note_lists()
             if self._is_due("subnets", DAY):
                 await self._learn(
                     "new instances are priced with a public address, since subnets are not known", self._learn_subnets
@@ -133,7 +142,10 @@ class Prices:
         """Look up what the price of a create depends on, where prices are used."""
         self._images_of_creates[image] = snapshots
         if self.is_used:
-            await self.read(())
+            # A create does not wait for a price list that does not come; its price is then that of earlier lists.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LONGEST_WAIT):
+                    await self.read(())
 
     async def _learn_images(self) -> None:
         """Look up the images of creates since the last call, and the prices of their operating systems."""
@@ -158,16 +170,20 @@ class Prices:
         if await self._volumes.learn(wanted):
             self._kept.clear()
 
-    async def _learn(self, loss: str, learn: Callable[[], Awaitable[None]], *, raises: bool = False) -> None:
-        """Call `learn`; warn once of a right that is missing, and of any error unless it is raised."""
+    async def _learn(self, loss: str, learn: Callable[[], Awaitable[None]], *, is_needed: bool = False) -> None:
+        """Call `learn`; tell once of an error. What is needed in any case raises it, unless its right is missing."""
         try:
             await learn()
         except ProviderError as error:
-            if raises and not isinstance(error, PermissionDenied):
+            if is_needed and not isinstance(error, PermissionDenied):
                 raise
             if self._failures.get(loss) != str(error):
                 self._failures[loss] = str(error)
-                self._warn(f"{loss}: {error}")
+                sentence = f"{loss}: {error}"
+                if is_needed:
+                    self._warn(sentence)
+                else:
+                    say_loss(sentence, error, warn=self._warn)
         else:
             self._failures.pop(loss, None)
 
@@ -176,7 +192,7 @@ class Prices:
         if instances and self._is_due("addresses", PERIOD):
             await self._learn("instances are priced with one public address at most", self._learn_addresses)
         wanted = await in_batches(instances, _volumes)
-        await self._learn("the price of volumes is not known", partial(self._learn_volumes, wanted), raises=True)
+        await self._learn("the price of volumes is not known", partial(self._learn_volumes, wanted), is_needed=True)
 
     def _is_due(self, name: str, period: float) -> bool:
         now = self._clock()
@@ -185,10 +201,14 @@ class Prices:
         self._asked_at[name] = now
         return True
 
-    def _change(self) -> None:
-        self._kept.clear()
-        self._looks.clear()
-        self._book.changed()
+    def _note_lists(self) -> None:
+        """Compute all prices anew when a list has changed."""
+        lists = self._listed.lists
+        if any(one is not other for one, other in zip(lists, self._priced_by, strict=True)):
+            self._priced_by = lists
+            self._kept.clear()
+            self._looks.clear()
+            self._book.changed()
 
     # Prices
 

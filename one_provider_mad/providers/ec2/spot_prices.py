@@ -7,7 +7,7 @@ force for each type, product and zone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -25,6 +25,11 @@ DOLLARS, YUAN = "USD", "CNY"
 LINUX = "Linux/UNIX"
 _VPC = " (Amazon VPC)"
 """End of a product's description for accounts that once had EC2-Classic; the price is the same."""
+
+
+_SOLD = ("", "Red Hat Enterprise Linux", "SUSE Linux", "Windows")
+"""The operating systems with spot prices (API_DescribeSpotPriceHistory, product-description); "" for Linux. EC2 may
+refuse a call that names others, and then tell no price at all."""
 
 
 class SpotPrice(NamedTuple):
@@ -67,14 +72,14 @@ def _prices(root: Element) -> Iterator[SpotPrice]:
             )
 
 
-async def spot_prices(client: Client, systems: Iterable[str], *, region: str, now: float) -> SpotPrices:
+async def spot_prices(client: Client, systems: Collection[str], *, region: str, now: float) -> SpotPrices:
     """Return the prices in force for these operating systems.
 
     Raises:
         ProviderError: a page is not available.
     """
     at = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    products = sorted(name for each in systems for name in (each or LINUX, f"{each or LINUX}{_VPC}"))
+    products = sorted(name for each in _SOLD if each in systems for name in (each or LINUX, f"{each or LINUX}{_VPC}"))
     asked = {"StartTime": at, "MaxResults": "1000", **numbered("ProductDescription", products)}
     pages = client.pages("DescribeSpotPriceHistory", asked, read=read_spot_prices)
     prices = [price async for page in pages for price in page]

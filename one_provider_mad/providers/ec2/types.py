@@ -17,14 +17,12 @@ from one_provider_mad.errors import ProviderError
 from one_provider_mad.providers.ec2.built_in import built_in_types
 from one_provider_mad.providers.ec2.client import Client
 from one_provider_mad.providers.ec2.kept_lists import load, save
+from one_provider_mad.providers.ec2.losses import pause_after, say_loss
 from one_provider_mad.providers.ec2.settings import Ec2Settings
 from one_provider_mad.providers.interface import InstanceType, Size
 from one_provider_mad.safe_xml import Element, element_at, elements_at, text_of
 
 DAY = 86_400.0
-AGAIN = 3600.0
-"""Seconds after which a list that could not be read is asked for again."""
-
 SOON = 60.0
 """Seconds after which a list is asked for again whose reading was broken off."""
 
@@ -168,7 +166,7 @@ class Types:
                     pages = self._client.pages("DescribeInstanceTypes", {"MaxResults": "100"}, read=read_types)
                     types = [each async for page in pages for each in page]
             except (ProviderError, TimeoutError) as error:
-                self._report(str(error) or f"EC2 has not told them within {PATIENCE:g} s")
+                self._report(error)
                 return
             self._failure = ""
             if types:
@@ -204,11 +202,13 @@ class Types:
             types[name] = msgspec.structs.replace(before, cpu=cpu, memory=memory)
         return types
 
-    def _report(self, failure: str) -> None:
-        self._next = self._clock() + AGAIN
+    def _report(self, error: Exception) -> None:
+        self._next = self._clock() + pause_after(error)
+        failure = str(error) or f"EC2 has not told them within {PATIENCE:g} s"
         if failure != self._failure:
             self._failure = failure
-            self._warn(f"the instance types of {self._settings.region} are those of this release's table: {failure}")
+            sentence = f"the instance types of {self._settings.region} are those of this release's table: {failure}"
+            say_loss(sentence, error, warn=self._warn)
 
 
 class _Sizes(Mapping[str, Size]):

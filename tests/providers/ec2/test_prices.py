@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from one_provider_mad.domain import DeployId, Instance, InstanceState, Template, VmRequest
 from one_provider_mad.pricing.settings import PriceSettings
 from one_provider_mad.pricing.values import MONTH_HOURS, ON_DEMAND, SPOT, Price
+from one_provider_mad.providers.ec2 import prices
 from one_provider_mad.providers.ec2.provider import Ec2Provider
 from one_provider_mad.providers.interface import PriceSource, TypeSource, UsualPrice
 from one_provider_mad.testing.conformance import reach
 from tests.providers.ec2.conftest import Open, make
-from tests.providers.ec2.faulty_endpoint import REGION, FaultyEc2
+from tests.providers.ec2.faulty_endpoint import REGION, FaultyEc2, Order
 from tests.providers.ec2.vms import a_vm, launched
+from tests.waiting import HANG
 
 SMALL, GP3, ADDRESS = 0.0208, 0.08 / MONTH_HOURS, 0.005
 """Dollars an hour of a t3.small, of a GiB of gp3, and of a public address."""
@@ -48,6 +52,17 @@ def a_vm_with_disks(*gib: int, **attributes: Any) -> VmRequest:
     image = {"DISK_ID": "0", "IMAGE": "debian", "IMAGE_ID": "1", "SIZE": "1024"}
     template = Template(values={"DISK": (image, *(disk(at, size) for at, size in enumerate(gib, 1)))})
     return msgspec.structs.replace(a_vm(**attributes), template=template)
+
+
+def with_attributes(instance: Instance, **attributes: str) -> Instance:
+    return msgspec.structs.replace(instance, attributes={**instance.attributes, **attributes})
+
+
+async def met(order: Order, *, times: int) -> None:
+    """Wait until a fault has only so many calls left."""
+    async with asyncio.timeout(HANG):
+        while order.times > times:
+            await asyncio.sleep(0.01)
 
 
 def known(price: Price) -> float:
@@ -266,24 +281,53 @@ NO = {"code": "UnauthorizedOperation", "message": "You are not authorized", "sta
         ("GetProducts", "on-demand prices of eu-west-1 are not known: EC2: You are not authorized (GetProducts,", "?"),
         ("DescribeSubnets", "new instances are priced with a public address, since subnets are not known: ", None),
         ("DescribeAddresses", "instances are priced with one public address at most: EC2: You are not auth", None),
-        ("DescribeVolumes", "the price of volumes is not known: EC2: You are not authorized (DescribeV", "0.0258+?"),
     ],
-    ids=["list", "subnets", "addresses", "volumes"],
+    ids=["list", "subnets", "addresses"],
 )
-async def test_a_missing_right_is_said_once_and_leaves_the_rest_known(
+async def test_a_missing_new_right_is_logged_once_and_leaves_the_rest_known(
     ec2: FaultyEc2, connect: Open, action: str, sentence: str, text: str | None
 ) -> None:
     ec2.order(action, **NO)
     provider: Any = await connect(pricing_endpoint_url=ec2.url)
     instance = await listed(provider, await launched(provider))
-    for _ in range(2):
-        await provider.read_prices([instance])
-    assert [each[: len(sentence)] for each in provider.warned] == [sentence]
+    with capture_logs() as logged:
+        for _ in range(2):
+            await provider.read_prices([instance])
+    assert [each["loss"][: len(sentence)] for each in logged] == [sentence]
+    assert provider.warned == []
     assert provider.price_of(instance).text == (text or f"{SMALL + ROOT * GP3 + ADDRESS:.4f}")
 
 
+async def test_a_missing_right_to_list_volumes_is_told_once(ec2: FaultyEc2, connect: Open) -> None:
+    ec2.order("DescribeVolumes", **NO)
+    provider: Any = await connect(pricing_endpoint_url=ec2.url)
+    instance = await listed(provider, await launched(provider))
+    for _ in range(2):
+        await provider.read_prices([instance])
+    (warning,) = provider.warned
+    assert warning.startswith("the price of volumes is not known: EC2: You are not authorized (DescribeV")
+    assert provider.price_of(instance).text == "0.0258+?"
+
+
+async def test_a_policy_of_release_0_1_0_is_enough_and_nobody_is_warned(ec2: FaultyEc2, connect: Open) -> None:
+    for action in ("DescribeInstanceTypes", "DescribeSpotPriceHistory", "DescribeAddresses", "DescribeSubnets"):
+        ec2.order(action, **NO)
+    ec2.order("GetProducts", code="AccessDeniedException", message="You are not authorized", status=400, times=9)
+    provider: Any = await connect(pricing_endpoint_url=ec2.url)
+    request = a_vm(INSTANCETYPE="m5.large")
+    await provider.read_image(request)
+    assert provider.plan(request).warnings == ()
+    instances = [await listed(provider, await launched(provider, request))]
+    for _ in range(2):
+        await provider.read_prices(instances)
+        await provider.read_types()
+    assert provider.warned == []
+    assert provider.price_of(instances[0]).text == "?"
+    assert all(check.is_well is not False for check in await provider.check())
+
+
 async def test_spot_prices_are_missed_only_where_there_are_spot_instances(ec2: FaultyEc2, connect: Open) -> None:
-    ec2.order("DescribeSpotPriceHistory", **NO)
+    ec2.order("DescribeSpotPriceHistory", code="InternalError", times=9)
     provider: Any = await connect(pricing_endpoint_url=ec2.url)
     await provider.read_prices(())
     assert provider.warned == []
@@ -291,8 +335,68 @@ async def test_spot_prices_are_missed_only_where_there_are_spot_instances(ec2: F
     instance = await listed(spot, await launched(spot, a_vm(SPOT="YES")))
     await spot.read_prices([instance])
     (warning,) = spot.warned
-    assert warning.startswith("spot prices are not known: EC2: You are not authorized (DescribeSpotPriceHistory")
+    assert warning.startswith(
+        "spot prices are not known: EC2: An internal error has occurred (DescribeSpotPriceHistory"
+    )
     assert spot.price_of(instance).text.endswith("+?")
+
+
+async def test_only_systems_that_are_sold_as_spot_are_asked_for(ec2: FaultyEc2, connect: Open) -> None:
+    provider: Any = await connect(pricing_endpoint_url=ec2.url)
+    instance = await listed(provider, await launched(provider))
+    pro, windows = (with_attributes(instance, AWS_PLATFORM_DETAILS=each) for each in ("Ubuntu Pro", "Windows"))
+    await provider.read_prices([pro, windows])
+    (asked,) = [form for action, form in ec2.account.calls if action == "DescribeSpotPriceHistory"]
+    systems = {text.removesuffix(" (Amazon VPC)") for name, text in asked.items() if name.startswith("ProductDesc")}
+    assert systems == {"Linux/UNIX", "Windows"}
+
+
+# A price list that comes in part
+
+
+async def test_what_has_come_of_a_price_list_counts_and_only_the_rest_is_asked_for_again(
+    ec2: FaultyEc2, connect: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [time.time()]
+    monkeypatch.setattr("one_provider_mad.providers.ec2.provider.time.time", lambda: now[0])
+    whole: Any = await connect(pricing_endpoint_url=ec2.url)
+    instance = with_attributes(await listed(whole, await launched(whole)), AWS_PLATFORM_DETAILS="Windows")
+    await whole.read_prices([instance])
+    calls = ec2.account.count("GetProducts")
+    ec2.account.calls.clear()
+    ec2.order("GetProducts", after=calls - 1, code="ThrottlingException", status=400)
+    provider: Any = await connect(pricing_endpoint_url=ec2.url)
+    await provider.read_prices([instance])
+    assert provider.price_of_type("t3.small", market=ON_DEMAND).amount == SMALL
+    now[0] += 301
+    await provider.read_prices([instance])
+    assert calls < ec2.account.count("GetProducts") < 2 * calls, "all was asked for again, or nothing"
+    assert known(provider.price_of(instance)) == known(whole.price_of(instance))
+
+
+async def test_a_reading_that_is_broken_off_keeps_what_it_has_read(ec2: FaultyEc2, connect: Open) -> None:
+    provider: Any = await connect(pricing_endpoint_url=ec2.url)
+    assert provider.price_of_type("t3.small", market=ON_DEMAND).text == "?"
+    hold = ec2.order("DescribeSpotPriceHistory", hold=asyncio.Event())
+    reading = asyncio.create_task(provider.read_prices(()))
+    await met(hold, times=0)
+    reading.cancel()
+    await asyncio.wait([reading])
+    assert provider.price_of_type("t3.small", market=ON_DEMAND).amount == SMALL
+
+
+async def test_a_create_does_not_wait_for_a_price_list_that_hangs(
+    ec2: FaultyEc2, connect: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prices, "_LONGEST_WAIT", 0.05)
+    hold = ec2.order("GetProducts", hold=asyncio.Event(), times=9)
+    provider: Any = await connect(pricing_endpoint_url=ec2.url)
+    reading = asyncio.create_task(provider.read_prices(()))
+    await met(hold, times=8)
+    await provider.read_image(a_vm())
+    assert not reading.done()
+    reading.cancel()
+    await asyncio.wait([reading])
 
 
 async def test_a_cloud_without_a_price_list_has_no_prices_of_amazons(ec2: FaultyEc2, connect: Open) -> None:
