@@ -64,8 +64,16 @@ class PriceBook:
         listed = item.unit or self._listed(item)
         if listed.amount is None:
             return listed
-        amount = listed.amount * (1 - self._settings.discount / 100) * self._settings.rate
+        if self._lacks_rate(listed):
+            return UnitPrice(source=f"{listed.source}, in {listed.currency}: set rate in [prices]")
+        amount = listed.amount * (1 - self._settings.discount / 100) * (self._settings.rate or 1)
         return msgspec.structs.replace(listed, amount=amount, currency=self._settings.currency or listed.currency)
+
+    def _lacks_rate(self, listed: UnitPrice) -> bool:
+        """Return True for a price in another currency that cannot be converted; nothing is nothing in all of them."""
+        wanted = self._settings.currency
+        is_other = bool(wanted and listed.currency) and wanted != listed.currency
+        return is_other and self._settings.rate is None and listed.amount != 0
 
     def _configured(self, item: Item) -> float | None:
         """Return the price of one unit an hour that `[prices]` has for the item, None for none."""

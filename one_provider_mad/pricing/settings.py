@@ -31,8 +31,9 @@ class PriceSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     currency: str = ""
     """ISO 4217 code of the prices here and in costs, such as `EUR`; empty: the cloud's."""
 
-    rate: Annotated[float, Meta(gt=0)] = 1.0
-    """Units of `currency` for one unit of the cloud's currency, if they differ."""
+    rate: Annotated[float, Meta(gt=0)] | None = None
+    """Units of `currency` for one unit of the cloud's currency, if they differ. Unset, what the cloud's list has in
+    another currency is unknown."""
 
     discount: Annotated[float, Meta(ge=0, le=100)] = 0.0
     """Per cent by which all prices of the cloud's own list are lower for this account; prices given here stay."""
@@ -48,3 +49,8 @@ class PriceSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     snapshots: Amount | None = None
     """Price of snapshots: units of currency for a GiB and month of 730 hours."""
+
+    def __post_init__(self) -> None:
+        """Refuse a rate to a currency without a name: the prices would bear the name of the cloud's."""
+        if self.rate is not None and not self.currency:
+            raise ValueError("rate: set currency, too: the code of the currency that prices are converted to")

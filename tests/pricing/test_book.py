@@ -31,6 +31,10 @@ def amount(*items: Item, **settings: object) -> float | None:
         pytest.param((LARGE, DISK), {}, 0.21, id="list"),
         pytest.param((LARGE, DISK), {"discount": 50}, 0.105, id="discount"),
         pytest.param((LARGE,), {"rate": 0.9, "currency": "EUR"}, 0.18, id="another-currency"),
+        pytest.param((LARGE,), {"currency": "EUR"}, None, id="another-currency-without-a-rate"),
+        pytest.param((LARGE,), {"currency": "USD"}, 0.2, id="the-same-currency"),
+        pytest.param((LARGE,), {"currency": "EUR", "types": {"large": 0.1}}, 0.1, id="given-in-another-currency"),
+        pytest.param((msgspec.structs.replace(LARGE, is_running=False),), {"currency": "EUR"}, 0.0, id="zero"),
         pytest.param((LARGE, DISK), {"types": {"large": 0.1}, "discount": 50}, 0.105, id="no-discount-on-given-prices"),
         pytest.param((DISK,), {"disks": {"*": 73.0}}, 1.0, id="every-kind-of-disk"),
         pytest.param((DISK,), {"disks": {"*": 73.0, "fast": 7.3}}, 0.1, id="one-kind-of-disk"),
@@ -90,3 +94,8 @@ def test_prices_are_computed_anew_after_the_list_has_changed() -> None:
 )
 def test_a_small_price_has_as_many_decimals_as_it_needs(value: float, text: str) -> None:
     assert figure(value) == text
+
+
+def test_a_rate_needs_the_currency_that_it_leads_to() -> None:
+    with pytest.raises(msgspec.ValidationError, match="rate: set currency, too"):
+        msgspec.convert({"rate": 0.92}, PriceSettings)
