@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -89,6 +90,8 @@ async def planned(order: Order, provider: Provider, *, call: Call) -> CreatePlan
         await call("read image", partial(provider.read_image, request))
     if isinstance(provider, TypeChooser) and provider.chooses_type(request):
         await _read_offers(provider, call=call)
+        # A cloud has a thousand types, and the user's own patterns decide how long it takes to compare them.
+        return await asyncio.to_thread(provider.plan, request)
     return provider.plan(request)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
+from fnmatch import fnmatchcase, translate
+from functools import lru_cache
 
 from one_provider_mad.domain import Value
 from one_provider_mad.pricing.values import ON_DEMAND, Price
@@ -12,6 +14,9 @@ from one_provider_mad.providers.interface import InstanceType, TypeWish
 
 AUTO = "auto"
 """The value of a type's attribute that leaves the choice to the driver."""
+
+_MOST_COMPILED = 64
+"""Most lists of patterns that are kept compiled."""
 
 PriceOfType = Callable[[str, str], Price]
 """Returns the price of a type, by its name, in a market."""
@@ -36,9 +41,25 @@ class Candidate(Value, frozen=True, kw_only=True):
     bound: float = math.inf
 
 
-def matches(kind: InstanceType, pattern: str) -> bool:
-    """Return True when a type's name or family matches a pattern: `m5` and `m5.*` are a family, `m5*` some more."""
-    return fnmatchcase(kind.name, pattern) or (kind.family != "" and fnmatchcase(kind.family, pattern))
+_Match = Callable[[str], object]
+
+
+@lru_cache(_MOST_COMPILED)
+def _any_of(patterns: Sequence[str]) -> _Match:
+    """Return a function that tells whether a name matches one of the patterns.
+
+    Args:
+        patterns: as in a file's name, with `*`.
+    """
+    return re.compile("|".join(map(translate, patterns))).match
+
+
+def matches(kind: InstanceType, patterns: tuple[str, ...]) -> bool:
+    """Return True when a type's name or family matches one: `m5` and `m5.*` are a family, `m5*` some more."""
+    if not patterns:
+        return False
+    match = _any_of(patterns)
+    return bool(match(kind.name) or (kind.family and match(kind.family)))
 
 
 def is_usual(kind: InstanceType) -> bool:
@@ -58,10 +79,10 @@ def is_allowed(kind: InstanceType, wish: TypeWish, *, usual: IsUsual = is_usual)
     """
     if wish.permitted is not None and not any(fnmatchcase(kind.name, pattern) for pattern in wish.permitted):
         return False
-    if any(matches(kind, pattern) for pattern in wish.excluded):
+    if matches(kind, wish.excluded):
         return False
     if wish.allowed:
-        return any(matches(kind, pattern) for pattern in wish.allowed)
+        return matches(kind, wish.allowed)
     return usual(kind) and (wish.gpus > 0 or not kind.gpus)
 
 

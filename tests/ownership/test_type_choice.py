@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ class PricedCloud(FakeCloud):
     def __init__(self, *, leaves_it: bool) -> None:
         super().__init__()
         self.leaves_it = leaves_it
+        self.planned_in: list[threading.Thread] = []
 
     def chooses_type(self, request: VmRequest) -> bool:
         return self.leaves_it
@@ -71,6 +73,7 @@ class PricedCloud(FakeCloud):
 
     def plan(self, request: VmRequest) -> CreatePlan:
         self.calls.append(("plan", None))
+        self.planned_in.append(threading.current_thread())
         return super().plan(request)
 
 
@@ -95,6 +98,12 @@ def test_the_fake_has_types_and_prices() -> None:
 async def test_types_and_prices_are_read_before_the_plan(world: World) -> None:
     assert await created(world) == [*READS, "plan", "create"]
     assert ("read_prices", ()) in world.provider.calls
+
+
+async def test_types_are_compared_in_a_thread(world: World) -> None:
+    await created(world)
+    assert isinstance(world.provider, PricedCloud)
+    assert threading.main_thread() not in world.provider.planned_in
 
 
 async def test_a_vm_that_names_its_type_waits_for_no_price(tmp_path: Path) -> None:

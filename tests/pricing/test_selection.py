@@ -171,12 +171,18 @@ def test_a_spot_instance_of_unknown_price_counts_as_one_on_demand() -> None:
     [("m5", True), ("m5.*", True), ("m5.large", True), ("m*", True), ("m5a", False), ("large", False), ("", False)],
 )
 def test_a_pattern_names_a_type_or_its_family(pattern: str, *, expected: bool) -> None:
-    assert matches(a_type("m5.large"), pattern) is expected
+    assert matches(a_type("m5.large"), (pattern,)) is expected
+
+
+def test_one_of_several_patterns_is_enough() -> None:
+    assert matches(a_type("m5.large"), ("c*", "m5"))
+    assert not matches(a_type("m5.large"), ("c*", "m6"))
+    assert not matches(a_type("m5.large"), ())
 
 
 def test_in_a_cloud_without_families_a_pattern_names_a_type() -> None:
-    assert matches(a_type("large_4gb", family=""), "large*")
-    assert not matches(a_type("large_4gb", family=""), "")
+    assert matches(a_type("large_4gb", family=""), ("large*",))
+    assert not matches(a_type("large_4gb", family=""), ("",))
 
 
 def test_a_type_that_the_cloud_advises_against_is_taken_only_by_name() -> None:
