@@ -181,6 +181,7 @@ def remarks(rows: Sequence[tuple[InstanceType, Price, Price]], *, shown: int) ->
         yield f"prices: {sources}"
     if unknown := sum(price.amount is None for _, price, _ in rows):
         yield f"the price of {unknown} of {len(rows)} types is unknown (?): they come last, the smallest first"
+        yield "one-provider check tells which right to prices is missing; [prices] may have your own"
     if more := len(rows) - shown:
         yield f"{more} more: --most 0"
 

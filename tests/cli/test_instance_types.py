@@ -92,6 +92,7 @@ def test_types_of_unknown_price_are_counted_and_null_in_json(root: Path) -> None
     assert printed.endswith(
         "\n\nUSD an hour, and a month of 730 hours, without disks and addresses\nprices: [simulated]\n"
         "the price of 1 of 3 types is unknown (?): they come last, the smallest first\n"
+        "one-provider check tells which right to prices is missing; [prices] may have your own\n"
     )
     found = json_of(root, "types", "sim", "--allow", "unpriced")
     assert [(each["price"], each["spot"]) for each in found] == [(None, None)]

@@ -17,7 +17,7 @@ from one_provider_mad.errors import ProviderError
 from one_provider_mad.providers.ec2.built_in import built_in_types
 from one_provider_mad.providers.ec2.client import Client
 from one_provider_mad.providers.ec2.kept_lists import load, save
-from one_provider_mad.providers.ec2.losses import pause_after, say_loss
+from one_provider_mad.providers.ec2.losses import pause_after
 from one_provider_mad.providers.ec2.settings import Ec2Settings
 from one_provider_mad.providers.interface import InstanceType, Size
 from one_provider_mad.safe_xml import Element, element_at, elements_at, text_of
@@ -207,8 +207,7 @@ class Types:
         failure = str(error) or f"EC2 has not told them within {PATIENCE:g} s"
         if failure != self._failure:
             self._failure = failure
-            sentence = f"the instance types of {self._settings.region} are those of this release's table: {failure}"
-            say_loss(sentence, error, warn=self._warn)
+            self._warn(f"the instance types of {self._settings.region} are those of this release's table: {failure}")
 
 
 class _Sizes(Mapping[str, Size]):

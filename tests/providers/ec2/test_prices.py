@@ -19,9 +19,9 @@ from one_provider_mad.providers.ec2.provider import Ec2Provider
 from one_provider_mad.providers.interface import PriceSource, TypeSource, UsualPrice
 from one_provider_mad.testing.conformance import reach
 from tests.providers.ec2.conftest import Open, make
-from tests.providers.ec2.faulty_endpoint import REGION, FaultyEc2, Order
+from tests.providers.ec2.faulty_endpoint import REGION, FaultyEc2
 from tests.providers.ec2.vms import a_vm, launched
-from tests.waiting import HANG
+from tests.waiting import until
 
 SMALL, GP3, ADDRESS = 0.0208, 0.08 / MONTH_HOURS, 0.005
 """Dollars an hour of a t3.small, of a GiB of gp3, and of a public address."""
@@ -56,13 +56,6 @@ def a_vm_with_disks(*gib: int, **attributes: Any) -> VmRequest:
 
 def with_attributes(instance: Instance, **attributes: str) -> Instance:
     return msgspec.structs.replace(instance, attributes={**instance.attributes, **attributes})
-
-
-async def met(order: Order, *, times: int) -> None:
-    """Wait until a fault has only so many calls left."""
-    async with asyncio.timeout(HANG):
-        while order.times > times:
-            await asyncio.sleep(0.01)
 
 
 def known(price: Price) -> float:
@@ -320,7 +313,6 @@ async def test_a_policy_of_release_0_1_0_is_enough_and_nobody_is_warned(ec2: Fau
     instances = [await listed(provider, await launched(provider, request))]
     for _ in range(2):
         await provider.read_prices(instances)
-        await provider.read_types()
     assert provider.warned == []
     assert provider.price_of(instances[0]).text == "?"
     assert all(check.is_well is not False for check in await provider.check())
@@ -379,7 +371,7 @@ async def test_a_reading_that_is_broken_off_keeps_what_it_has_read(ec2: FaultyEc
     assert provider.price_of_type("t3.small", market=ON_DEMAND).text == "?"
     hold = ec2.order("DescribeSpotPriceHistory", hold=asyncio.Event())
     reading = asyncio.create_task(provider.read_prices(()))
-    await met(hold, times=0)
+    await asyncio.to_thread(until, lambda: hold.times == 0)
     reading.cancel()
     await asyncio.wait([reading])
     assert provider.price_of_type("t3.small", market=ON_DEMAND).amount == SMALL
@@ -392,7 +384,7 @@ async def test_a_create_does_not_wait_for_a_price_list_that_hangs(
     hold = ec2.order("GetProducts", hold=asyncio.Event(), times=9)
     provider: Any = await connect(pricing_endpoint_url=ec2.url)
     reading = asyncio.create_task(provider.read_prices(()))
-    await met(hold, times=8)
+    await asyncio.to_thread(until, lambda: hold.times == 8)
     await provider.read_image(a_vm())
     assert not reading.done()
     reading.cancel()
