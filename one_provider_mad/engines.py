@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,6 @@ from one_provider_mad.budget.store import Store
 from one_provider_mad.calls.cloud import SharedCloud
 from one_provider_mad.calls.knowledge import Knowledge
 from one_provider_mad.calls.waiting import Waiting
-from one_provider_mad.domain import VmOwner
 from one_provider_mad.errors import JournalError, MadError, SettingsError
 from one_provider_mad.journal.writer import Journal
 from one_provider_mad.live_provider import ACCOUNT, LiveProvider
@@ -227,7 +226,7 @@ class Engines(LiveProvider[PollSource, Engine]):
             list_instances=cloud.for_action(Waiting()).list_instances,
             unsent=journal.unsent,
             ledger=self._places.ledger(configuration),
-            owners=partial(_owners, journal.path),
+            owners=journal.owners,
             clock=time.time,
         )
         return Limited(plan, store)
@@ -259,13 +258,6 @@ class Engines(LiveProvider[PollSource, Engine]):
             if source.cloud is not None:
                 await source.cloud.close()
         await self._stopped()
-
-
-async def _owners(path: Path) -> Mapping[tuple[int, int], VmOwner]:
-    """Return user and group of VMs by VM ID and STIME, as the journal has them. Raises JournalError."""
-    from one_provider_mad.journal.reader import owners
-
-    return await asyncio.to_thread(owners, path)
 
 
 async def _recorded(journal: Journal, account: str, *, may_record: bool) -> str | None:

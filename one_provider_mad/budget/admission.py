@@ -6,36 +6,40 @@ Before it refuses for what others use, it lists the cloud once more: instances t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
+import structlog
 
 from one_provider_mad.budget.levels import all_scopes, levels
 from one_provider_mad.budget.months import month_of
 from one_provider_mad.budget.records import Level, MonthUse, Observed, Wish, gib_of
-from one_provider_mad.budget.rules import Scope, Terms, Use, scopes_for
+from one_provider_mad.budget.rules import Refusal, Scope, Terms, Use, scopes_for
 from one_provider_mad.budget.settings import BudgetSettings
 from one_provider_mad.budget.spent import read_spent
 from one_provider_mad.budget.store import Store
 from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, Value, VmOwner, VmRequest
-from one_provider_mad.errors import BudgetExceeded, MadError, ProviderError
+from one_provider_mad.errors import BudgetError, BudgetExceeded, MadError, ProviderError
 from one_provider_mad.pricing.values import UNKNOWN, Kind, Price
 from one_provider_mad.providers.interface import Parameters, PriceSource, Provider
 from one_provider_mad.timestamps import Timestamp
 
+log = structlog.get_logger()
+
+_Result = TypeVar("_Result")
+
 _LISTS_EVERY = 2.0
 """Fewest seconds between two listings before refusals; all refusals meanwhile share one."""
 
+_OLD_SECONDS = 180.0
+"""Seconds after which the store counts as old, since `keep` (budget/keeping.py) could not bring it up to date: creates
+of an earlier release, or of another front-end, may be missing in it."""
+
 Owners = Callable[[], Awaitable[Mapping[tuple[int, int], VmOwner]]]
 """Returns user and group of VMs by number and STIME, as far as they are recorded."""
-
-
-async def no_owners() -> Mapping[tuple[int, int], VmOwner]:
-    """Return no owners."""
-    return {}
 
 
 Admission = AbstractAsyncContextManager[None]
@@ -133,7 +137,7 @@ class Plan(Value, frozen=True, kw_only=True):
     list_instances: Callable[[], Awaitable[Sequence[Instance]]]
     unsent: Callable[[Sequence[str]], Awaitable[Sequence[str]]]
     ledger: Path
-    owners: Owners = no_owners
+    owners: Owners
     clock: Callable[[], float]
 
 
@@ -148,9 +152,10 @@ class Limited:
     def __init__(self, plan: Plan, store: Store) -> None:
         self._plan = plan
         self._store = store
-        self._has_looked = False
         self._looking: asyncio.Task[None] | None = None
-        self._looked_at = -_LISTS_EVERY
+        self._looked_at = -_OLD_SECONDS
+        self._tried_at = -_OLD_SECONDS
+        self._unsettled: dict[str, float] = {}
 
     # Creates
 
@@ -170,7 +175,7 @@ class Limited:
         """
         provider, price, gib = self._plan.provider, UNKNOWN, None
         if isinstance(provider, PriceSource):
-            await provider.read_prices(())
+            await _read_prices(provider, ())
             price, gib = provider.price_of_create(parameters), provider.disk_size(parameters)
         wish = Wish(
             key=key,
@@ -252,7 +257,7 @@ class Limited:
         provider = self._plan.provider
         if not isinstance(provider, PriceSource):
             return UNKNOWN
-        await provider.read_prices((instance,))
+        await _read_prices(provider, (instance,))
         return of(provider)
 
     @asynccontextmanager
@@ -266,27 +271,55 @@ class Limited:
             if error.definite:
                 wait = 0.0
                 if wish.is_part:
-                    await self._store.withdraw(wish)
+                    await self._withdraw(wish)
             raise
         finally:
-            await self._store.settle(wish.deploy_id, at=self._now(), wait=wait)
+            await self._settle(wish.deploy_id, wait)
+
+    async def _settle(self, key: str, wait: float) -> None:
+        """Note that a call has ended. A failure is no failure of the call: it is noted with the next listing."""
+        try:
+            await _to_its_end(self._store.settle(key, at=self._now(), wait=wait))
+        except BudgetError as error:
+            log.warning("budget not up to date", reason=str(error))
+            self._unsettled[key] = wait
+
+    async def _withdraw(self, wish: Wish) -> None:
+        try:
+            await _to_its_end(self._store.withdraw(wish))
+        except BudgetError as error:
+            log.warning("budget not up to date", reason=str(error))  # it counts until a later listing
 
     # Deciding
 
     async def _admit(self, wish: Wish) -> None:
-        if not self._has_looked and not await self._store.has_looked():
-            await self.look()
-        self._has_looked = True
+        await self._look_if_old()
         begun = asyncio.get_running_loop().time()
         now = self._now()
         terms = self._terms(now.at)
         scopes = scopes_for(self._plan.settings, name=self._plan.name, owner=wish.owner)
-        refused = await self._store.admit(wish, scopes=scopes, terms=terms, at=now)
+        refused = await self._committed_or_refused(wish, scopes=scopes, terms=terms, at=now)
         if refused is not None and refused.is_by_use:
             await self._look_since(begun)
-            refused = await self._store.admit(wish, scopes=scopes, terms=terms, at=self._now())
+            refused = await self._committed_or_refused(wish, scopes=scopes, terms=terms, at=self._now())
         if refused is not None:
             raise BudgetExceeded(refused.sentence)
+
+    async def _committed_or_refused(
+        self, wish: Wish, *, scopes: Sequence[Scope], terms: Terms, at: Timestamp
+    ) -> Refusal | None:
+        """Commit what is wished, or return why not. Cancelled meanwhile, nothing remains of a call that is not sent."""
+        admitting = asyncio.ensure_future(self._store.admit(wish, scopes=scopes, terms=terms, at=at))
+        try:
+            return await asyncio.shield(admitting)
+        except asyncio.CancelledError:
+            await asyncio.wait([admitting])
+            if not admitting.cancelled() and admitting.exception() is None and admitting.result() is None:
+                if wish.is_part:
+                    await self._withdraw(wish)
+                # Not released: an earlier create with this token may have made an instance that is not listed yet.
+                await self._settle(wish.key or wish.deploy_id, self._plan.provider.visibility_grace)
+            raise
 
     def _terms(self, now: float) -> Terms:
         may_be_unknown = self._plan.settings.unknown_price == "allow"
@@ -297,13 +330,29 @@ class Limited:
 
     # Looking
 
+    async def _look_if_old(self) -> None:
+        """Compare the store with the cloud where that was not done for long, as in a new process."""
+        now = asyncio.get_running_loop().time()
+        if now - max(self._looked_at, self._tried_at) < _OLD_SECONDS:
+            return
+        try:
+            await self._share_look()
+        except ProviderError:
+            if not await self._store.has_looked():
+                raise
+            self._tried_at = now  # what is in the store counts; a create need not wait for each listing that fails
+
+    async def _share_look(self) -> None:
+        """Return once the listing under way, or a new one, is compared with the store. Raises ProviderError."""
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look_soon(), name="listing for the budget")
+        await asyncio.shield(self._looking)
+
     async def _look_since(self, begun: float) -> None:
         """Return once a listing that began after `begun` (loop time) is compared with the store."""
         while self._looked_at < begun:
-            if self._looking is None:
-                self._looking = asyncio.create_task(self._look_soon(), name="listing for the budget")
             try:
-                await asyncio.shield(self._looking)
+                await self._share_look()
             except MadError:
                 return  # the store stays as it is: nothing that counts is forgotten
 
@@ -319,11 +368,14 @@ class Limited:
         begun, began = self._now(), asyncio.get_running_loop().time()
         for key in await self._plan.unsent(await self._store.waiting_tokens()):
             await self._store.release(key)
+        for key, wait in tuple(self._unsettled.items()):
+            await self._store.settle(key, at=self._now(), wait=wait)
+            self._unsettled.pop(key, None)
         listed = await self._plan.list_instances()
         ours = [each for each in listed if each.identity is not None and each.identity.owner == self._plan.owner]
         provider = self._plan.provider
         if isinstance(provider, PriceSource):
-            await provider.read_prices(ours)
+            await _read_prices(provider, ours)
         owners = await self._plan.owners()
         observed = await asyncio.to_thread(self._observed, ours, owners)
         grace = provider.visibility_grace
@@ -369,6 +421,24 @@ def _month_use(scope: Scope, limit: float, use: Use, deploy_ids: frozenset[str])
         currency=next(iter(use.currencies)) if len(use.currencies) == 1 else "",
         deploy_ids=deploy_ids,
     )
+
+
+async def _read_prices(source: PriceSource, instances: Collection[Instance]) -> None:
+    """Read prices; those that cannot be read stay as they were, or unknown, which the limits have a rule for."""
+    try:
+        await source.read_prices(instances)
+    except ProviderError as error:
+        log.info("prices not read for the budget", reason=str(error))
+
+
+async def _to_its_end(work: Coroutine[Any, Any, _Result]) -> _Result:
+    """Return the result of work that is not cancelled with this task: it is waited for, and then this task ends."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 def _observation(instance: Instance, provider: Provider, owners: Mapping[tuple[int, int], VmOwner]) -> Observed:

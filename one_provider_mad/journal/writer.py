@@ -16,10 +16,10 @@ from pathlib import Path
 import msgspec
 
 from one_provider_mad.database import Database
-from one_provider_mad.domain import DeployId, Identity, OwnedVm, VmId
+from one_provider_mad.domain import DeployId, Identity, OwnedVm, VmId, VmOwner
 from one_provider_mad.errors import JournalError
 from one_provider_mad.journal.cloud_tags import note_cloud_tags, select_cloud_tags
-from one_provider_mad.journal.owners import OwnerNotes
+from one_provider_mad.journal.owners import OwnerNotes, select_owners
 from one_provider_mad.journal.records import (
     Attempt,
     Debt,
@@ -341,6 +341,10 @@ class Journal:
     def note_owners(self, vms: Iterable[OwnedVm]) -> None:
         """Record the present user, group and name of VMs in the background."""
         self._owner_notes.note(vms)
+
+    async def owners(self) -> Mapping[tuple[int, int], VmOwner]:
+        """Return the recorded user and group of each VM, by VM ID and STIME."""
+        return (await self._database.read(select_owners))[0].owners
 
     # Tags of `[tags]`
 

@@ -128,8 +128,8 @@ async def _send(vm: Vm, attempt: Attempt, *, is_repeat: bool = False) -> DeployI
     try:
         before, attempt = attempt, attempt.sent(vm.now())
         await vm.journal.save_attempt(attempt)
-    except BaseException:  # the create was not sent
-        await _told(vm, vm.budget.release(attempt.token))
+    except BaseException:  # the create was not sent, now: an earlier one may have made an unlisted instance
+        await _told(vm, vm.budget.created(attempt.token, "") if is_repeat else vm.budget.release(attempt.token))
         raise
     return await _send_recorded(vm, attempt, before, is_repeat=is_repeat)
 

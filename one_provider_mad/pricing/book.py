@@ -94,7 +94,7 @@ class PriceBook:
 
 def listed_price(amount: float | None, settings: PriceSettings) -> float | None:
     """Return the price on the cloud's own list that becomes this one by `[prices]`; None for None, or for any price."""
-    share = (1 - settings.discount / 100) * settings.rate
+    share = (1 - settings.discount / 100) * (settings.rate or 1.0)
     return None if amount is None or not share else round(amount / share, 9)
 
 

@@ -1,4 +1,4 @@
-"""Reads what a VM asks of its instance type: CPU, VCPU and MEMORY of the template, filters in its PUBLIC_CLOUD section."""
+"""Reads what a VM asks of its type: CPU, VCPU and MEMORY of the template, filters in its PUBLIC_CLOUD section."""
 
 from __future__ import annotations
 

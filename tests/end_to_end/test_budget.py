@@ -225,7 +225,7 @@ def alone(root: Path, budget: str) -> Place:
 
 
 def test_an_alternative_that_would_exceed_is_skipped_for_a_cheaper_one_and_the_log_says_so(tmp_path: Path) -> None:
-    place = alone(tmp_path, 'max_per_hour = 0.03\n[policy]\nsize_check = "off"')
+    place = alone(tmp_path, "max_per_hour = 0.03")
     with Driver(place, "-t 15 -r 0 one") as driver:
         driver.created(oned_lines.line("DEPLOY", 1, template=TWO_TYPES))
     with closing(sqlite3.connect(place.var / "one.db")) as db:
