@@ -109,13 +109,13 @@ class Usage(Value, frozen=True, kw_only=True, gc=False):
     """The monitored figures of one instance.
 
     Attributes:
-        cpu: percent, 100 is one whole core.
+        cpu: percent, 100 is one whole core; None when unknown, which OpenNebula gets as 0.
         memory: KiB in use.
         net_rx: bytes received since the instance was created.
         net_tx: bytes sent since the instance was created.
     """
 
-    cpu: float = 0.0
+    cpu: float | None = None
     memory: int = 0
     net_rx: int = 0
     net_tx: int = 0

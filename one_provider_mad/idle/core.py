@@ -26,6 +26,9 @@ _MONITORD = (5, 12)
 _LATEST_ONLY = 0
 """Instead of seconds of history."""
 
+_UNKNOWN = "PROVIDER_CPU_UNKNOWN"
+"""Attribute of a VM whose CPU is 0 only because the cloud does not tell it (monitor/costs.py)."""
+
 _FIGURES = ("CPU", "MEMORY", "NETRX", "NETTX")
 
 
@@ -109,13 +112,15 @@ def read_machine(vm: Element, *, name: str) -> Machine | None:
 def read_figure(element: Element) -> Figure:
     """Read a figure from a `<VM>`, or from an entry of one.vm.monitoring: up to 5.10 a `<VM>`, then a `<MONITORING>`.
 
-    A figure in which everything is 0 is none: the cloud does not tell.
+    A figure in which everything is 0 is none: the cloud does not tell. Nor is one that the information driver has
+    marked.
     """
     inner = element.find("MONITORING")
     monitoring = element if inner is None else inner
     at = text_of(element.find("LAST_POLL")) or text_of(monitoring.find("TIMESTAMP"))
     values = {name: _figure(monitoring.find(name)) for name in _FIGURES}
-    return Figure(at=float(whole_number(at.strip()) or 0), cpu=values["CPU"] if any(values.values()) else None)
+    is_told = any(values.values()) and not text_of(monitoring.find(_UNKNOWN)).strip()
+    return Figure(at=float(whole_number(at.strip()) or 0), cpu=values["CPU"] if is_told else None)
 
 
 def _read_latest(root: Element) -> list[tuple[int, Figure]]:

@@ -25,12 +25,15 @@ log = structlog.get_logger()
 VM_NAMES = ("PROVIDER_PRICE_HOUR", "PROVIDER_COST", "PROVIDER_CURRENCY")
 """Attributes of VMs; a host has PROVIDER_COST_MONTH in the place of PROVIDER_COST."""
 
+CPU_UNKNOWN = "PROVIDER_CPU_UNKNOWN"
+"""Attribute of VMs whose CPU the cloud does not tell: OpenNebula has 0 for it, which must not count as idle (idle/)."""
+
 _LOOSE_SECONDS = 900.0
 """Seconds between two listings of volumes, addresses and snapshots that no instance uses."""
 
 
 def with_costs(instance: Instance, costs: CostWatch, *, is_legacy: bool = False) -> Mapping[str, str]:
-    """Return the attributes to report of an instance, with those of its costs.
+    """Return the attributes to report of an instance, with those of its costs, and CPU_UNKNOWN where that is so.
 
     Args:
         instance: the instance.
@@ -38,6 +41,8 @@ def with_costs(instance: Instance, costs: CostWatch, *, is_legacy: bool = False)
         is_legacy: the report is one up to 5.10, where a value is one plain word: `unknown` stands for `?`.
     """
     known = costs.of_vm(instance)
+    if instance.usage is not None and instance.usage.cpu is None:
+        known = {**known, CPU_UNKNOWN: "YES"}
     if not known:
         return instance.attributes
     if is_legacy:

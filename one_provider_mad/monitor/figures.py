@@ -15,6 +15,9 @@ from one_provider_mad.providers.interface import Figures, FigureSource, Provider
 
 log = structlog.get_logger()
 
+_CURRENT_PERIODS = 3.0
+"""Periods after which CPU counts as unknown while asking fails; bytes and memory stay as they were."""
+
 
 class FigureKeeper:
     """Asks a cloud for its instances' usage figures now and then, and keeps the latest.
@@ -29,6 +32,7 @@ class FigureKeeper:
         self._of: Provider | None = None
         self._asking: asyncio.Task[None] | None = None
         self._asked_at = 0.0
+        self._learnt_at = time()
         self._error = ""
 
     def ask(self, watched: OpenCloud, instances: Sequence[Instance]) -> None:
@@ -51,8 +55,10 @@ class FigureKeeper:
         try:
             async with asyncio.timeout(limit):
                 self._known = await provider.figures(instances)
-            self._error = ""
+            self._learnt_at, self._error = self._time(), ""
         except (MadError, TimeoutError) as error:
+            if self._time() - self._learnt_at >= _CURRENT_PERIODS * provider.figures_period:
+                self._known = await asyncio.to_thread(_without_cpu, self._known)
             self._failed(str(error) or f"no answer within {limit:g} s")
         except Exception:
             log.exception("asking for figures failed unexpectedly")
@@ -71,6 +77,13 @@ class FigureKeeper:
     def known(self) -> Mapping[DeployId, Figures]:
         """Return the latest figures, by instance. Callers must not change the mapping."""
         return self._known
+
+
+def _without_cpu(known: Mapping[DeployId, Figures]) -> Mapping[DeployId, Figures]:
+    return {
+        deploy_id: msgspec.structs.replace(each, usage=each.usage and msgspec.structs.replace(each.usage, cpu=None))
+        for deploy_id, each in known.items()
+    }
 
 
 def with_figures(instances: Sequence[Instance], known: Mapping[DeployId, Figures]) -> Sequence[Instance]:

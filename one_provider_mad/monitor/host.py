@@ -73,7 +73,7 @@ def unknown_types(settings: CapacitySettings, sizes: Mapping[str, Size]) -> list
 def load_of(usages: Iterable[Usage | None]) -> Load:
     """Return the sum of the instances' CPU and memory in use."""
     found = [usage for usage in usages if usage is not None]
-    return Load(cpu=sum(usage.cpu for usage in found), memory=sum(usage.memory for usage in found))
+    return Load(cpu=sum(usage.cpu or 0.0 for usage in found), memory=sum(usage.memory for usage in found))
 
 
 def taken_by(instances: Iterable[Instance], provider: Provider) -> Load:

@@ -20,7 +20,7 @@ from one_provider_mad.listings import by_id
 from one_provider_mad.monitor.activity import Activity, ActivityReader
 from one_provider_mad.monitor.capacity import Allocations, CapacityReader, SweepResult, hints_of
 from one_provider_mad.monitor.cloud_source import CloudSource, OpenCloud
-from one_provider_mad.monitor.costs import VM_NAMES, CostWatch
+from one_provider_mad.monitor.costs import CPU_UNKNOWN, VM_NAMES, CostWatch
 from one_provider_mad.monitor.figures import FigureKeeper, with_figures
 from one_provider_mad.monitor.home_warning import HomeWatch
 from one_provider_mad.monitor.host import Load, taken_by, unknown_types, wild_of
@@ -245,8 +245,7 @@ class Sweeper:
             settings = self._source.report_settings().monitor
             if isinstance(watched.provider, NamedAttributes):
                 self.stale_names.expect(watched.provider.attribute_names)
-            if isinstance(watched.provider, PriceSource):
-                self.stale_names.expect(VM_NAMES)
+            self.stale_names.expect((CPU_UNKNOWN, *(VM_NAMES if isinstance(watched.provider, PriceSource) else ())))
             self._capacity.ask(watched)
             listing = await self._listed(watched, settings)
             self._figures.ask(watched, listing.instances)

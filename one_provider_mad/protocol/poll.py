@@ -68,14 +68,14 @@ def format_removals(stale: Iterable[str], usage: Usage | None, attributes: Mappi
 def _figures(usage: Usage | None) -> list[str]:
     if usage is None:
         return []
-    return [f"CPU={round(_sane(usage.cpu), 2)}", f"MEMORY={_whole(usage.memory)}", *_network(usage)]
+    return [f"CPU={round(_sane(usage.cpu or 0.0), 2)}", f"MEMORY={_whole(usage.memory)}", *_network(usage)]
 
 
 def _legacy_figures(usage: Usage | None) -> list[str]:
     # Up to 4.12 figures have other names, and oned reads integers, stopping at a dot.
     if usage is None:
         return []
-    return [f"USEDCPU={_whole(usage.cpu)}", f"USEDMEMORY={_whole(usage.memory)}", *_network(usage)]
+    return [f"USEDCPU={_whole(usage.cpu or 0.0)}", f"USEDMEMORY={_whole(usage.memory)}", *_network(usage)]
 
 
 def _network(usage: Usage) -> list[str]:

@@ -17,7 +17,7 @@ from one_provider_mad.budget.settings import BudgetSettings, Limits
 from one_provider_mad.budget.store import Store
 from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, VmId, VmOwner, VmRequest
 from one_provider_mad.errors import BudgetError, BudgetExceeded, PermissionDenied, ProviderError, ProviderUnavailable
-from one_provider_mad.pricing.values import UNKNOWN, Item, Kind, Part, Price
+from one_provider_mad.pricing.values import Item, Kind, Part, Price
 
 ADA = VmOwner(user_id=7, user="ada", group_id=1, group="users")
 OF_INSTANCE = Price(parts=(Part(item=Item(kind=Kind.COMPUTE, name="m1"), amount=1.0),), currency="USD")

@@ -50,6 +50,11 @@ def test_a_vm_without_a_host_is_left_out() -> None:
         pytest.param("<MONITORING><CPU>0</CPU><MEMORY>0</MEMORY></MONITORING>", (50, None), id="all 0"),
         pytest.param("<MONITORING><MEMORY>9</MEMORY></MONITORING>", (50, None), id="no CPU"),
         pytest.param("<MONITORING><CPU>x</CPU><MEMORY>9</MEMORY></MONITORING>", (50, None), id="no number"),
+        pytest.param(
+            "<MONITORING><CPU>0.0</CPU><MEMORY>9</MEMORY><PROVIDER_CPU_UNKNOWN>YES</PROVIDER_CPU_UNKNOWN></MONITORING>",
+            (50, None),
+            id="not told by the cloud",
+        ),
         pytest.param("<MONITORING/>", (50, None), id="nothing"),
         pytest.param("", (50, None), id="no element"),
     ],

@@ -55,7 +55,7 @@ async def one(tmp_path: Path, cloud: MeasuredCloud) -> VirtualDriver:
     return VirtualDriver(tmp_path, cloud, min_list_interval=1.0)
 
 
-async def seen(one: VirtualDriver) -> dict[int, tuple[float, str]]:
+async def seen(one: VirtualDriver) -> dict[int, tuple[float | None, str]]:
     """CPU percent and event of each VM in the next sweep."""
     sweep = await one.sweeper.sweep()
     await turns()
@@ -126,6 +126,23 @@ async def test_after_a_failed_reading_sweeps_continue_with_the_latest_figures(
     problems = [entry for entry in logs if entry["log_level"] in ("warning", "error")]
     assert len(problems) == (1 if isinstance(error, ProviderUnavailable) else 3)
     assert one.sweeper.error == ""
+
+
+async def test_cpu_is_unknown_after_three_periods_without_an_answer(one: VirtualDriver, cloud: MeasuredCloud) -> None:
+    """A VM must not count as idle by a figure from before."""
+    one.add(7)
+    await seen(one)
+    cloud.error = ProviderUnavailable("no answer")
+    found = []
+    for _ in range(4):
+        await pass_time(PERIOD)
+        found.append(await seen(one))
+    assert found[-1] == {7: (None, "soon")}
+    cloud.error = None
+    for _ in range(2):
+        await pass_time(PERIOD)
+        found.append(await seen(one))
+    assert found[-1][7][0] is not None
 
 
 async def test_a_reading_of_figures_without_an_answer_is_given_up_and_repeated(

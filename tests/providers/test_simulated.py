@@ -547,7 +547,7 @@ class TestTime:
         assert received == sorted(set(received))
         assert sent == sorted(set(sent))
         assert len({usage.cpu for usage in series}) > 20
-        assert all(0 < usage.cpu < 100 and 0 < usage.memory < 256 * 1024 for usage in series)
+        assert all(0 < (usage.cpu or 0) < 100 and 0 < usage.memory < 256 * 1024 for usage in series)
 
     async def test_a_stopped_instance_has_no_usage(self, connect: Open) -> None:
         provider = await connect()

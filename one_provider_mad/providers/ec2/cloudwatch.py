@@ -68,12 +68,12 @@ class Counted(Value, frozen=True, kw_only=True):
     Attributes:
         until: end of the time whose bytes are counted, seconds since the epoch.
         totals: metric to bytes.
-        cpu: percent of all its cores.
+        cpu: percent of all its cores; None while CloudWatch has no recent figure.
     """
 
     until: float
     totals: Mapping[str, float]
-    cpu: float = 0.0
+    cpu: float | None = None
 
 
 class CloudWatch:
@@ -138,7 +138,7 @@ class CloudWatch:
                 totals={
                     name: counted.totals[name] + found.get((deploy_id, name), Series()).total for name in self._bytes
                 },
-                cpu=cpu.last if cpu.last_at > now - STILL_TRUE - PERIOD else 0.0,
+                cpu=cpu.last if cpu.last_at > now - STILL_TRUE - PERIOD else None,
             )
 
     async def _ask(
@@ -175,8 +175,7 @@ class CloudWatch:
             return None
         size = self._sizes.get(instance.attributes.get("AWS_INSTANCE_TYPE", ""))
         usage = Usage(
-            # CloudWatch's 100 is all cores, OpenNebula's is one core.
-            cpu=round(counted.cpu * (size.cpu if size else 1), 2) if is_running else 0.0,
+            cpu=_of_cores(counted.cpu, size) if is_running else 0.0,
             memory=1024 * size.memory if size else 0,
             net_rx=round(counted.totals[RECEIVED]),
             net_tx=round(counted.totals[SENT]),
@@ -187,6 +186,11 @@ class CloudWatch:
             if names[0] in counted.totals
         }
         return Figures(usage=usage, attributes=attributes)
+
+
+def _of_cores(cpu: float | None, size: Size | None) -> float | None:
+    """Return per cent of one core, as OpenNebula counts; CloudWatch's 100 is all cores. None when either is unknown."""
+    return None if cpu is None or size is None else round(cpu * size.cpu, 2)
 
 
 def read_series(

@@ -213,7 +213,7 @@ def _usage(monitoring: Mapping[str, str]) -> Usage | None:
     if not any(name in monitoring for name in ("CPU", "MEMORY", "NETRX", "NETTX")):
         return None
     return Usage(
-        cpu=_figure(monitoring.get("CPU", "")),
+        cpu=_figure(monitoring["CPU"]) if "CPU" in monitoring else None,
         memory=int(_figure(monitoring.get("MEMORY", ""))),
         net_rx=int(_figure(monitoring.get("NETRX", ""))),
         net_tx=int(_figure(monitoring.get("NETTX", ""))),

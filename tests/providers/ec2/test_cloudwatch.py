@@ -77,9 +77,9 @@ async def test_cpu_percent_of_all_cores_is_converted_to_percent_of_one_core(meas
     assert set(measured.server.scopes) == {"eu-west-1/monitoring"}
 
 
-async def test_a_cpu_figure_older_than_an_hour_is_reported_as_zero(measured: Measured) -> None:
+async def test_a_cpu_figure_older_than_an_hour_is_unknown(measured: Measured) -> None:
     measured.meter.add("i-1", "CPUUtilization", NOON - 3600, 40.0)
-    assert (await measured.usage(an_instance())).cpu == 0.0
+    assert (await measured.usage(an_instance())).cpu is None
 
 
 async def test_network_counters_sum_points_of_forty_days(measured: Measured) -> None:
