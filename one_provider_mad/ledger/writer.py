@@ -175,6 +175,8 @@ class LedgerFile:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(lock)
+            if not isinstance(error, BlockingIOError):
+                raise  # a file system without locks, as some NFS servers have
             raise LedgerError(
                 f"another process writes the ledger {self.path}: this one books no costs until that has ended"
             ) from error

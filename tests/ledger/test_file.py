@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 import stat
 from math import inf
@@ -161,3 +162,12 @@ def test_only_rows_without_an_owner_get_one_later(path: Path) -> None:
     file.learn_owners({(7, 50): eve})
     assert [span.owner for span in read_spans(path)] == [ADA, eve, VmOwner()]
     file.close()
+
+
+def test_a_file_system_without_locks_is_named_as_the_reason(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(LedgerError, match="the ledger cannot be written: .*No locks available"):
+        LedgerFile(path, "sky").load()
