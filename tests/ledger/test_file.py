@@ -169,5 +169,5 @@ def test_a_file_system_without_locks_is_named_as_the_reason(path: Path, monkeypa
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", refuse)
-    with pytest.raises(LedgerError, match="the ledger cannot be written: .*No locks available"):
+    with pytest.raises(LedgerError, match=r"the ledger cannot be written: .*No locks available"):
         LedgerFile(path, "sky").load()
