@@ -20,7 +20,7 @@ from one_provider_mad.costs.periods import moment_name, month_of, read_moment
 from one_provider_mad.errors import MadError
 from one_provider_mad.journal.reader import read_fact
 from one_provider_mad.ledger.booking import LOOSE_UNSEEN_AFTER, UNSEEN_AFTER
-from one_provider_mad.ledger.reader import open_spans, read_spans
+from one_provider_mad.ledger.reader import read_ledger
 from one_provider_mad.ledger.records import INSTANCE, Span
 from one_provider_mad.orphans.reconciler import ORPHANS
 from one_provider_mad.settings import Configuration, Places, load
@@ -100,9 +100,8 @@ def _ledger_of(configuration: Configuration, places: Places, period: Period) -> 
 
 
 def _read(label: str, path: Path, period: Period) -> Ledger:
-    as_of, _ = open_spans(path)
-    since = min(period.month.begin, period.since)
-    return Ledger(label=label, as_of=as_of, spans=read_spans(path, since=since))
+    as_of, spans = read_ledger(path, since=min(period.month.begin, period.since))
+    return Ledger(label=label, as_of=as_of, spans=spans)
 
 
 def _with_rests(spans: Sequence[Span], now: float) -> Iterator[Span]:

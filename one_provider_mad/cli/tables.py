@@ -28,8 +28,8 @@ def show_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         _ruled(head, clean)
         return
     widths = [max(len(row[column]) for row in [head, *clean]) for column in range(len(head))]
-    for row in [head, *clean]:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in [head, *clean])
+    click.echo("\n".join(lines))
 
 
 def _ruled(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import fsum
 
 from one_provider_mad.domain import Value
 from one_provider_mad.pricing.values import figure
@@ -53,7 +54,9 @@ _SMALL, _TINY = 0.1, 0.001
 
 def sum_of(costs: Iterable[Cost]) -> Cost:
     """Return the sum of costs of one currency."""
-    found = Cost()
-    for each in costs:
-        found = found.plus(each)
-    return found
+    all_costs = list(costs)
+    return Cost(
+        known=fsum(each.known for each in all_costs),
+        is_whole=all(each.is_whole for each in all_costs),
+        assumed=fsum(each.assumed for each in all_costs),
+    )

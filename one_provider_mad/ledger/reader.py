@@ -12,7 +12,7 @@ from typing import TypeVar
 from one_provider_mad.database import connect
 from one_provider_mad.errors import LedgerError
 from one_provider_mad.ledger.records import Span
-from one_provider_mad.ledger.schema import AS_OF, facts_of, select_rows, version_of
+from one_provider_mad.ledger.schema import AS_OF, facts_of, select_spans, version_of
 
 _Result = TypeVar("_Result")
 
@@ -31,8 +31,14 @@ def read_spans(path: Path, *, since: float = 0.0, until: float = inf) -> list[Sp
     Raises:
         LedgerError: there is a ledger and it cannot be read.
     """
+    return read_ledger(path, since=since, until=until)[1]
+
+
+def read_ledger(path: Path, *, since: float = 0.0, until: float = inf) -> tuple[float, list[Span]]:
+    """Return the time of the latest booked listing as well, seconds since the epoch; else as `read_spans`."""
     condition = 'begin < ? AND ("end" > ? OR "end" IS NULL)'
-    return _look(path, lambda db: [row.span for row in select_rows(db, condition, (until, since))]) or []
+    found = _look(path, lambda db: (_as_of(db), select_spans(db, condition, (until, since))))
+    return found or (0.0, [])
 
 
 def open_spans(path: Path) -> tuple[float, list[Span]]:
@@ -41,7 +47,7 @@ def open_spans(path: Path) -> tuple[float, list[Span]]:
     Raises:
         LedgerError: there is a ledger and it cannot be read.
     """
-    found = _look(path, lambda db: (_as_of(db), [row.span for row in select_rows(db, "is_open")]))
+    found = _look(path, lambda db: (_as_of(db), select_spans(db, "is_open")))
     return found or (0.0, [])
 
 

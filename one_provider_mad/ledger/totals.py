@@ -25,11 +25,6 @@ class _Clipped(NamedTuple):
     span: Span
     seconds: float
 
-    @property
-    def cost(self) -> float:
-        """Return what the known parts of the price cost in this time."""
-        return self.span.known * self.seconds / HOUR
-
 
 def total(spans: Iterable[Span], *, since: float = 0.0, until: float = inf) -> Total:
     """Return what spans cost from `since` to `until`, seconds since the epoch.
@@ -38,6 +33,9 @@ def total(spans: Iterable[Span], *, since: float = 0.0, until: float = inf) -> T
     `totals_by_currency` keeps them apart.
     """
     clipped = _clipped(spans, since, until)
+    currencies = {each.span.currency for each in clipped if each.span.currency}
+    if len(currencies) < 2:  # the usual case: nothing to leave out
+        return _added(clipped, "".join(currencies))
     currency = _most_common(clipped)
     return _added([each if _is_in(each.span, currency) else _unpriced(each) for each in clipped], currency)
 
@@ -56,8 +54,16 @@ def totals_by_currency(spans: Iterable[Span], *, since: float = 0.0, until: floa
 
 
 def _clipped(spans: Iterable[Span], since: float, until: float) -> list[_Clipped]:
-    clipped = (_Clipped(span, min(span.end, until) - max(span.begin, since)) for span in spans)
-    return [each for each in clipped if each.seconds > 0]
+    found = []
+    for span in spans:  # no function is called for each: there may be a million
+        begin, end = span.begin, span.end
+        if begin < since:
+            begin = since
+        if end > until:
+            end = until
+        if end > begin:
+            found.append(_Clipped(span, end - begin))
+    return found
 
 
 def _most_common(clipped: Iterable[_Clipped]) -> str:
@@ -81,11 +87,20 @@ def _unpriced(clipped: _Clipped) -> _Clipped:
 
 
 def _added(clipped: list[_Clipped], currency: str) -> Total:
+    booked, assumed, unpriced, unseen = [], [], [], []
+    for span, seconds in clipped:
+        if span.is_seen:
+            booked.append(span.known * seconds / HOUR)
+        else:
+            assumed.append(span.known * seconds / HOUR)
+            unseen.append(seconds)
+        if span.amount is None:
+            unpriced.append(seconds)
     return Total(
-        booked=fsum(each.cost for each in clipped if each.span.is_seen),
-        assumed=fsum(each.cost for each in clipped if not each.span.is_seen),
-        unpriced_seconds=fsum(each.seconds for each in clipped if each.span.amount is None),
-        seconds=fsum(each.seconds for each in clipped),
-        unseen_seconds=fsum(each.seconds for each in clipped if not each.span.is_seen),
+        booked=fsum(booked),
+        assumed=fsum(assumed),
+        unpriced_seconds=fsum(unpriced),
+        seconds=fsum([seconds for _, seconds in clipped]),
+        unseen_seconds=fsum(unseen),
         currency=currency,
     )
