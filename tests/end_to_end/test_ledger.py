@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import base64
+import random
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
+from itertools import pairwise
 from math import isclose
 from pathlib import Path
 
 from one_provider_mad.ledger.reader import open_spans, read_spans
 from one_provider_mad.ledger.totals import total
+from one_provider_mad.providers.simulated.bill import read_bill
 from tests.end_to_end.information_driver import Console, Monitored, configure, monitored
 from tests.end_to_end.oned import Place
 from tests.monitor.decoder import vectors
@@ -59,6 +66,59 @@ def test_what_runs_is_booked_reported_and_continued_after_kill_9(place: Place) -
     assert (ended.thing, ended.vm_id, ended.type_name, ended.amount) == (first, 7, SMALL, 0.5)
     assert (running.vm_id, running.is_seen, running.currency) == (8, True, "EUR")
     assert isclose(total([ended]).booked, 0.5 * (ended.end - ended.begin) / 3600)
+
+
+SEED = 20261201
+PRECISION = 0.1
+"""Seconds: the bill's times, and the cloud's, are those of two clock readings."""
+
+
+def write_stamp(place: Place) -> tuple[int, ...]:
+    """Another value as soon as a commit has begun: SQLite writes the rollback journal first."""
+    paths = (ledger_of(place), ledger_of(place).with_name(f"{ledger_of(place).name}-journal"))
+    return tuple(path.stat().st_mtime_ns if path.exists() else 0 for path in paths)
+
+
+def is_written(place: Place, before: tuple[int, ...]) -> bool:
+    return write_stamp(place) != before
+
+
+def test_drivers_killed_at_random_moments_leave_a_right_ledger(place: Place) -> None:
+    """Some die after a few lines, the others in the middle of a commit, or right after it."""
+    configure(place)
+    console, chance = Console(place), random.Random(SEED)
+    first, second, third = console.run_many([7, 8, 9])
+    acts: list[Callable[[], object]] = [
+        partial(console.stop, first),
+        partial(console.start, first),
+        partial(console.stop, second),
+        partial(console.terminate, third),
+        partial(console.terminate, first),
+        partial(console.run, vm_id=10),
+    ]
+    for act in acts:
+        with monitored(place) as one:
+            one.start()
+            before = write_stamp(place)
+            act()
+            if chance.random() < 0.4:
+                one.next_lines(chance.randint(1, 5))
+            else:
+                until(partial(is_written, place, before), pause=chance.uniform(0.0002, 0.002))
+            one.driver.kill()
+    with monitored(place) as one:
+        one.start()
+        last = console.run(vm_id=11)
+        until(lambda: any(span.thing == last for span in read_spans(ledger_of(place))))
+    with closing(sqlite3.connect(ledger_of(place))) as db:
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    as_of, spans = open_spans(ledger_of(place))[0], read_spans(ledger_of(place))
+    bill = read_bill(place.var / "simulated.db", now=as_of)
+    assert {span.thing for span in spans} - {last} == bill.keys() - {last}
+    for thing, line in bill.items():
+        own = sorted((span for span in spans if span.thing == thing), key=lambda span: span.begin)
+        assert isclose(total(own).seconds, line.seconds, abs_tol=PRECISION), (line, own)
+        assert all(earlier.end == later.begin for earlier, later in pairwise(own)), own
 
 
 def test_a_persons_trial_writes_no_ledger(place: Place) -> None:
