@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from one_provider_mad.domain import Instance
+from one_provider_mad.monitor.costs import CostWatch
 from one_provider_mad.providers.simulated.provider import SimulatedProvider
 
 _list = SimulatedProvider.list_instances
@@ -35,6 +36,12 @@ async def list_noted(provider: SimulatedProvider) -> Sequence[Instance]:
     return instances
 
 
+def book_nothing(watch: CostWatch, *listing: object) -> None:
+    """Stand in for CostWatch.ask."""
+
+
 if __name__ == "__main__":
+    if os.environ.get("BENCHMARK_LEDGER") == "no":
+        CostWatch.ask = book_nothing  # type: ignore[assignment,method-assign]
     SimulatedProvider.list_instances = list_noted  # type: ignore[assignment,method-assign]
     runpy.run_path(os.environ["BENCHMARK_PROGRAM"], run_name="__main__")

@@ -20,6 +20,11 @@ STARTS = 20
 SWEEPS = 4
 WATCHED_SWEEPS = 4
 LEGACY_REPORTS = 3
+LEDGER_ROUNDS = 3
+LEDGER_BEFORE = 5
+"""Sweeps that are not measured: the first booking reads or writes every instance."""
+
+LEDGER_SWEEPS = 4
 
 IDLE_SECONDS = 2
 """For how long an idle loop is watched, to see how late the machine makes it."""
@@ -41,9 +46,9 @@ class Crowd:
         """The information driver."""
         return self._starter.ours(NAME, program=IM_PROGRAM)
 
-    def noted(self) -> AbstractContextManager[Started]:
+    def noted(self, *, is_booking: bool = True) -> AbstractContextManager[Started]:
         """The same; when it lists goes to a file."""
-        return self._starter.ours(NAME, program=IM_PROGRAM, listings=self.listings)
+        return self._starter.ours(NAME, program=IM_PROGRAM, listings=self.listings, is_booking=is_booking)
 
     def watched(self) -> AbstractContextManager[Started]:
         """The same; when its event loop stalls goes to a file."""
@@ -84,6 +89,7 @@ def monitor(starter: Starter) -> Iterator[Figure]:
     crowd = Crowd(starter)
     yield from first_system_host(crowd)
     yield from sweeps(crowd)
+    yield ledger(crowd)
     yield stalls(crowd)
     yield from legacy(crowd)
 
@@ -149,6 +155,27 @@ def sweeps(crowd: Crowd) -> Iterator[Figure]:
     )
     yield Figure(
         work=WORK, part="lines of all kinds", show=number, baseline=counts.series("bare"), ours=counts.series("ours")
+    )
+
+
+def ledger(crowd: Crowd) -> Figure:
+    """What it costs to book each listing: the same driver without and with a ledger, in turn."""
+    costs = _Taken()
+    for is_booking in (False, True) * LEDGER_ROUNDS:
+        crowd.listings.unlink(missing_ok=True)
+        with crowd.noted(is_booking=is_booking) as program:
+            program.hear(START_MONITOR, b"STATE_VM ", count=LEDGER_BEFORE)
+            before = len(Listing.read(crowd.listings))
+            exchange = program.hear(b"", b"STATE_VM ", count=LEDGER_SWEEPS)
+        listings = Listing.read(crowd.listings)[before : before + LEDGER_SWEEPS]
+        listed = sum(each.processor_seconds for each in listings)
+        costs["ledger" if is_booking else "none"].append((exchange.processor_seconds - listed) / LEDGER_SWEEPS)
+    return Figure(
+        work=WORK,
+        part="processor time, without and with the ledger",
+        show=seconds,
+        baseline=costs.series("none"),
+        ours=costs.series("ledger"),
     )
 
 

@@ -160,6 +160,7 @@ class Starter:
         program: Path = PROGRAM,
         stalls: Path | None = None,
         listings: Path | None = None,
+        is_booking: bool = True,
     ) -> Iterator[Started]:
         """A driver itself, with nothing left to it by an earlier one.
 
@@ -168,6 +169,7 @@ class Starter:
             program: which one; the action driver where nothing is said.
             stalls: a file for the stalls of its loop; None when it is not watched.
             listings: a file for its listings (benchmarks/listings.py); None when it is not watched.
+            is_booking: False: it keeps no ledger; only with `listings`.
         """
         for left in [*self.place.var.glob("*.journal*"), *self.place.var.glob("*.state")]:
             left.unlink()
@@ -176,6 +178,7 @@ class Starter:
             program, environ = self._watched(program, stalls)
         elif listings is not None:
             environ = {"BENCHMARK_PROGRAM": str(program), "BENCHMARK_LISTINGS": str(listings)}
+            environ["BENCHMARK_LEDGER"] = "yes" if is_booking else "no"
             program = self._launcher(_LISTINGS)
         with Driver(self.place, arguments, program=program, environ=environ, init=False, reading=False) as driver:
             yield Started(driver)

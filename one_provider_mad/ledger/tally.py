@@ -55,6 +55,7 @@ class Running(NamedTuple):
         known: known parts of the present price, units of currency an hour.
         is_unknown: a part of the present price is unknown.
         currency: ISO 4217 code, "" where the cloud names none.
+        price_text: the present price for a person and for monitoring.
     """
 
     spent: Spent
@@ -62,15 +63,13 @@ class Running(NamedTuple):
     known: float
     is_unknown: bool
     currency: str
+    price_text: str
 
-    @property
-    def price_text(self) -> str:
-        """Return the present price for a person and for monitoring."""
-        return amount_text(self.known, is_partly_unknown=self.is_unknown)
-
-    def spent_by(self, now: float) -> Spent:
-        """Return what the VM has cost until a time, seconds since the epoch."""
-        return self.spent.plus(self.known * max(0.0, now - self.begin) / HOUR, is_partly_unknown=self.is_unknown)
+    def cost_text(self, now: float) -> str:
+        """Return what the VM has cost until a time, seconds since the epoch, for a person and for monitoring."""
+        cost, is_partly_unknown = self.spent
+        cost += self.known * max(0.0, now - self.begin) / HOUR
+        return amount_text(cost, is_partly_unknown=is_partly_unknown or self.is_unknown)
 
 
 class HostCosts(NamedTuple):
@@ -172,7 +171,9 @@ class Tally:
 
     def _running(self, span: Span) -> Running:
         spent = self._vms.get((span.vm_id, span.stime), Spent())
-        return Running(spent, span.begin, span.known, span.amount is None, span.currency)
+        is_unknown = span.amount is None
+        text = amount_text(span.known, is_partly_unknown=is_unknown)
+        return Running(spent, span.begin, span.known, is_unknown, span.currency, text)
 
     def hosts(self, now: float) -> dict[int, HostCosts]:
         """Return what the instances of each host cost, and have cost this month; ended ones count for the month."""

@@ -86,7 +86,7 @@ class CostWatch:
         running = self._costs.vms.get(instance.deploy_id) if self._costs is not None else None
         if running is None:
             return {}
-        known = {"PROVIDER_PRICE_HOUR": running.price_text, "PROVIDER_COST": running.spent_by(self._clock()).text}
+        known = {"PROVIDER_PRICE_HOUR": running.price_text, "PROVIDER_COST": running.cost_text(self._clock())}
         return {**known, "PROVIDER_CURRENCY": running.currency} if running.currency else known
 
     def of_host(self, host_id: int) -> Mapping[str, str]:

@@ -57,7 +57,7 @@ def test_a_vms_cost_has_all_its_instances_and_a_hosts_the_month(keeper: LedgerKe
     second = seen("i-2", created_at=MAY + HOUR)
     book(keeper, MAY + HOUR, seen(state="stopped", price=FREE), second)
     costs = book(keeper, MAY + HOUR + 300, seen(state="stopped", price=FREE), second)
-    assert costs.vms["i-2"].spent_by(MAY + 2 * HOUR).text == "6.0000"
+    assert costs.vms["i-2"].cost_text(MAY + 2 * HOUR) == "6.0000"
     assert costs.hosts[3].month.cost == pytest.approx(2 + 2 * 300 / HOUR)
     assert costs.hosts[3].hour_text == "2.0000"
     june = book(keeper, MAY + 31 * 86400 + HOUR, second)
@@ -72,13 +72,13 @@ def test_a_new_process_has_the_same_sums(keeper: LedgerKeeper) -> None:
     again = LedgerKeeper(keeper.path, "sky", warn=pytest.fail)
     after = book(again, MAY + 2 * HOUR + 30, seen(state="stopped"))
     again.close()
-    texts = [costs.vms["i-1"].spent_by(MAY + 3 * HOUR).text for costs in (before, after)]
+    texts = [costs.vms["i-1"].cost_text(MAY + 3 * HOUR) for costs in (before, after)]
     assert texts == ["6.0000", "6.0000"]
 
 
 def test_an_unknown_price_is_shown_as_such(keeper: LedgerKeeper) -> None:
     costs = book(keeper, MAY, seen(price=UNKNOWN), seen("i-2", vm_id=8))
-    assert (costs.vms["i-1"].price_text, costs.vms["i-1"].spent_by(MAY + HOUR).text) == ("?", "?")
+    assert (costs.vms["i-1"].price_text, costs.vms["i-1"].cost_text(MAY + HOUR)) == ("?", "?")
     assert (costs.hosts[3].hour_text, costs.hosts[3].unpriced) == ("2.0000+?", 1)
 
 
