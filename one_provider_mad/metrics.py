@@ -179,6 +179,18 @@ class Recorder:
             self._labels(),
             registry=self._only(reports),
         )
+        self._limit = client.Gauge(
+            "one_provider_budget_limit",
+            "A limit of the budget, in the unit of the limit.",
+            self._labels("limit"),
+            registry=self._only(reports),
+        )
+        self._used = client.Gauge(
+            "one_provider_budget_used",
+            "Use of a limit of the budget, in the unit of the limit.",
+            self._labels("limit"),
+            registry=self._only(reports),
+        )
         self._info = client.Gauge(
             "one_provider_info",
             "The project's version, in a label; always 1.",
@@ -300,6 +312,15 @@ class Recorder:
         if at is not None:
             self._booked_at.labels(*self._own).set(at)
 
+    def limited(self, limits: Iterable[tuple[str, float, float]]) -> None:
+        """Record how far limits are used: name, use and limit of each; of too many limits only the first."""
+        self._limit.clear()
+        self._used.clear()
+        for key, used, limit in limits:
+            if (label := self._few("limit", key)) != OTHER:
+                self._limit.labels(*self._own, label).set(limit)
+                self._used.labels(*self._own, label).set(used)
+
     def lost(self) -> None:
         """Record a failed sweep."""
         self._up.labels(*self._own).set(0)
@@ -308,7 +329,7 @@ class Recorder:
         """Set the number of monitored hosts; without hosts the figures of the last sweep are removed."""
         self._hosts.labels(*self._own).set(hosts)
         if not hosts:
-            of_sweeps = (self._up, self._swept_at, self._vms, self._held)
+            of_sweeps = (self._up, self._swept_at, self._vms, self._held, self._limit, self._used)
             for gauge in (*of_sweeps, self._price, self._month, self._unpriced, self._booked_at):
                 gauge.clear()
 

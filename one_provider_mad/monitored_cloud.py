@@ -6,12 +6,17 @@ It writes nothing but its providers' own files: the journal, and the account in 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from one_provider_mad.budget.settings import BudgetSettings
 from one_provider_mad.errors import SettingsError
 from one_provider_mad.journal.reader import read_fact
 from one_provider_mad.live_provider import ACCOUNT, LiveProvider
+from one_provider_mad.monitor.budget_watch import ReadLevels
 from one_provider_mad.monitor.cloud_source import OpenCloud, ProbeSource, ReportSettings
 from one_provider_mad.monitor.settings import read_tables
 from one_provider_mad.options import Options
@@ -19,6 +24,7 @@ from one_provider_mad.providers.interface import VerbatimDriver
 from one_provider_mad.settings import Configuration, Places
 
 if TYPE_CHECKING:
+    from one_provider_mad.budget.records import Level
     from one_provider_mad.monitor.probes import Probes
 
 _SCRIPTS = "scripts"
@@ -107,8 +113,16 @@ class MonitoredCloud(LiveProvider[OpenCloud, OpenCloud]):
             journal=self._places.journal(configuration),
             name=configuration.name,
             ledger=self._places.ledger(configuration),
+            budget=self._levels_of(configuration),
             caution=configuration.caution,
         )
+
+    def _levels_of(self, configuration: Configuration) -> ReadLevels | None:
+        """Return what reads how far the limits of a configuration are used; None without `[budget]`."""
+        settings = configuration.settings.budget
+        if settings == BudgetSettings():
+            return None
+        return partial(_read_levels, self._places.budget(configuration), settings, configuration.name)
 
     async def _confirm(self, configuration: Configuration, opened: OpenCloud) -> OpenCloud:
         await self._confirm_account(
@@ -130,3 +144,9 @@ class MonitoredCloud(LiveProvider[OpenCloud, OpenCloud]):
         for opened in self._stop():
             await self._close(opened)
         await self._stopped()
+
+
+def _read_levels(path: Path, settings: BudgetSettings, name: str) -> Sequence[Level]:
+    from one_provider_mad.budget.reader import read_levels  # only where there are limits
+
+    return read_levels(path, settings, name=name, now=time.time())

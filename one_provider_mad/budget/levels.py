@@ -62,9 +62,34 @@ def step_of(level: Level) -> int:
     return next((step for step in _STEPS if level.limit and level.used * 100 >= level.limit * step), 0)
 
 
+def standing(found: Iterable[Level]) -> str:
+    """Return the warning that a host shows while limits are used to 80 or 100 per cent, "" for none.
+
+    It does not say how much is used, so that it changes with the steps alone.
+    """
+    told = [(level, step) for level in found if (step := step_of(level))]
+    return "; ".join(f"{_share(step)} of {_limit(level)} {_how(level)}{_end(step)}" for level, step in told)
+
+
 def _sentence(level: Level, step: int) -> str:
-    used, limit = (
-        figure(each) if level.key.startswith("max_per") else f"{each:g}" for each in (level.used, level.limit)
-    )
-    end = "; nothing that adds to it is admitted" if step == _STEPS[0] else ""
-    return f"{used} of {level.table}.{level.key} = {limit} is in use, {step} % or more{end}"
+    return f"{_written(level, level.used)} of {_limit(level)} {_how(level)}, {_share(step)} or more{_end(step)}"
+
+
+def _limit(level: Level) -> str:
+    return f"{level.table}.{level.key} = {_written(level, level.limit)}"
+
+
+def _written(level: Level, amount: float) -> str:
+    return figure(amount) if level.key.startswith("max_per") else f"{amount:g}"
+
+
+def _share(step: int) -> str:
+    return f"{step} %"
+
+
+def _how(level: Level) -> str:
+    return "is spent, or will be by the month's end" if level.key == "max_per_month" else "is in use"
+
+
+def _end(step: int) -> str:
+    return "; nothing that adds to it is admitted" if step == _STEPS[0] else ""

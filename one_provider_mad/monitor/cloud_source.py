@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from one_provider_mad.domain import Value
+from one_provider_mad.monitor.budget_watch import ReadLevels
 from one_provider_mad.monitor.sender import Sender
 from one_provider_mad.monitor.settings import CapacitySettings, MonitorSettings
 from one_provider_mad.protocol.im_messages import Monitor, StartMonitor
@@ -39,6 +40,7 @@ class OpenCloud(Value, frozen=True, kw_only=True):
         journal: path of the action driver's journal, which may not exist.
         name: NAME.
         ledger: path of the ledger of costs; None to keep none.
+        budget: reads how far the limits of `[budget]` are used; None without limits.
         caution: why listings of this cloud may be incomplete: unknown settings; "" when they are not.
     """
 
@@ -48,6 +50,7 @@ class OpenCloud(Value, frozen=True, kw_only=True):
     journal: Path
     name: str = ""
     ledger: Path | None = None
+    budget: ReadLevels | None = None
     caution: str = ""
 
 

@@ -18,6 +18,7 @@ from one_provider_mad.journal.reader import read_refusals
 from one_provider_mad.journal.records import Answered
 from one_provider_mad.listings import by_id
 from one_provider_mad.monitor.activity import Activity, ActivityReader
+from one_provider_mad.monitor.budget_watch import BudgetWatch
 from one_provider_mad.monitor.capacity import Allocations, CapacityReader, SweepResult, hints_of
 from one_provider_mad.monitor.cloud_source import CloudSource, OpenCloud
 from one_provider_mad.monitor.costs import CPU_UNKNOWN, VM_NAMES, CostWatch
@@ -134,6 +135,7 @@ class Sweeper:
         hosts: numbers of the monitored hosts.
         stale_names: attributes that OpenNebula may still show for each VM.
         home: looks whether home takes the VMs that it has room for.
+        budget: knows how far the limits of `[budget]` are used.
         costs: books listings in the ledger, and knows what VMs and hosts cost.
     """
 
@@ -168,6 +170,7 @@ class Sweeper:
         self.hosts: frozenset[int] = frozenset()
         self.stale_names = StaleNames(reported_names)
         self.home = HomeWatch(self._loop.time)
+        self.budget = BudgetWatch(self._loop.time)
         self.costs = CostWatch(self._loop.time, clock)
         self._home_shown = ""
 
@@ -215,6 +218,7 @@ class Sweeper:
             *self._prices.calls_under_way(),
             *self.home.calls_under_way(),
             *self.costs.calls_under_way(),
+            *self.budget.calls_under_way(),
         ]
         for task in tasks:
             task.cancel()
@@ -291,7 +295,9 @@ class Sweeper:
         if limits.sizes and (strange := unknown_types(capacity, limits.sizes)):
             self._warn_once(f"capacity.instance_types: the cloud has no {', '.join(strange)}")
         self._home_shown = self.home.warning
-        warning = _joined(sweep.warning or self._capacity.warning(limits, shown), self.home.warning)
+        self.budget.ask(watched.budget)
+        own = sweep.warning or self._capacity.warning(limits, shown)
+        warning = _joined(own, self.home.warning, self.budget.warning)
         return msgspec.structs.replace(sweep, capacities=capacities, warning=warning)
 
     def _handle_clock_set_back(self) -> None:

@@ -28,6 +28,8 @@ from tests.waiting import until
 
 UMASK = ("sh", "-c", 'umask 077; exec "$@"', "sh")
 
+BUDGET = "[budget]\nmax_instances = 99\n"
+
 DEAD = "# of a dead process\n"
 
 PAGE = ROOT / "docs" / "metrics.md"
@@ -50,7 +52,7 @@ def write_metrics(place: Place, directory: Path | None, **settings: object) -> N
     aside = Place(place.root / "aside")
     path = configure(aside, **settings)  # type: ignore[arg-type]
     if directory is not None:
-        path.write_text(f'{path.read_text()}[metrics]\ntextfile_directory = "{directory}"\ninterval = 0.1\n')
+        path.write_text(f'{path.read_text()}[metrics]\ntextfile_directory = "{directory}"\ninterval = 0.1\n{BUDGET}')
     path.replace(place.conf / path.name)
 
 
