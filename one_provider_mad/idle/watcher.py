@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
 
 import msgspec
 import structlog
 
-from one_provider_mad.actions.engine import Engine, EngineSource
+from one_provider_mad.actions.engine import Engine
 from one_provider_mad.calls.waiting import Waiting
 from one_provider_mad.domain import VmId
-from one_provider_mad.errors import MadError, ProviderError, SettingsError
-from one_provider_mad.idle import confirming
-from one_provider_mad.idle.confirming import OperatorLog, confirmed
+from one_provider_mad.errors import MadError, ProviderError
+from one_provider_mad.idle import tasks
 from one_provider_mad.idle.rules import (
     ASK,
     Attribute,
@@ -33,6 +31,7 @@ from one_provider_mad.idle.rules import (
 )
 from one_provider_mad.idle.savings import Saving, saving_of
 from one_provider_mad.idle.settings import IdleSettings
+from one_provider_mad.idle.tasks import VmTask
 from one_provider_mad.journal.writer import Journal
 from one_provider_mad.protocol.messages import Severity
 
@@ -41,13 +40,10 @@ log = structlog.get_logger()
 IDLE = "idle"
 """Name of the journal's fact that holds what is known of the watched VMs, as JSON."""
 
-_CHECK_SECONDS = 5.0
-"""Longest pause in seconds until the configuration is read again, so that an edit takes effect."""
-
 _decode = msgspec.json.Decoder(dict[str, Watched]).decode
 
 
-class OpenNebula(confirming.OpenNebula, Protocol):
+class OpenNebula(tasks.OpenNebula, Protocol):
     """What is asked of the local OpenNebula (idle/core.py)."""
 
     async def latest(self) -> Mapping[VmId, Figure]:
@@ -73,54 +69,13 @@ class _Case(NamedTuple):
     now: float
 
 
-class Watcher:
-    """Warns VMs that nobody uses, and has OpenNebula power them off.
+class Watcher(VmTask[OpenNebula]):
+    """Warns VMs that nobody uses, and has OpenNebula power them off."""
 
-    Args:
-        engines: the cloud and the journal.
-        opennebula: the local OpenNebula.
-        name: NAME, the driver of the VMs.
-        write_log: writes to a VM's log.
-        is_busy: true while an action of a VM is open.
-        clock: seconds since the epoch.
-        learn_release: receives OpenNebula's release before anything is logged.
-        core_is_up: set once OpenNebula has started and answers.
-    """
+    unable = "idle VMs are not looked for"
 
-    def __init__(
-        self,
-        engines: EngineSource,
-        opennebula: OpenNebula,
-        *,
-        name: str,
-        write_log: OperatorLog,
-        is_busy: Callable[[VmId], bool],
-        clock: Callable[[], float],
-        learn_release: Callable[[tuple[int, ...]], None],
-        core_is_up: asyncio.Event,
-    ) -> None:
-        self._engines = engines
-        self._opennebula = opennebula
-        self._name = name
-        self._write_log = write_log
-        self._is_busy = is_busy
-        self._clock = clock
-        self._learn_release: Callable[[tuple[int, ...]], None] | None = learn_release
-        self._core_is_up = core_is_up
-        self._checked_at = -1e12
+    def _forget(self) -> None:
         self._not_understood: set[tuple[VmId, str]] = set()
-
-    async def run(self) -> None:
-        """Check for as long as the driver runs; return at once without credentials."""
-        try:
-            await self._opennebula.open()
-        except SettingsError as error:
-            log.warning("idle VMs not looked for", reason=str(error))
-            return
-        await self._core_is_up.wait()
-        while True:
-            await self.check_if_due()
-            await asyncio.sleep(_CHECK_SECONDS)
 
     async def check_if_due(self) -> None:
         """Check if a check is due by `[idle]`, which is read each time. A check that fails is one line in the log."""
@@ -144,9 +99,7 @@ class Watcher:
         """
         if engine.cloud is None or not await self._opennebula.may_act():
             return
-        if self._learn_release is not None:
-            self._learn_release(await self._opennebula.release())
-            self._learn_release = None
+        await self._begin_to_log()
         machines = await self._opennebula.running(self._name)
         groups = await self._opennebula.groups()
         limits = {machine.vm_id: self._limits(machine, groups, settings) for machine in machines.values()}
@@ -247,7 +200,7 @@ class Watcher:
         vm_id = case.machine.vm_id
         if self._is_busy(vm_id) or not (await self._saving(case)).is_worth_it:
             return False
-        latest = await confirmed(self._opennebula, case.machine, name=self._name, is_busy=self._is_busy)
+        latest = await self._confirmed(case.machine)
         if latest is None or latest.asked != case.machine.asked:
             return False
         sentence = f"powered off, since the VM {judgement.reason}; onevm resume {vm_id} starts it again"

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import structlog
 
-from one_provider_mad.actions.engine import Engine, EngineSource
+from one_provider_mad.actions.engine import Engine
 from one_provider_mad.budget.admission import Limited
 from one_provider_mad.budget.months import month_of
 from one_provider_mad.calls.waiting import Waiting
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
-from one_provider_mad.errors import MadError, ProviderError, SettingsError
-from one_provider_mad.idle.confirming import OpenNebula, OperatorLog, confirmed
+from one_provider_mad.errors import MadError, ProviderError
 from one_provider_mad.idle.rules import Machine
 from one_provider_mad.idle.savings import difference
+from one_provider_mad.idle.tasks import OpenNebula, VmTask
 from one_provider_mad.over_budget import rules
 from one_provider_mad.over_budget.rules import Reach, Target, Warned
 from one_provider_mad.protocol.messages import Severity
@@ -26,59 +25,15 @@ log = structlog.get_logger()
 PERIOD = 60.0
 """Seconds between two checks."""
 
-_CHECK_SECONDS = 5.0
-"""Longest pause in seconds until the configuration is read again, so that an edit takes effect."""
 
+class Watcher(VmTask[OpenNebula]):
+    """Warns VMs whose limit is nearly reached, and has OpenNebula power them off once it is."""
 
-class Watcher:
-    """Warns VMs whose limit is nearly reached, and has OpenNebula power them off once it is.
+    unable = "VMs beyond a limit of the month are not looked for"
 
-    Args:
-        engines: the cloud and the budget.
-        opennebula: the local OpenNebula.
-        name: NAME, the driver of the VMs.
-        write_log: writes to a VM's log, without a VM to oned.log.
-        is_busy: true while an action of a VM is open.
-        clock: seconds since the epoch.
-        learn_release: receives OpenNebula's release before anything is logged.
-        core_is_up: set once OpenNebula has started and answers.
-    """
-
-    def __init__(
-        self,
-        engines: EngineSource,
-        opennebula: OpenNebula,
-        *,
-        name: str,
-        write_log: OperatorLog,
-        is_busy: Callable[[VmId], bool],
-        clock: Callable[[], float],
-        learn_release: Callable[[tuple[int, ...]], None],
-        core_is_up: asyncio.Event,
-    ) -> None:
-        self._engines = engines
-        self._opennebula = opennebula
-        self._name = name
-        self._write_log = write_log
-        self._is_busy = is_busy
-        self._clock = clock
-        self._learn_release: Callable[[tuple[int, ...]], None] | None = learn_release
-        self._core_is_up = core_is_up
-        self._checked_at = -1e12
+    def _forget(self) -> None:
         self._warned: dict[VmId, Warned] = {}
         self._told: dict[str, str] = {}
-
-    async def run(self) -> None:
-        """Check for as long as the driver runs; return at once without credentials."""
-        try:
-            await self._opennebula.open()
-        except SettingsError as error:
-            log.warning("VMs are not powered off at a limit of [budget]", reason=str(error))
-            return
-        await self._core_is_up.wait()
-        while True:
-            await self.check_if_due()
-            await asyncio.sleep(_CHECK_SECONDS)
 
     async def check_if_due(self) -> None:
         """Check once a minute while `at_limit` is `poweroff`. A check that fails is one line in the log."""
@@ -98,9 +53,7 @@ class Watcher:
         reaches = await self._reaches(engine) if is_wanted else []
         if not (reaches or self._warned) or engine.cloud is None or not await self._opennebula.may_act():
             return
-        if self._learn_release is not None:
-            self._learn_release(await self._opennebula.release())
-            self._learn_release = None
+        await self._begin_to_log()
         machines = await self._opennebula.running(self._name)
         worth = await self._worth(engine) if reaches else frozenset()
         targets = rules.targets(machines.values(), reaches, worth=worth)
@@ -173,7 +126,7 @@ class Watcher:
     async def _power_off(self, target: Target) -> None:
         """Have OpenNebula power off a VM if it still runs as listed. Raises ProviderError."""
         machine = target.machine
-        if await confirmed(self._opennebula, machine, name=self._name, is_busy=self._is_busy) is None:
+        if await self._confirmed(machine) is None:
             return
         log.warning("VM is powered off at a limit", vm=machine.vm_id, table=target.reach.use.table)
         await self._opennebula.power_off(machine.vm_id)

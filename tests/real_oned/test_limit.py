@@ -78,3 +78,6 @@ def test_vms_beyond_the_limit_are_warned_and_powered_off_and_run_again_once_it_i
     until(lambda: "max_per_month of sim is 0.00000100 USD" in vm.log(), seconds=60)
     zone.place.configure(RAISED, name="sim")
     until(lambda: host_warning(zone) in ("", "-"), seconds=90)
+    vm.reach("POWEROFF")
+    vm.ask("resume")
+    vm.reach("RUNNING")
