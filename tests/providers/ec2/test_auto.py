@@ -69,6 +69,33 @@ async def test_spot_prices_are_read_before_the_plan_of_a_spot_instance(ec2: Faul
     assert plan.warnings == ()
 
 
+CAP = "InstanceMarketOptions.SpotOptions.MaxPrice"
+
+
+@pytest.mark.parametrize(
+    ("image", "asked", "sent"),
+    [
+        pytest.param("ami-0abc", "999999", "0.0208", id="more-than-on-demand"),
+        pytest.param("ami-0abc", "0.01", "0.01", id="less"),
+        pytest.param(WINDOWS_IMAGE, "999999", f"{0.0208 + 2 * WINDOWS_A_CORE:g}", id="by-the-images-operating-system"),
+    ],
+)
+async def test_prices_are_read_before_the_plan_of_a_vm_with_a_spot_price_to_limit_it(
+    ec2: FaultyEc2, connect: Open, image: str, asked: str, sent: str
+) -> None:
+    provider = await connect(pricing_endpoint_url=ec2.url)
+    plan = await plan_of(provider, of_size(a_vm(SPOTPRICE=asked, AMI=image)))
+    assert [read_launch(each).parameters.get(CAP) for each in plan.alternatives] == [sent]
+    assert plan.warnings == ()
+
+
+async def test_a_spot_price_is_left_out_where_prices_cannot_be_read(ec2: FaultyEc2, connect: Open) -> None:
+    provider = await connect()
+    plan = await plan_of(provider, of_size(a_vm(SPOTPRICE="0.01")))
+    assert CAP not in read_launch(plan.alternatives[0]).parameters
+    assert [each.startswith("SPOTPRICE=0.01 is not sent to EC2 for t3.small") for each in plan.warnings] == [True]
+
+
 async def test_types_are_compared_by_their_prices_with_the_images_operating_system(
     ec2: FaultyEc2, connect: Open
 ) -> None:

@@ -68,7 +68,7 @@ def wire() -> Iterator[Wire]:
 
 @pytest.fixture
 async def amazon() -> AsyncIterator[Ec2Provider]:
-    provider = make("")
+    provider = make("", max_spot_price="0.05")
     await provider.open()
     yield provider
     await provider.close()
