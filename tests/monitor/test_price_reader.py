@@ -10,14 +10,15 @@ import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
-from one_provider_mad.domain import Instance, InstanceState, VmRequest
+from one_provider_mad.domain import Instance
 from one_provider_mad.errors import ProviderUnavailable
 from one_provider_mad.monitor.host_attributes import HostAttributes, HostTemplate
 from one_provider_mad.monitor.price_reader import PERIOD
 from one_provider_mad.monitor.settings import CapacitySettings, MonitorSettings
 from one_provider_mad.pricing.values import UNKNOWN, Item, Kind, Part, Price
-from one_provider_mad.providers.interface import Parameters, PriceSource, UsualPrice
+from one_provider_mad.providers.interface import PriceSource, UsualPrice
 from tests.actions.fakes import FakeCloud, pass_time, turns, until
+from tests.fixed_prices import FixedPrices
 from tests.monitor.virtual_driver import VirtualDriver
 
 pytestmark = pytest.mark.looptime
@@ -29,7 +30,7 @@ def a_price(amount: float) -> Price:
     return Price(parts=(Part(item=Item(kind=Kind.COMPUTE, name="small"), amount=amount),), currency="EUR")
 
 
-class PricedCloud(FakeCloud):
+class PricedCloud(FixedPrices, FakeCloud):
     """Pretends to be a cloud with prices, whose list is answered when `may_answer` is set."""
 
     def __init__(self) -> None:
@@ -53,24 +54,6 @@ class PricedCloud(FakeCloud):
 
     def usual_price(self, types: Collection[str]) -> Price:
         return self.usual.get(tuple(types), UNKNOWN)
-
-    def price_of(self, instance: Instance, *, state: InstanceState | None = None) -> Price:
-        return UNKNOWN
-
-    def kind_of(self, instance: Instance) -> tuple[str, str]:
-        return "small", "on-demand"
-
-    def price_of_create(self, parameters: Parameters) -> Price:
-        return UNKNOWN
-
-    def price_of_disk(self, disk: Mapping[str, str]) -> Price:
-        return UNKNOWN
-
-    def price_of_resize(self, instance: Instance, request: VmRequest) -> Price:
-        return UNKNOWN
-
-    def disk_size(self, parameters: Parameters) -> float | None:
-        return None
 
 
 @pytest.fixture

@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId, VmRequest
+from one_provider_mad.domain import DeployId, Instance, VmId
 from one_provider_mad.errors import MadError, ProviderUnavailable
 from one_provider_mad.orphans.reconciler import ORPHANS
 from one_provider_mad.pricing.values import Item, Kind, Part, Price
-from one_provider_mad.providers.interface import Parameters, UnusedResource
+from one_provider_mad.providers.interface import UnusedResource
 from one_provider_mad.settings import OrphanPolicy
 from tests.actions.fakes import World, a_world
+from tests.fixed_prices import FixedPrices
 from tests.orphans.reconciler_setup import CloudOfParts, FrontEnd, end
 
 COSTS = Price(parts=(Part(item=Item(kind=Kind.COMPUTE, name="s"), amount=0.25),), currency="EUR")
 SHOWN = {"amount": 0.25, "known": 0.25, "currency": "EUR", "text": "0.2500"}
 
 
-class PricedCloud(CloudOfParts):
+class PricedCloud(FixedPrices, CloudOfParts):
     """Pretends to be a cloud that knows prices.
 
     Attributes:
         readings: the instances of each reading of prices.
         reading_error: raised by the next readings.
     """
+
+    price = COSTS
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,24 +42,6 @@ class PricedCloud(CloudOfParts):
         self.readings.append(len(instances))
         if self.reading_error is not None:
             raise self.reading_error
-
-    def price_of(self, instance: Instance, *, state: InstanceState | None = None) -> Price:
-        return COSTS
-
-    def kind_of(self, instance: Instance) -> tuple[str, str]:
-        return "s", "on-demand"
-
-    def price_of_create(self, parameters: Parameters) -> Price:
-        return COSTS
-
-    def price_of_disk(self, disk: Mapping[str, str]) -> Price:
-        return COSTS
-
-    def price_of_resize(self, instance: Instance, request: VmRequest) -> Price:
-        return COSTS
-
-    def disk_size(self, parameters: Parameters) -> float | None:
-        return 0.0
 
 
 @pytest.fixture

@@ -9,19 +9,20 @@ from typing import Any
 
 import pytest
 
-from one_provider_mad.domain import Instance, InstanceState, VmRequest
+from one_provider_mad.domain import Instance, VmRequest
 from one_provider_mad.errors import BadParameter, NoCapacity, PermissionDenied, ProviderUnavailable, Throttled
 from one_provider_mad.ownership.creating import Creation, Order
 from one_provider_mad.pricing.values import UNKNOWN, Price
-from one_provider_mad.providers.interface import CreatePlan, InstanceType, Parameters, PriceSource, TypeSource, TypeWish
+from one_provider_mad.providers.interface import CreatePlan, InstanceType, PriceSource, TypeSource, TypeWish
 from tests.actions.fakes import FakeCloud, World, a_world, request_of
+from tests.fixed_prices import FixedPrices
 
 pytestmark = pytest.mark.looptime
 
 READS = ["read_types", "read_prices"]
 
 
-class PricedCloud(FakeCloud):
+class PricedCloud(FixedPrices, FakeCloud):
     """Pretends to be a cloud whose `plan` chooses the cheapest size, once types and prices have been read."""
 
     def __init__(self, *, leaves_it: bool) -> None:
@@ -52,24 +53,6 @@ class PricedCloud(FakeCloud):
 
     def price_of_type(self, name: str, *, market: str) -> Price:
         return UNKNOWN
-
-    def price_of(self, instance: Instance, *, state: InstanceState | None = None) -> Price:
-        return UNKNOWN
-
-    def kind_of(self, instance: Instance) -> tuple[str, str]:
-        return "", ""
-
-    def price_of_create(self, parameters: Parameters) -> Price:
-        return UNKNOWN
-
-    def price_of_disk(self, disk: Mapping[str, str]) -> Price:
-        return UNKNOWN
-
-    def price_of_resize(self, instance: Instance, request: VmRequest) -> Price:
-        return UNKNOWN
-
-    def disk_size(self, parameters: Parameters) -> float | None:
-        return None
 
     def plan(self, request: VmRequest) -> CreatePlan:
         self.calls.append(("plan", None))
