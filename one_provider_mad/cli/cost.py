@@ -11,12 +11,13 @@ from pathlib import Path
 
 import click
 
+from one_provider_mad.budget.months import month_of
 from one_provider_mad.cli.cost_report import Period, report_on, show, show_csv, show_json
 from one_provider_mad.cli.names import complete_name
 from one_provider_mad.cli.progress import progress
 from one_provider_mad.costs.grouping import GROUPINGS, Grouping
 from one_provider_mad.costs.merging import Ledger, continued, merged
-from one_provider_mad.costs.periods import moment_name, month_of, read_moment
+from one_provider_mad.costs.periods import moment_name, read_moment
 from one_provider_mad.errors import MadError
 from one_provider_mad.journal.reader import read_fact
 from one_provider_mad.ledger.booking import LOOSE_UNSEEN_AFTER, UNSEEN_AFTER

@@ -9,12 +9,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import click
 
+from one_provider_mad.budget.months import Month
 from one_provider_mad.cli.tables import show_table
 from one_provider_mad.cli.wrapping import wrapped
 from one_provider_mad.costs.cost import Cost
 from one_provider_mad.costs.days import costs_of_days
 from one_provider_mad.costs.grouping import COLUMNS, UNKNOWN, Grouping, by_currency, groups_of
-from one_provider_mad.costs.periods import Month, day_name, moment_name
+from one_provider_mad.costs.periods import day_name, moment_name
 from one_provider_mad.costs.rows import Row, row_of, sorted_rows, sums_of
 from one_provider_mad.domain import Value
 from one_provider_mad.ledger.records import INSTANCE, Span
@@ -148,7 +149,7 @@ def _title(report: Report) -> str:
         total += f" to {moment_name(period.until)}"
     if report.by == "day":
         return f"Costs by day of UTC, {total}"
-    return f"Costs at {moment_name(period.now)}, month {period.month.name} of UTC, {total}"
+    return f"Costs at {moment_name(period.now)}, month {period.month.text} of UTC, {total}"
 
 
 def _of(currency: str) -> str:
@@ -199,7 +200,7 @@ def show_json(report: Report) -> None:
     period = report.period
     found = {
         "now": period.now,
-        "month": period.month.name,
+        "month": period.month.text,
         "since": period.since,
         "until": min(period.until, period.now),
         "by": report.by,

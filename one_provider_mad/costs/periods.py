@@ -1,12 +1,9 @@
-"""Months and days of UTC, as clouds bill them, and the moments that a person writes on the command line."""
+"""Days of UTC, as clouds bill them, and the moments that a person writes on the command line."""
 
 from __future__ import annotations
 
 import re
-from calendar import monthrange
 from datetime import UTC, datetime, timedelta
-
-from one_provider_mad.domain import Value
 
 DAY = 86_400.0
 """Seconds of a day."""
@@ -14,28 +11,6 @@ DAY = 86_400.0
 _AGO = re.compile(r"(?P<count>[0-9]{1,5})(?P<unit>[hdw])")
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 _MONTH = re.compile(r"[0-9]{4}-[0-9]{2}")
-
-
-class Month(Value, frozen=True, kw_only=True):
-    """A month of UTC.
-
-    Attributes:
-        name: `2026-12`.
-        begin: seconds since the epoch.
-        end: seconds since the epoch, the next month's begin.
-    """
-
-    name: str
-    begin: float
-    end: float
-
-
-def month_of(moment: float) -> Month:
-    """Return the month of a moment, seconds since the epoch."""
-    first = datetime.fromtimestamp(moment, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    days = monthrange(first.year, first.month)[1]
-    begin = first.timestamp()
-    return Month(name=f"{first:%Y-%m}", begin=begin, end=begin + days * DAY)
 
 
 def day_name(number: int) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from math import fsum
 
+from one_provider_mad.budget.months import Month
 from one_provider_mad.costs.cost import Cost, sum_of
 from one_provider_mad.costs.grouping import Group
-from one_provider_mad.costs.periods import Month
 from one_provider_mad.domain import Value
 from one_provider_mad.ledger.records import Span
 from one_provider_mad.ledger.totals import HOUR, total

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from one_provider_mad.budget.months import month_of
 from one_provider_mad.costs.days import costs_of_days
-from one_provider_mad.costs.periods import DAY, day_name, month_of, read_moment
+from one_provider_mad.costs.periods import DAY, day_name, read_moment
 from one_provider_mad.costs.rows import cost_of
 from one_provider_mad.ledger.records import Span
 
@@ -68,7 +69,7 @@ def test_other_texts_are_no_moment(text: str) -> None:
 )
 def test_months_are_of_utc(moment: str, name: str, days: int) -> None:
     month = month_of(read_moment(moment, now=0.0))
-    assert (month.name, (month.end - month.begin) / DAY) == (name, days)
+    assert (month.text, (month.end - month.begin) / DAY) == (name, days)
 
 
 def test_a_day_has_its_date_as_name() -> None:
