@@ -2,20 +2,24 @@
 
 These releases ask for attributes only every minute or so, and accept them of a VM in ACTIVE only
 (src/vmm/VirtualMachineManagerDriver.cc, process_poll): a VM that has just started would not show the address to log in
-to, and one that is powered off would show its instance's earlier address, which the cloud gives to others, until it is
-resumed. A POLL's answer that was not requested is taken like any other, just before the action's own answer.
+to, and one that is powered off would show, until it is resumed, the earlier address, which the cloud gives to others,
+and what a running instance costs. A POLL's answer that was not requested is taken like any other, just before
+the action's own answer.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from one_provider_mad.actions.intents import is_end
 from one_provider_mad.actions.work import Work
-from one_provider_mad.domain import DeployId, Instance, InstanceState
+from one_provider_mad.domain import DeployId, Instance, InstanceState, Usage
 from one_provider_mad.errors import MadError
 from one_provider_mad.protocol.messages import Action, Reply
 from one_provider_mad.protocol.poll import format_poll
+from one_provider_mad.protocol.stale_names import COST_NAMES
+from one_provider_mad.providers.interface import PriceSource
 
 _STARTS = frozenset({Action.DEPLOY, Action.RESTORE})
 _STOPS = frozenset({Action.SHUTDOWN, Action.CANCEL, Action.SAVE})
@@ -40,7 +44,7 @@ async def unrequested_poll(work: Work, action: Action, info: str) -> Reply | Non
         return None if instance is None else _started(work, instance)
     if action not in _STOPS or is_end(action, work.request.lcm_state):
         return None
-    if not work.request.deploy_id or not work.cloud.knowledge.stale_names.of(work.request.vm_id, {}, None):
+    if not work.request.deploy_id or not _outdated(work, {}):
         return None
     instance = await _instance(work, work.request.deploy_id)
     return None if instance is None or instance.state not in _STOPPED else _stopped(work, instance)
@@ -67,8 +71,14 @@ def _started(work: Work, instance: Instance) -> Reply | None:
 
 def _stopped(work: Work, instance: Instance) -> Reply | None:
     """Return the answer that empties the attributes that the instance has lost; None if it lost none."""
-    stale = work.cloud.knowledge.stale_names.of(work.request.vm_id, instance.attributes, instance.usage)
+    stale = _outdated(work, instance.attributes, instance.usage)
     return _reply(work, format_poll("-", None, {}, stale=stale, is_legacy=False)) if stale else None
+
+
+def _outdated(work: Work, attributes: Mapping[str, str], usage: Usage | None = None) -> tuple[str, ...]:
+    """Return the attributes that a stopped instance of which this is known makes untrue: costs are of a running one."""
+    stale = work.cloud.knowledge.stale_names.of(work.request.vm_id, attributes, usage)
+    return (*stale, *COST_NAMES) if isinstance(work.cloud.provider, PriceSource) else stale
 
 
 def _reply(work: Work, info: str) -> Reply:

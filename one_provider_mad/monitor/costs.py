@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-VM_NAMES = ("PROVIDER_PRICE_HOUR", "PROVIDER_COST", "PROVIDER_CURRENCY")
-"""Attributes of VMs; a host has PROVIDER_COST_MONTH in the place of PROVIDER_COST."""
-
 CPU_UNKNOWN = "PROVIDER_CPU_UNKNOWN"
 """Attribute of VMs whose CPU the cloud does not tell: OpenNebula has 0 for it, which must not count as idle (idle/)."""
 

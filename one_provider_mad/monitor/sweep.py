@@ -21,7 +21,7 @@ from one_provider_mad.monitor.activity import Activity, ActivityReader
 from one_provider_mad.monitor.budget_watch import BudgetWatch
 from one_provider_mad.monitor.capacity import Allocations, CapacityReader, SweepResult, hints_of
 from one_provider_mad.monitor.cloud_source import CloudSource, OpenCloud
-from one_provider_mad.monitor.costs import CPU_UNKNOWN, VM_NAMES, CostWatch
+from one_provider_mad.monitor.costs import CPU_UNKNOWN, CostWatch
 from one_provider_mad.monitor.figures import FigureKeeper, with_figures
 from one_provider_mad.monitor.home_warning import HomeWatch
 from one_provider_mad.monitor.host import Load, taken_by, unknown_types, wild_of
@@ -39,7 +39,7 @@ from one_provider_mad.monitor.lookups import Lookup, lacking, look_up
 from one_provider_mad.monitor.price_reader import PriceReader
 from one_provider_mad.monitor.settings import MonitorSettings
 from one_provider_mad.protocol.reports import VmWord, Wild
-from one_provider_mad.protocol.stale_names import StaleNames
+from one_provider_mad.protocol.stale_names import COST_NAMES, StaleNames
 from one_provider_mad.protocol.vmm import shown_deploy_id
 from one_provider_mad.providers.interface import (
     Figures,
@@ -249,7 +249,7 @@ class Sweeper:
             settings = self._source.report_settings().monitor
             if isinstance(watched.provider, NamedAttributes):
                 self.stale_names.expect(watched.provider.attribute_names)
-            self.stale_names.expect((CPU_UNKNOWN, *(VM_NAMES if isinstance(watched.provider, PriceSource) else ())))
+            self.stale_names.expect((CPU_UNKNOWN, *(COST_NAMES if isinstance(watched.provider, PriceSource) else ())))
             self._capacity.ask(watched)
             listing = await self._listed(watched, settings)
             self._figures.ask(watched, listing.instances)

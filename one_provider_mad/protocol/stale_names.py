@@ -15,6 +15,9 @@ from one_provider_mad.domain import Usage, VmId
 USAGE_NAMES = ("CPU", "MEMORY", "NETRX", "NETTX")
 """Names of the attributes that report a VM's figures (`Usage`)."""
 
+COST_NAMES = ("PROVIDER_PRICE_HOUR", "PROVIDER_COST", "PROVIDER_CURRENCY")
+"""Names of the attributes that report what a VM costs; the information driver alone knows their values."""
+
 _MOST_VMS = 100_000
 
 _MOST_NAMES = 500

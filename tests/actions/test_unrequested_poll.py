@@ -36,6 +36,17 @@ async def test_up_to_5_10_a_poll_reply_with_empty_attributes_precedes_the_reply_
     assert desk.replies() == ['POLL SUCCESS 7 STATE=a ADDRESS="203.0.113.9"', *lines]
 
 
+async def test_up_to_5_10_a_powered_off_vm_does_not_show_what_a_running_one_costs(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unrequested_poll, "PriceSource", type(desk.world.provider))
+    deploy_id = desk.world.provider.add(identity_of())
+    desk.ask("SHUTDOWN", release="5.10", lcm_state=18, deploy_id=deploy_id)
+    await desk.settled()
+    costs = "PROVIDER_PRICE_HOUR=[] PROVIDER_COST=[] PROVIDER_CURRENCY=[]"
+    assert desk.replies() == [f"POLL SUCCESS 7 STATE=- {costs}", "SHUTDOWN SUCCESS 7 -"]
+
+
 async def test_a_power_off_succeeds_although_the_poll_reply_before_its_own_exceeds_the_deadline(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
