@@ -20,6 +20,7 @@ import pytest
 
 from one_provider_mad.ledger.reader import open_spans
 from one_provider_mad.providers.simulated.bill import read_bill
+from tests.real_oned.front_end import FrontEnd, running_front_end
 from tests.real_oned.hook_manager import hook_manager
 from tests.real_oned.world import QUICK, STATES, Vm, add_ordinary_host, deploy, running
 from tests.real_oned.zone import OURS_CLI, Zone
@@ -54,6 +55,8 @@ BY_OWNER = PRICED + "[budget.users.ada]\nmax_instances = 1\n[budget.groups.stude
 RUNS, STOPPED, NOTHING = "3960.0000", "360.0000", "0.0000"
 """What an instance costs an hour."""
 
+KIND = "PROVIDER_IMAGE_ID = img-1, PROVIDER_INSTANCE_TYPE = small_256mb"
+
 BOOT_FAILURE = (3, 36)
 REPORTS_WHILE_OFF = (5, 12)
 """First release that takes reports of a VM that is powered off."""
@@ -63,10 +66,15 @@ SHOWBACK_ONLY_RUNNING = (6, 2)
 
 
 @pytest.fixture(scope="module")
-def zone(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Zone]:
-    installed = Path(os.environ.get("ONE") or "/no/OpenNebula")
-    if not (installed / "bin" / "oned").exists():
+def installed() -> Path:
+    folder = Path(os.environ.get("ONE") or "/no/OpenNebula")
+    if not (folder / "bin" / "oned").exists():
         pytest.skip("no OpenNebula: make test-oned ONE=/opt/one-7.4.0 names the directory of an installed one")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def zone(installed: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Zone]:
     root = tmp_path_factory.mktemp("costs")
     failed = request.session.testsfailed
     clouds = {"sim": "simulated", "capped": "simulated"}
@@ -83,7 +91,7 @@ def zone(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
         shutil.rmtree(root)
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def ordinary(zone: Zone) -> Iterator[None]:
     """A VM at home, which nothing here may change."""
     vm = Vm(zone, zone.call("one.vm.allocate", 'NAME = "ordinary"\nCPU = 0.1\nMEMORY = 64\n', True))
@@ -97,8 +105,7 @@ def ordinary(zone: Zone) -> Iterator[None]:
 
 
 def section(cloud: str) -> str:
-    kind = "PROVIDER_IMAGE_ID = img-1, PROVIDER_INSTANCE_TYPE = small_256mb"
-    return f'CPU = 1\nMEMORY = 256\nPUBLIC_CLOUD = [ TYPE = "{cloud}", {kind} ]\n'
+    return f'CPU = 1\nMEMORY = 256\nPUBLIC_CLOUD = [ TYPE = "{cloud}", {KIND} ]\n'
 
 
 def deploying(zone: Zone, cloud: str, more: str = "", *, session: str = "") -> Vm:
@@ -165,6 +172,7 @@ def power_off(vm: Vm) -> None:
     price_is(vm, "" if is_late else STOPPED)
 
 
+@pytest.mark.usefixtures("ordinary")
 def test_a_vm_and_its_host_show_what_they_cost_through_power_off_and_until_the_vm_is_gone(zone: Zone) -> None:
     vm = started(zone, "sim")
     price_is(vm, RUNS)
@@ -217,6 +225,7 @@ def records(vm: Vm) -> int:
     return len(vm.zone.document("one.vm.info", vm.number).findall("HISTORY_RECORDS/HISTORY"))
 
 
+@pytest.mark.usefixtures("ordinary")
 def test_a_vm_beyond_max_instances_fails_says_why_and_starts_once_there_is_room(zone: Zone) -> None:
     first, second = started(zone, "capped"), deploying(zone, "capped")
     refused(second, of="capped", limit=1)
@@ -228,6 +237,7 @@ def test_a_vm_beyond_max_instances_fails_says_why_and_starts_once_there_is_room(
     end(second)
 
 
+@pytest.mark.usefixtures("ordinary")
 def test_limits_of_users_and_groups_are_those_of_the_vms_own(zone: Zone) -> None:
     zone.place.configure(BY_OWNER, name="capped")
     zone.run("onegroup create students")
@@ -267,6 +277,7 @@ def seconds_of(vm: Vm, begin: str, end: str) -> int:
     return sum(int(each.findtext(end) or 0) - int(each.findtext(begin) or 0) for each in found)
 
 
+@pytest.mark.usefixtures("ordinary")
 def test_showback_shows_the_price_of_a_fixed_type(zone: Zone) -> None:
     release = ".".join(map(str, zone.release))
     steps = json.loads(tool(zone, f"oned-conf sim --release {release} --type small_256mb --json"))
@@ -294,6 +305,7 @@ def test_showback_shows_the_price_of_a_fixed_type(zone: Zone) -> None:
 # Powered off and terminated
 
 
+@pytest.mark.usefixtures("ordinary")
 def test_a_vm_terminated_while_powered_off_goes_on_costing_until_its_instance_is_terminated(zone: Zone) -> None:
     vm = started(zone, "sim")
     power_off(vm)
@@ -329,6 +341,7 @@ def until_booked(zone: Zone) -> None:
     until(lambda: open_spans(path)[0] > now, seconds=60, pause=0.2)
 
 
+@pytest.mark.usefixtures("ordinary")
 def test_the_ledger_is_right_after_a_crash_of_the_driver_and_of_oned(zone: Zone) -> None:
     vm = started(zone, "sim")
     price_is(vm, RUNS)
@@ -341,3 +354,55 @@ def test_the_ledger_is_right_after_a_crash_of_the_driver_and_of_oned(zone: Zone)
     end(vm)
     until(lambda: cost(zone, "sim", vm)["hour"] == 0, seconds=60, pause=0.5)
     assert cost(zone, "sim", vm)["total"] == pytest.approx(billed(zone, vm), abs=3)
+
+
+# The cheapest cloud
+
+
+def by_price(name: str, price: float) -> str:
+    """The configuration of a cloud whose smallest instance type costs this much an hour."""
+    return f"""provider = "simulated"
+owner = "test-{name}"
+[simulated]
+boot_time = 0.5
+destroy_time = 0.5
+[capacity]
+instance_types = {{ small_256mb = 5 }}
+[prices]
+types = {{ small_256mb = {price} }}
+{QUICK}system_period = 1
+priority = "price"
+"""
+
+
+@pytest.fixture
+def front_end(installed: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[FrontEnd]:
+    """OpenNebula with its own scheduler, and two clouds."""
+    failed = request.session.testsfailed
+    zone = FrontEnd(installed, tmp_path / "one", clouds={"near": "simulated", "far": "simulated"})
+    zone.place.configure(by_price("near", 0.02), name="near")
+    zone.place.configure(by_price("far", 0.03), name="far")
+    with running_front_end(zone):
+        yield zone
+    if request.session.testsfailed == failed:
+        shutil.rmtree(tmp_path)
+
+
+def placed(zone: FrontEnd) -> str:
+    """The host on which the scheduler starts a new VM."""
+    text = "".join(f"PUBLIC_CLOUD = [ TYPE = {name}, {KIND} ]\n" for name in ("far", "near"))
+    vm = Vm(zone, zone.call("one.vm.allocate", f"CPU = 0.5\nMEMORY = 128\n{text}", False))
+    until(lambda: vm.state() == STATES["RUNNING"], seconds=120, pause=0.2)
+    return vm.shown("HISTORY_RECORDS/HISTORY/HOSTNAME")
+
+
+def priorities(zone: FrontEnd, near: str, far: str) -> bool:
+    return [host_shows(zone, name, "PRIORITY") for name in ("near", "far")] == [near, far]
+
+
+def test_a_vm_goes_to_the_cheaper_cloud_and_after_an_edit_of_prices_to_the_other(front_end: FrontEnd) -> None:
+    until(lambda: priorities(front_end, "-1.02", "-1.03"), seconds=120, pause=0.5)
+    assert placed(front_end) == "near"
+    front_end.place.configure(by_price("near", 0.04), name="near")
+    until(lambda: priorities(front_end, "-1.04", "-1.03"), seconds=120, pause=0.5)
+    assert placed(front_end) == "far"
