@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,3 +36,11 @@ def hook_manager(zone: Zone) -> Iterator[Path]:
     finally:
         process.terminate()
         process.wait(20)
+
+
+def hook_output(zone: Zone) -> str:
+    """What our hooks have written so far; OpenNebula keeps the last results of each."""
+    hooks = [int(each.text or -1) for each in zone.document("one.hookpool.info", -2, -1, -1).iterfind("HOOK/ID")]
+    path = "HOOKLOG/HOOK_EXECUTION_RECORD/EXECUTION_RESULT/STDOUT"
+    results = [each for hook in hooks for each in zone.document("one.hook.info", hook).iterfind(path)]
+    return "".join(base64.b64decode(each.text or "").decode() for each in results)

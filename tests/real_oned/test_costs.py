@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import shutil
@@ -21,7 +20,7 @@ import pytest
 from one_provider_mad.ledger.reader import open_spans
 from one_provider_mad.providers.simulated.bill import read_bill
 from tests.real_oned.front_end import FrontEnd, running_front_end
-from tests.real_oned.hook_manager import hook_manager
+from tests.real_oned.hook_manager import hook_manager, hook_output
 from tests.real_oned.world import QUICK, STATES, Vm, add_ordinary_host, deploy, running
 from tests.real_oned.zone import OURS_CLI, Zone
 from tests.waiting import until
@@ -211,14 +210,6 @@ def refused(vm: Vm, *, of: str, limit: int) -> None:
     assert "an administrator may change budget" in vm.log()
     assert any(line.endswith("capped.toml") for line in vm.log().splitlines())
     assert f"max_instances of {of} is {limit}" in vm.shown("USER_TEMPLATE/ERROR")
-
-
-def hook_output(zone: Zone) -> str:
-    """What the recreate hook has written so far."""
-    hooks = [int(each.text or -1) for each in zone.document("one.hookpool.info", -2, -1, -1).iterfind("HOOK/ID")]
-    path = "HOOKLOG/HOOK_EXECUTION_RECORD/EXECUTION_RESULT/STDOUT"
-    results = [each for hook in hooks for each in zone.document("one.hook.info", hook).iterfind(path)]
-    return "".join(base64.b64decode(each.text or "").decode() for each in results)
 
 
 def records(vm: Vm) -> int:

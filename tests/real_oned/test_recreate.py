@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import os
 import shutil
 import subprocess
@@ -23,7 +22,7 @@ from one_provider_mad.lab.ec2.resources import Resources
 from one_provider_mad.providers.simulated.cloud import Cloud
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
 from tests.end_to_end.oned import ROOT
-from tests.real_oned.hook_manager import hook_manager
+from tests.real_oned.hook_manager import hook_manager, hook_output
 from tests.real_oned.world import QUICK, STATES, Vm, add_ordinary_host, deploy, running
 from tests.real_oned.zone import CoreError, Zone
 from tests.waiting import until
@@ -125,14 +124,6 @@ def create(zone: Zone, section: str = "") -> Vm:
 def end(vm: Vm) -> None:
     vm.ask("terminate-hard")
     until(lambda: vm.state() == STATES["DONE"], seconds=60, pause=0.2)
-
-
-def hook_output(zone: Zone) -> str:
-    """What our hooks have written so far; OpenNebula keeps the last results of each."""
-    hooks = [int(each.text or -1) for each in zone.document("one.hookpool.info", -2, -1, -1).iterfind("HOOK/ID")]
-    path = "HOOKLOG/HOOK_EXECUTION_RECORD/EXECUTION_RESULT/STDOUT"
-    results = [each for hook in hooks for each in zone.document("one.hook.info", hook).iterfind(path)]
-    return "".join(base64.b64decode(each.text or "").decode() for each in results)
 
 
 def interrupt_spot(zone: Zone, vm: Vm, *, notice: float) -> None:
