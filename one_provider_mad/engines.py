@@ -211,7 +211,7 @@ class Engines(LiveProvider[PollSource, Engine]):
     def _budget_for(self, configuration: Configuration, cloud: SharedCloud, journal: Journal) -> Budget:
         """Return the limits of a configuration; its file is opened with the first action that they concern."""
         settings = configuration.settings
-        if not has_limits(settings.budget) and not settings.budget.share:
+        if not _is_limited(configuration):
             return UNLIMITED
         path = self._places.budget(configuration)
         store = self._budgets.get(path)
@@ -232,7 +232,12 @@ class Engines(LiveProvider[PollSource, Engine]):
         return Limited(plan, store)
 
     async def budget(self) -> Budget:
-        """Return the budget in force. Raises MadError as `current`."""
+        """Return the budget in force. Raises MadError as `current`.
+
+        A driver without limits opens no provider for that before its first action.
+        """
+        if self._live is None and not _is_limited(await self._read()):
+            return UNLIMITED
         return (await self.current()).budget
 
     def _is_busy(self, opened: PollSource) -> bool:
@@ -266,3 +271,9 @@ async def _recorded(journal: Journal, account: str, *, may_record: bool) -> str 
     if recorded is None and may_record:
         await journal.set_fact(ACCOUNT, account)
     return recorded
+
+
+def _is_limited(configuration: Configuration) -> bool:
+    """Return True when a configuration has limits, or shares those of others."""
+    budget = configuration.settings.budget
+    return has_limits(budget) or bool(budget.share)

@@ -12,6 +12,7 @@ import pytest
 
 from one_provider_mad import engines as engines_module
 from one_provider_mad.actions.engine import Engine
+from one_provider_mad.budget.admission import UNLIMITED
 from one_provider_mad.calls.waiting import Patience, SettingsReplaced, Waiting
 from one_provider_mad.domain import DeployId, VmId
 from one_provider_mad.engines import Engines
@@ -183,6 +184,16 @@ async def test_simultaneous_callers_get_one_engine(home: Home) -> None:
     engines = home.engines()
     found = await asyncio.gather(*(engines.current() for _ in range(20)))
     assert len({id(engine) for engine in found}) == 1
+    assert home.plugin.opened == ["good"]
+
+
+async def test_a_driver_without_limits_opens_no_provider_for_its_budget(home: Home) -> None:
+    home.configure('provider = "plugin"\nowner = "harbour"')
+    engines = home.engines()
+    assert await engines.budget() is UNLIMITED
+    assert home.plugin.opened == []
+    home.configure('provider = "plugin"\nowner = "harbour"\n[budget]\nmax_instances = 3')
+    assert await engines.budget() is not UNLIMITED
     assert home.plugin.opened == ["good"]
 
 
