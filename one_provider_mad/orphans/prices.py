@@ -35,7 +35,8 @@ async def prices_of(
             await provider.read_prices(instances)
     except (MadError, TimeoutError) as error:
         log.info("prices not read", reason=str(error) or f"no answer within {_SECONDS:g} s")
-    return {each.deploy_id: provider.price_of(each) for each in named}
+    # In a thread: of thousands, each at its first price, that takes some tenths of a second.
+    return await asyncio.to_thread(lambda: {each.deploy_id: provider.price_of(each) for each in named})
 
 
 def price_entry(price: Price | None) -> Mapping[str, object] | None:

@@ -163,12 +163,11 @@ class Prices:
     async def _learn_addresses(self) -> None:
         found = await addresses_of(self._client)
         if found != self._addresses:
-            self._addresses = found
-            self._kept.clear()
+            self._addresses, self._kept = found, {}
 
     async def _learn_volumes(self, wanted: Collection[str]) -> None:
         if await self._volumes.learn(wanted):
-            self._kept.clear()
+            self._kept = {}
 
     async def _learn(self, loss: str, learn: Callable[[], Awaitable[None]], *, is_needed: bool = False) -> None:
         """Call `learn`; tell once of an error. What is needed in any case raises it, unless its right is missing."""
@@ -206,8 +205,7 @@ class Prices:
         lists = self._listed.lists
         if any(one is not other for one, other in zip(lists, self._priced_by, strict=True)):
             self._priced_by = lists
-            self._kept.clear()
-            self._looks.clear()
+            self._kept, self._looks = {}, {}
             self._book.changed()
 
     # Prices
@@ -216,30 +214,33 @@ class Prices:
         """Return what an instance costs in a state, by default in its own."""
         if state is not None and state is not instance.state:
             return FREE if state.is_gone else self._looked_up(instance, state)
+        # The ledger's thread may be here while the loop reads lists: what it finds goes where it began.
+        kept_prices = self._kept
         attributes = instance.attributes
         kind, volumes = attributes.get(TYPE, ""), attributes.get(VOLUMES, "")
         address = attributes.get(ADDRESS, "")
         # Compared and not hashed: a listing has ten thousand instances, and they cost what they did.
-        if (kept := self._kept.get(instance.deploy_id)) is not None and (
+        if (kept := kept_prices.get(instance.deploy_id)) is not None and (
             kept.state is instance.state
             and kept.volumes == volumes
             and kept.address == address
             and kept.type_name == kind
         ):
             return kept.price
-        if len(self._kept) >= _MOST_KEPT:
-            self._kept.clear()
+        if len(kept_prices) >= _MOST_KEPT:
+            kept_prices.clear()
         price = FREE if instance.state.is_gone else self._looked_up(instance, instance.state)
-        self._kept[instance.deploy_id] = Kept(instance.state, kind, volumes, address, price)
+        kept_prices[instance.deploy_id] = Kept(instance.state, kind, volumes, address, price)
         return price
 
     def _looked_up(self, instance: Instance, state: InstanceState) -> Price:
+        looks = self._looks
         look = self._look(instance, state)
-        if (known := self._looks.get(look)) is not None:
+        if (known := looks.get(look)) is not None:
             return known
-        if len(self._looks) >= _MOST_KEPT:
-            self._looks.clear()
-        price = self._looks[look] = self._book.price(look_items(look))
+        if len(looks) >= _MOST_KEPT:
+            looks.clear()
+        price = looks[look] = self._book.price(look_items(look))
         return price
 
     def _look(self, instance: Instance, state: InstanceState) -> Look:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from one_provider_mad.testing.conformance import reach
 from tests.providers.ec2.conftest import Open, make
 from tests.providers.ec2.faulty_endpoint import REGION, FaultyEc2
 from tests.providers.ec2.vms import a_vm, launched
-from tests.waiting import until
+from tests.waiting import HANG, until
 
 SMALL, GP3, ADDRESS = 0.0208, 0.08 / MONTH_HOURS, 0.005
 """Dollars an hour of a t3.small, of a GiB of gp3, and of a public address."""
@@ -375,6 +376,28 @@ async def test_a_reading_that_is_broken_off_keeps_what_it_has_read(ec2: FaultyEc
     reading.cancel()
     await asyncio.wait([reading])
     assert provider.price_of_type("t3.small", market=ON_DEMAND).amount == SMALL
+
+
+async def test_a_price_computed_while_lists_and_volumes_are_read_does_not_stay(
+    ec2: FaultyEc2, connect: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider: Any = await connect(pricing_endpoint_url=ec2.url)
+    instance = await listed(provider, await launched(provider))
+    compute, computed, read = provider._prices._book.price, threading.Event(), threading.Event()
+
+    def compute_slowly(items: Any) -> Price:
+        price: Price = compute(items)
+        computed.set()
+        assert read.wait(HANG)
+        return price
+
+    monkeypatch.setattr(provider._prices._book, "price", compute_slowly)
+    booking = asyncio.create_task(asyncio.to_thread(provider.price_of, instance))
+    await asyncio.to_thread(computed.wait, HANG)
+    await provider.read_prices([instance])
+    read.set()
+    assert (await booking).text == "?"
+    assert known(provider.price_of(instance)) == pytest.approx(SMALL + ROOT * GP3 + ADDRESS)
 
 
 async def test_a_create_does_not_wait_for_a_price_list_that_hangs(
