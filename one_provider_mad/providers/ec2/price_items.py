@@ -6,6 +6,7 @@ billing information fields".
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
@@ -28,6 +29,9 @@ IO2_IOPS = ("io2 IOPS", "io2 IOPS over 32000", "io2 IOPS over 64000")
 
 _FREE_IOPS, _FREE_THROUGHPUT = 3000, 125
 """IOPS and MiB/s of each gp3 volume that its GiB pay for."""
+
+_LOCAL_ZONE = re.compile(r"\d-")
+"""In the name of a zone outside its region's data centres: `us-west-2-lax-1a`, `us-east-1-wl1-bos-wlz-1`."""
 
 _IO2_TIERS = (0, 32_000, 64_000)
 
@@ -146,6 +150,7 @@ def look_items(look: Look) -> tuple[Item, ...]:
     return (
         compute,
         *(_tenancy(look.tenancy) if look.is_running else ()),
+        *_local(look.zone),
         *(item for disk in look.volumes for item in volume_items(disk)),
         *((address_item(float(look.addresses)),) if look.addresses else ()),
     )
@@ -155,6 +160,12 @@ def _tenancy(tenancy: str) -> Iterator[Item]:
     """Yield an item without a price for an instance whose hardware is paid for in another way."""
     if tenancy not in ("", "default"):
         yield Item(kind=Kind.OTHER, name=f"{tenancy} tenancy")
+
+
+def _local(zone: str) -> Iterator[Item]:
+    """Yield an item without a price in a local or Wavelength zone, which has prices of its own, above the region's."""
+    if _LOCAL_ZONE.search(zone):
+        yield Item(kind=Kind.OTHER, name=f"zone {zone}")
 
 
 def volume_ids(attribute: str) -> list[str]:
@@ -188,6 +199,7 @@ def create_items(
     return (
         compute,
         *_tenancy(tenancy),
+        *_local(zone),
         *(item for disk in known for item in volume_items(disk)),
         *((address_item(),) if has_address else ()),
     )

@@ -263,6 +263,19 @@ async def test_configured_prices_win_over_the_list(ec2: FaultyEc2) -> None:
         await provider.close()
 
 
+async def test_a_local_zone_has_prices_of_its_own_above_those_of_its_region(priced: Ec2Provider) -> None:
+    instance = await listed(priced, await launched(priced))
+    await priced.read_prices([instance])
+    local = with_attributes(instance, AWS_AVAILABILITY_ZONE="us-west-2-lax-1a")
+    assert priced.price_of(msgspec.structs.replace(local, deploy_id=DeployId("i-2"))).unknown == (
+        "zone us-west-2-lax-1a",
+    )
+    request = a_vm(AVAILABILITYZONE="us-east-1-wl1-bos-wlz-1")
+    await priced.read_image(request)
+    (parameters,) = priced.plan(request).alternatives
+    assert priced.price_of_create(parameters).unknown == ("zone us-east-1-wl1-bos-wlz-1",)
+
+
 # Without rights
 
 
