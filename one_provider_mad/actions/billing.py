@@ -41,3 +41,5 @@ async def keep_tags(work: Work, action: Action, info: str) -> None:
                 log.info("tags corrected", vm=each.vm.vm_id, deploy_id=deploy_id)
     except (MadError, TimeoutError) as error:
         log.info("tags not corrected yet", vm=work.request.vm_id, deploy_id=deploy_id, reason=str(error))
+    except Exception:  # the action has succeeded, whatever an entry point's provider raises here
+        log.exception("correcting tags failed unexpectedly", vm=work.request.vm_id, deploy_id=deploy_id)

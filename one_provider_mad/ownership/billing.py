@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 
 from one_provider_mad.calls.cloud import Cloud
 from one_provider_mad.domain import DeployId, OwnedVm, Value, VmOwner
+from one_provider_mad.errors import JournalError
 from one_provider_mad.journal.writer import Journal
 from one_provider_mad.providers.interface import Billable
 
@@ -32,9 +34,10 @@ class Correction(Value, frozen=True, kw_only=True):
 
 
 async def note_created(cloud: Cloud, journal: Journal, deploy_id: DeployId, vm: OwnedVm) -> None:
-    """Record the tags that went with the create of an instance."""
+    """Record the tags that went with the create of an instance; without a record they are written once more."""
     if isinstance(cloud.provider, Billable) and (tags := cloud.provider.wanted_tags(vm)):
-        await journal.note_cloud_tags(deploy_id, tags)
+        with suppress(JournalError):  # the VM has its instance
+            await journal.note_cloud_tags(deploy_id, tags)
 
 
 async def corrections(

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from one_provider_mad.domain import DeployId, OwnedVm, VmOwner
-from one_provider_mad.errors import MadError, PermissionDenied
+from one_provider_mad.errors import JournalError, PermissionDenied
 from one_provider_mad.journal.reader import owners, read_owned_vms
+from one_provider_mad.journal.writer import Journal
 from tests import oned_lines
 from tests.actions.fakes import STIME, Desk, FakeCloud, World, a_desk, a_world, identity_of
 
@@ -31,7 +32,7 @@ class BillableCloud(FakeCloud):
     def __init__(self) -> None:
         super().__init__()
         self.tags: list[tuple[str, str]] = []
-        self.refusal: MadError | None = None
+        self.refusal: Exception | None = None
 
     def wanted_tags(self, vm: OwnedVm) -> Mapping[str, str]:
         return {"who": vm.owner.user}
@@ -106,11 +107,21 @@ async def test_an_adopted_instance_gets_the_tags_of_its_vm(desk: Desk, cloud: Bi
     assert cloud.tags == [("i-9", "oneadmin")]
 
 
-async def test_a_refused_correction_fails_no_action(desk: Desk, cloud: BillableCloud) -> None:
+@pytest.mark.parametrize("error", [PermissionDenied("not allowed"), ZeroDivisionError()], ids=["refusal", "defect"])
+async def test_a_correction_that_fails_fails_no_action(desk: Desk, cloud: BillableCloud, error: Exception) -> None:
     await act(desk, "DEPLOY")
-    cloud.refusal = PermissionDenied("not allowed")
+    cloud.refusal = error
     await act(desk, "REBOOT", is_adas=True, deploy_id="i-1")
     assert desk.replies("REBOOT")[0].startswith("REBOOT SUCCESS 7")
+
+
+async def test_tags_that_cannot_be_recorded_fail_no_deploy(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def full(*_: object) -> None:
+        raise JournalError("the disk is full")
+
+    monkeypatch.setattr(Journal, "note_cloud_tags", full)
+    await act(desk, "DEPLOY")
+    assert desk.replies("DEPLOY") == ["DEPLOY SUCCESS 7 i-1"]
 
 
 async def test_a_termination_corrects_nothing(desk: Desk, cloud: BillableCloud) -> None:
