@@ -17,6 +17,8 @@ from one_provider_mad.journal.writer import Journal
 from tests import oned_lines
 from tests.actions.fakes import STIME, Desk, FakeCloud, World, a_desk, a_world, identity_of
 
+pytestmark = pytest.mark.looptime
+
 ADMIN = VmOwner(user_id=0, user="oneadmin", group_id=0, group="oneadmin")
 ADA = VmOwner(user_id=3, user="ada", group_id=101, group="students")
 
