@@ -33,6 +33,7 @@ from one_provider_mad.calls.cloud import Cloud
 from one_provider_mad.domain import DeployId, Instance, InstanceState, Value, VmRequest
 from one_provider_mad.errors import (
     AuthenticationRefused,
+    BadParameter,
     BudgetExceeded,
     JournalError,
     MadError,
@@ -201,12 +202,15 @@ class Resumption(Value, frozen=True, kw_only=True):
         return spec
 
     async def _change_one(self, instance: Instance, spec: InstanceSpec, change: Change) -> InstanceSpec:
-        """Carry out one change that the budget admits; one that it does not leaves the instance as it is."""
-        admission = spending(self.budget, change.action, instance, self.request, operand=change.operand, spec=spec)
+        """Carry out one change that the budget admits; one that it does not leaves the instance as it is.
+
+        So does one of which the provider says already when it is asked for the price that it has no effect.
+        """
+        request, operand = self.request, change.operand
         try:
-            async with admission:
+            async with spending(self.budget, change.action, instance, request, operand=operand, spec=spec):
                 return await self._change_admitted(instance.deploy_id, spec, change)
-        except BudgetExceeded as error:
+        except (BudgetExceeded, BadParameter) as error:
             self._warn_of_refusal(instance.deploy_id, change.what, error)
             return spec
 

@@ -214,7 +214,8 @@ class Limited:
         """Commit the price of the running instance; a listing lowers it again after a start that failed."""
         price = await self._price(instance, lambda source: source.price_of(instance, state=InstanceState.RUNNING))
         wish = self._wish(instance, request, f"starting instance {instance.deploy_id}", price)
-        async with self._committed(wish):
+        # A user may have changed the type in PUBLIC_CLOUD while the instance was stopped.
+        async with self._committed(msgspec.structs.replace(wish, is_new_type=wish.kind[0] != "")):
             yield
 
     @asynccontextmanager

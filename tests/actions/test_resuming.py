@@ -14,7 +14,8 @@ from one_provider_mad.actions.capabilities import CAPABILITIES
 from one_provider_mad.actions.devices import perform_capability
 from one_provider_mad.actions.intents import Intent
 from one_provider_mad.actions.lifecycle import perform_intent
-from one_provider_mad.domain import DeployId, InstanceState, Template, VmRequest
+from one_provider_mad.budget.admission import Admission, Unlimited
+from one_provider_mad.domain import DeployId, Instance, InstanceState, Template, VmRequest
 from one_provider_mad.errors import BadParameter, ProviderUnavailable, RequestRefused
 from one_provider_mad.protocol.messages import Action
 from one_provider_mad.providers.interface import Attached
@@ -171,6 +172,23 @@ async def test_a_refused_change_is_retried_by_the_next_resume_and_the_others_are
     world.provider.calls.clear()
     await perform(world, Intent.START, deploy_id=deploy_id, **edited)
     assert [name for name, _ in done(world)] == ["resize", "start"]
+
+
+class Priceless(Unlimited):
+    """A budget whose provider refuses to tell the price of a resize that has no effect."""
+
+    def resizing(self, _instance: Instance, _request: VmRequest, /) -> Admission:
+        raise BadParameter("the VM's own size has no effect")
+
+
+async def test_a_resize_without_a_price_since_it_has_no_effect_does_not_prevent_the_start(world: World) -> None:
+    deploy_id = await off(world)
+    fields: dict[str, Any] = {"deploy_id": deploy_id, "seq": 1, **a_vm(MEMORY="4096")}
+    request = request_of(**fields)
+    work = msgspec.structs.replace(world.work(request), budget=Priceless())
+    assert await perform_intent(work, Intent.START) == deploy_id
+    assert done(world) == [("start", "")]
+    assert any("the VM's own size has no effect" in each for each in world.warnings)
 
 
 async def test_an_unanswered_change_fails_the_resume_and_the_next_one_repeats_it(world: World) -> None:

@@ -18,6 +18,7 @@ from one_provider_mad.budget.store import Store
 from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, VmId, VmOwner, VmRequest
 from one_provider_mad.errors import BudgetError, BudgetExceeded, PermissionDenied, ProviderError, ProviderUnavailable
 from one_provider_mad.pricing.values import Item, Kind, Part, Price
+from tests.actions.fakes import turns
 
 ADA = VmOwner(user_id=7, user="ada", group_id=1, group="users")
 OF_INSTANCE = Price(parts=(Part(item=Item(kind=Kind.COMPUTE, name="m1"), amount=1.0),), currency="USD")
@@ -176,8 +177,7 @@ async def test_a_create_cancelled_while_it_is_admitted_leaves_nothing_that_count
     task = asyncio.create_task(create(limited, 1))
     with closing(sqlite3.connect(office.path, isolation_level=None)) as db:
         db.execute("BEGIN IMMEDIATE")  # the admission waits for it in the database's thread
-        for _ in range(20):
-            await asyncio.sleep(0.01)
+        await turns()
         task.cancel()
         db.execute("ROLLBACK")
     with pytest.raises(asyncio.CancelledError):
@@ -198,8 +198,7 @@ async def test_a_disk_cancelled_while_it_is_admitted_costs_nothing(office: Offic
     task = asyncio.create_task(attach())
     with closing(sqlite3.connect(office.path, isolation_level=None)) as db:
         db.execute("BEGIN IMMEDIATE")
-        for _ in range(20):
-            await asyncio.sleep(0.01)
+        await turns()
         task.cancel()
         db.execute("ROLLBACK")
     with pytest.raises(asyncio.CancelledError):
@@ -226,3 +225,15 @@ async def test_a_start_that_succeeded_does_not_fail_because_the_budgets_disk_is_
     office.sky.instances = [instance(1, InstanceState.STOPPED)]
     await limited.look()
     assert [wait for *_, wait in office.rows()] == [0.0]
+
+
+async def test_a_stopped_instance_whose_type_a_user_has_changed_is_not_started_with_a_forbidden_one(
+    office: Office,
+) -> None:
+    office.sky.instances = [stopped := instance(1, InstanceState.STOPPED)]
+    limited = office.limited(BudgetSettings(allowed_types=("t3.*",)))
+    with pytest.raises(
+        BudgetExceeded, match=r"allowed_types of x is t3\.\*, and starting instance i-1 would be of type m1"
+    ):
+        async with limited.starting(stopped, VmRequest(vm_id=VmId(1), owner=ADA)):
+            pytest.fail("it was started")
