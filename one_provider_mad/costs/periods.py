@@ -36,4 +36,7 @@ def read_moment(text: str, *, now: float) -> float:
     if ago := _AGO.fullmatch(text):
         return now - int(ago["count"]) * _UNITS[ago["unit"]].total_seconds()
     found = datetime.fromisoformat(f"{text}-01" if _MONTH.fullmatch(text) else text)
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    try:
+        return (found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    except OverflowError as error:
+        raise ValueError(f"{text} has no year in UTC") from error

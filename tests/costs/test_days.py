@@ -53,7 +53,7 @@ def test_moments_are_of_utc(text: str, expected: float) -> None:
     assert read_moment(text, now=1796083200.0) == expected
 
 
-@pytest.mark.parametrize("text", ["yesterday", "2026-13", "12", "12h30", "", "٣d"])
+@pytest.mark.parametrize("text", ["yesterday", "2026-13", "12", "12h30", "", "٣d", "0001-01-01T00:00+14:00"])
 def test_other_texts_are_no_moment(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - datetime's own sentences are not shown
         read_moment(text, now=0.0)
