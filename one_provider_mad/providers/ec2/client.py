@@ -56,6 +56,9 @@ _HEADERS = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
 _JSON_HEADERS = {"Content-Type": "application/x-amz-json-1.1", "X-Amz-Target": "AWSPriceListService.GetProducts"}
 """Headers of a call to the price list service, whose protocol is JSON 1.1 (botocore's service model `pricing`)."""
 
+_PRICING_HOST = re.compile(r"[/.]api\.pricing\.([a-z]+(?:-[a-z]+)+-\d+)\.")
+"""The service's region in the name of an endpoint of Amazon's, which takes no signature for another one."""
+
 _NAMESPACE = re.compile(rb'\sxmlns="[^"]*"')
 
 _DOMAINS = {"cn-": "amazonaws.com.cn", "eusc-": "amazonaws.eu"}
@@ -77,6 +80,8 @@ def price_region(settings: Ec2Settings) -> str:
     A compatible cloud has no prices there.
     """
     region = settings.region
+    if named := _PRICING_HOST.search(settings.pricing_endpoint_url):
+        return named[1]
     if settings.pricing_endpoint_url or not settings.endpoint_url:
         if region.startswith("cn-"):
             return "cn-northwest-1"

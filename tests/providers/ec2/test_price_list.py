@@ -170,6 +170,16 @@ def test_all_questions_name_the_region() -> None:
     [
         ({"region": "eu-west-1"}, "us-east-1", "https://api.pricing.us-east-1.amazonaws.com/"),
         ({"region": "cn-north-1"}, "cn-northwest-1", "https://api.pricing.cn-northwest-1.amazonaws.com.cn/"),
+        (
+            {"region": "eu-west-1", "pricing_endpoint_url": "https://api.pricing.eu-central-1.amazonaws.com"},
+            "eu-central-1",
+            "https://api.pricing.eu-central-1.amazonaws.com/",
+        ),
+        (
+            {"region": "eu-west-1", "pricing_endpoint_url": "https://vpce-1.api.pricing.ap-south-1.vpce.amazonaws.com"},
+            "ap-south-1",
+            "https://vpce-1.api.pricing.ap-south-1.vpce.amazonaws.com/",
+        ),
         ({"region": "us-gov-west-1"}, "", None),
         ({"region": "eusc-de-east-1"}, "", None),
         ({"region": "eu-west-1", "endpoint_url": "http://here:1/"}, "", None),
