@@ -220,6 +220,14 @@ def test_a_stop_seen_when_the_clock_is_right_again(tmp_path: Path) -> None:
     assert [line for deploy_id in instances for line in differences(world, deploy_id)] == []
 
 
+def test_a_young_instance_that_was_started_again_when_the_ledger_was_lost(tmp_path: Path) -> None:
+    """It looks like one that has just booted, but it was stopped meanwhile, and cost less."""
+    world = World(tmp_path)
+    steps = [("none", 2, "none", 1, 30), ("stop", 2, "none", 12, 30), ("start", 2, "new file", 1, 30)]
+    instances = asyncio.run(play(world, steps))
+    assert [line for deploy_id in instances for line in differences(world, deploy_id)] == []
+
+
 @pytest.mark.parametrize("mishap", sorted(set(MISHAPS)))
 def test_a_stop_during_each_mishap(mishap: str, tmp_path: Path) -> None:
     world = World(tmp_path)
