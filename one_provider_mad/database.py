@@ -73,6 +73,8 @@ class Database:
         unusable: returns the exception to raise for an error of SQLite or the file system.
         on_moved: called, with a text that continues a sentence after the file's name, when the file was removed or
             replaced and has been opened again; None to keep using a moved file.
+        patience: seconds to wait while another process locks the file.
+        may_begin_anew: an unreadable file that was removed is created again without its content.
     """
 
     def __init__(
@@ -84,6 +86,8 @@ class Database:
         unusable: Callable[[Exception], Exception],
         adapt: Callable[[sqlite3.Connection], None] = lambda _: None,
         on_moved: Callable[[str], None] | None = None,
+        patience: float = PATIENCE,
+        may_begin_anew: bool = False,
     ) -> None:
         self._path = path
         self._pragmas = pragmas
@@ -91,6 +95,8 @@ class Database:
         self._adapt = adapt
         self._unusable = unusable
         self._on_moved = on_moved
+        self._patience = patience
+        self._may_begin_anew = may_begin_anew
         self._file: tuple[int, int] | None = None
         self._inbox: SimpleQueue[list[Job] | None] = SimpleQueue()
         self._collected: list[Job] = []
@@ -186,14 +192,23 @@ class Database:
                 told = "was replaced by another file while it was in use: the new file is used now"
                 connection = self._connect()
             else:
-                told = "was removed while it was in use: it is created again, with its whole content"
-                connection = self._connect(before)
+                connection, told = self._copied(before)
         except Exception:  # noqa: BLE001 - the next jobs try again, and SQLite refuses these
             return before
         before.close()
         with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(on_moved, told)
         return connection
+
+    def _copied(self, before: sqlite3.Connection) -> tuple[sqlite3.Connection, str]:
+        """Open a new file with the content of the removed one; without where that is unreadable and may be lost."""
+        told = "was removed while it was in use: it is created again"
+        try:
+            return self._connect(before), f"{told}, with its whole content"
+        except Exception:
+            if not self._may_begin_anew:
+                raise
+        return self._connect(), f"{told}, without its content, which could not be read"
 
     def _safely(self, connection: sqlite3.Connection, jobs: list[Job]) -> list[Outcome]:
         """Run all jobs, and turn any error into their outcome: if the thread ended, callers would wait for ever."""
@@ -260,7 +275,7 @@ class Database:
         Args:
             before: the connection whose content is copied into a new file.
         """
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + self._patience
         while True:
             try:
                 return self._try_to_connect(before)
@@ -276,8 +291,8 @@ class Database:
         make_directory(self._path.parent)
         with _making, suppress(FileExistsError):
             os.close(open_file(self._path, os.O_RDWR | os.O_EXCL))
-        connection = connect(self._path, timeout=PATIENCE)
-        self._file = _file_at(self._path)
+        connection = connect(self._path, timeout=self._patience)
+        file = _file_at(self._path)
         try:
             if before is not None:
                 before.backup(connection)
@@ -290,6 +305,7 @@ class Database:
         except BaseException:
             connection.close()
             raise
+        self._file = file  # only now: after a failure the next jobs try again
         return connection
 
 

@@ -6,10 +6,10 @@ Before it refuses for what others use, it lists the cloud once more: instances t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
 import msgspec
 import structlog
@@ -17,19 +17,17 @@ import structlog
 from one_provider_mad.budget.levels import all_scopes, levels
 from one_provider_mad.budget.months import month_of
 from one_provider_mad.budget.records import Level, MonthUse, Observed, Wish, gib_of
-from one_provider_mad.budget.rules import Refusal, Scope, Terms, Use, scopes_for
+from one_provider_mad.budget.rules import Refusal, Scope, Terms, Unready, Use, scopes_for
 from one_provider_mad.budget.settings import BudgetSettings
 from one_provider_mad.budget.spent import read_spent
 from one_provider_mad.budget.store import Store
 from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, Value, VmOwner, VmRequest
-from one_provider_mad.errors import BudgetError, BudgetExceeded, MadError, ProviderError
+from one_provider_mad.errors import BudgetError, BudgetExceeded, LedgerError, MadError, ProviderError
 from one_provider_mad.pricing.values import UNKNOWN, Kind, Price
 from one_provider_mad.providers.interface import Parameters, PriceSource, Provider
 from one_provider_mad.timestamps import Timestamp
 
 log = structlog.get_logger()
-
-_Result = TypeVar("_Result")
 
 _LISTS_EVERY = 2.0
 """Fewest seconds between two listings before refusals; all refusals meanwhile share one."""
@@ -153,9 +151,8 @@ class Limited:
         self._plan = plan
         self._store = store
         self._looking: asyncio.Task[None] | None = None
-        self._looked_at = -_OLD_SECONDS
+        self._looked_at = self._latest = -_OLD_SECONDS
         self._tried_at = -_OLD_SECONDS
-        self._unsettled: dict[str, float] = {}
 
     # Creates
 
@@ -272,55 +269,43 @@ class Limited:
             if error.definite:
                 wait = 0.0
                 if wish.is_part:
-                    await self._withdraw(wish)
+                    await _told(self._store.withdraw(wish))
             raise
         finally:
-            await self._settle(wish.deploy_id, wait)
-
-    async def _settle(self, key: str, wait: float) -> None:
-        """Note that a call has ended. A failure is no failure of the call: it is noted with the next listing."""
-        try:
-            await _to_its_end(self._store.settle(key, at=self._now(), wait=wait))
-        except BudgetError as error:
-            log.warning("budget not up to date", reason=str(error))
-            self._unsettled[key] = wait
-
-    async def _withdraw(self, wish: Wish) -> None:
-        try:
-            await _to_its_end(self._store.withdraw(wish))
-        except BudgetError as error:
-            log.warning("budget not up to date", reason=str(error))  # it counts until a later listing
+            await _told(self._store.settle(wish.deploy_id, at=self._now(), wait=wait))
 
     # Deciding
 
     async def _admit(self, wish: Wish) -> None:
         await self._look_if_old()
         begun = asyncio.get_running_loop().time()
-        now = self._now()
-        terms = self._terms(now.at)
-        scopes = scopes_for(self._plan.settings, name=self._plan.name, owner=wish.owner)
-        refused = await self._committed_or_refused(wish, scopes=scopes, terms=terms, at=now)
+        refused = await self._decide(wish)
         if refused is not None and refused.is_by_use:
-            await self._look_since(begun)
-            refused = await self._committed_or_refused(wish, scopes=scopes, terms=terms, at=self._now())
+            with suppress(MadError):  # without a listing the store stays as it is
+                await self._look_since(begun)
+            refused = await self._decide(wish)
         if refused is not None:
             raise BudgetExceeded(refused.sentence)
 
-    async def _committed_or_refused(
-        self, wish: Wish, *, scopes: Sequence[Scope], terms: Terms, at: Timestamp
-    ) -> Refusal | None:
-        """Commit what is wished, or return why not. Cancelled meanwhile, nothing remains of a call that is not sent."""
-        admitting = asyncio.ensure_future(self._store.admit(wish, scopes=scopes, terms=terms, at=at))
+    async def _decide(self, wish: Wish) -> Refusal | None:
+        """Commit what is wished, or return why not; a new file first learns what exists and what was spent."""
+        scopes = scopes_for(self._plan.settings, name=self._plan.name, owner=wish.owner)
+        while True:
+            now = self._now()
+            answer = await self._store.admit(wish, scopes=scopes, terms=self._terms(now.at), at=now)
+            match answer:
+                case Unready.LOOK:
+                    await self._look_since(asyncio.get_running_loop().time())
+                case Unready.BOOK:
+                    await self._book_for_month()
+                case _:
+                    return answer
+
+    async def _book_for_month(self) -> None:
         try:
-            return await asyncio.shield(admitting)
-        except asyncio.CancelledError:
-            await asyncio.wait([admitting])
-            if not admitting.cancelled() and admitting.exception() is None and admitting.result() is None:
-                if wish.is_part:
-                    await self._withdraw(wish)
-                # Not released: an earlier create with this token may have made an instance that is not listed yet.
-                await self._settle(wish.key or wish.deploy_id, self._plan.provider.visibility_grace)
-            raise
+            await self.book()
+        except LedgerError as error:
+            raise BudgetError(f"{error}, and max_per_month in [budget] counts what it has booked") from error
 
     def _terms(self, now: float) -> Terms:
         may_be_unknown = self._plan.settings.unknown_price == "allow"
@@ -339,8 +324,6 @@ class Limited:
         try:
             await self._share_look()
         except ProviderError:
-            if not await self._store.has_looked():
-                raise
             self._tried_at = now  # what is in the store counts; a create need not wait for each listing that fails
 
     async def _share_look(self) -> None:
@@ -350,12 +333,14 @@ class Limited:
         await asyncio.shield(self._looking)
 
     async def _look_since(self, begun: float) -> None:
-        """Return once a listing that began after `begun` (loop time) is compared with the store."""
+        """Return once a listing that began after `begun` (loop time) is compared with the store.
+
+        Raises:
+            ProviderError: the cloud does not list its instances.
+            BudgetError: the budget's file cannot be used.
+        """
         while self._looked_at < begun:
-            try:
-                await self._share_look()
-            except MadError:
-                return  # the store stays as it is: nothing that counts is forgotten
+            await self._share_look()
 
     async def _look_soon(self) -> None:
         try:
@@ -369,9 +354,6 @@ class Limited:
         begun, began = self._now(), asyncio.get_running_loop().time()
         for key in await self._plan.unsent(await self._store.waiting_tokens()):
             await self._store.release(key)
-        for key, wait in tuple(self._unsettled.items()):
-            await self._store.settle(key, at=self._now(), wait=wait)
-            self._unsettled.pop(key, None)
         listed = await self._plan.list_instances()
         ours = [each for each in listed if each.identity is not None and each.identity.owner == self._plan.owner]
         provider = self._plan.provider
@@ -380,14 +362,16 @@ class Limited:
         owners = await self._plan.owners()
         observed = await asyncio.to_thread(self._observed, ours, owners)
         grace = provider.visibility_grace
+        if began < self._latest:
+            return  # a listing that began later has shown what has ended since
+        self._latest = began
         await self._store.reconcile(observed, begun=begun, at=self._now(), grace=grace)
         self._looked_at = began
 
     async def book(self) -> None:
         """Take over what the ledger has booked in this month. Raises LedgerError, BudgetError."""
         month = month_of(self._plan.clock())
-        spent = await asyncio.to_thread(read_spent, self._plan.ledger, month)
-        await self._store.book(spent.costs, as_of=spent.as_of, month=month)
+        await self._store.book(await asyncio.to_thread(read_spent, self._plan.ledger, month), month)
 
     async def levels(self) -> list[Level]:
         """Return how far each limit on a sum is used. Raises BudgetError."""
@@ -432,16 +416,6 @@ async def _read_prices(source: PriceSource, instances: Collection[Instance]) -> 
         log.info("prices not read for the budget", reason=str(error))
 
 
-async def _to_its_end(work: Coroutine[Any, Any, _Result]) -> _Result:
-    """Return the result of work that is not cancelled with this task: it is waited for, and then this task ends."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
-
-
 def _observation(instance: Instance, provider: Provider, owners: Mapping[tuple[int, int], VmOwner]) -> Observed:
     price = provider.price_of(instance) if isinstance(provider, PriceSource) else UNKNOWN
     identity = instance.identity
@@ -461,6 +435,14 @@ def _observation(instance: Instance, provider: Provider, owners: Mapping[tuple[i
         created_at=instance.created_at,
         owner=owners.get((identity.vm_id, identity.stime), VmOwner()),
     )
+
+
+async def _told(telling: Awaitable[None]) -> None:
+    """Tell the store of a call's end. Its failure is no failure of the call: the next listing settles it."""
+    try:
+        await telling
+    except BudgetError as error:
+        log.warning("end of a call not in the budget", reason=str(error))
 
 
 def _what(price: Price) -> str:

@@ -34,8 +34,8 @@ async def keep(current: Callable[[], Awaitable[Budget]], *, warn: Callable[[str]
             budget = await current()
             if isinstance(budget, Limited) and time.monotonic() - looked_at >= PERIOD:
                 looked_at = time.monotonic()
-                await budget.book()
                 await budget.look()
+                await budget.book()  # a ledger that cannot be read is no reason to forget what has ended
                 for sentence in warned.news(await budget.levels()):
                     warn(sentence)
             told = ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from one_provider_mad.domain import Identity, Value, VmOwner
 from one_provider_mad.pricing.values import SPOT, Kind, Price
 
@@ -70,6 +72,20 @@ class Observed(Value, frozen=True, kw_only=True, gc=False):
     gib: float | None
     created_at: float
     owner: VmOwner = VmOwner()
+
+
+class Spent(Value, frozen=True, kw_only=True):
+    """What a ledger has booked in a month.
+
+    Attributes:
+        as_of: time of the latest booked listing, seconds since the epoch; 0 without a ledger.
+        costs: units of currency by user and group, what nobody saw included.
+        unpriced: hours by user and group whose price is unknown; every key is one of `costs`.
+    """
+
+    as_of: float
+    costs: Mapping[tuple[str, str], float]
+    unpriced: Mapping[tuple[str, str], float] = {}
 
 
 class Level(Value, frozen=True, kw_only=True):

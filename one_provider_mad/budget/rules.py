@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from enum import Enum
 from fnmatch import fnmatchcase
 
 from one_provider_mad.budget.months import Month
@@ -70,6 +71,7 @@ class Use(Value, frozen=True, kw_only=True):
         instances: their number.
         per_hour: units of currency an hour, of all known parts.
         month: units of currency until the month's end: booked, and what runs.
+        unpriced_hours: hours booked in the month whose price is unknown.
         gib: GiB of their disks.
         unpriced: an instance whose price is unknown, "" for none.
         unsized: an instance whose disks are unknown, "" for none.
@@ -79,6 +81,7 @@ class Use(Value, frozen=True, kw_only=True):
     instances: int = 0
     per_hour: float = 0.0
     month: float = 0.0
+    unpriced_hours: float = 0.0
     gib: float = 0.0
     unpriced: str = ""
     unsized: str = ""
@@ -95,6 +98,13 @@ class Refusal(Value, frozen=True, kw_only=True):
 
     sentence: str
     is_by_use: bool
+
+
+class Unready(Enum):
+    """What the store must learn before it can decide."""
+
+    LOOK = "the instances in the cloud of this NAME"
+    BOOK = "what the ledger of this NAME has booked"
 
 
 class Terms(Value, frozen=True, kw_only=True):
@@ -210,6 +220,9 @@ def _by_unknown(limits: Limits, use: Use, ask: Ask, tell: _Sentences) -> Iterato
     sums = [key for key in priced if key != "max_price_per_vm" and ask.known > 0]
     if sums and use.unpriced:
         yield tell.unknown(f"the price of {use.unpriced}, which exists,", sums[0], _REMEDY, is_by_use=True)
+    if "max_per_month" in sums and use.unpriced_hours:
+        what = f"the price of {use.unpriced_hours:.1f} hours booked in {tell.terms.month.text}"
+        yield tell.unknown(what, "max_per_month", 'set unknown_price = "allow" in [budget]', is_by_use=True)
     if sums and len({*use.currencies, ask.currency}) > 1:
         several = " and ".join(sorted({each or "no currency" for each in (*use.currencies, ask.currency)}))
         remedy = "set currency and rate in [prices]"

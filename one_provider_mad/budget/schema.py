@@ -26,15 +26,18 @@ _TABLES = (
         "begin" REAL NOT NULL, "end" REAL NOT NULL)""",
     """CREATE TABLE booked (
         name TEXT NOT NULL, month TEXT NOT NULL, user TEXT NOT NULL, grp TEXT NOT NULL, known REAL NOT NULL,
-        PRIMARY KEY (name, month, user, grp))""",
-    "CREATE TABLE names (name TEXT PRIMARY KEY, looked_at REAL NOT NULL DEFAULT 0, as_of REAL NOT NULL DEFAULT 0)",
+        unpriced REAL NOT NULL, PRIMARY KEY (name, month, user, grp))""",
+    """CREATE TABLE names (
+        name TEXT PRIMARY KEY, looked_at REAL NOT NULL DEFAULT 0, as_of REAL NOT NULL DEFAULT 0,
+        is_booked INTEGER NOT NULL DEFAULT 0)""",
 )
 """The tables.
 
 `commitments` has each instance that exists or may exist: `key` is the token of its create, or its id where a listing
 showed it first; `wait` is NULL while a call for it is under way by the process `pid` and `start`, else the seconds
 after `touched_at` from which on a listing may lower it or show that it does not exist. `segments` has what was spent
-since the ledger's last booking and no commitment shows any more; `booked` what the ledger of a NAME has.
+since the ledger's last booking and no commitment shows any more; `booked` what the ledger of a NAME has, with the hours
+of unknown price. `is_booked` tells that the ledger was read at all.
 """
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from one_provider_mad.budget import transactions
 from one_provider_mad.budget.months import Month
-from one_provider_mad.budget.records import Observed, Wish
-from one_provider_mad.budget.rules import Refusal, Scope, Terms, Use
+from one_provider_mad.budget.records import Observed, Spent, Wish
+from one_provider_mad.budget.rules import Refusal, Scope, Terms, Unready, Use
 from one_provider_mad.budget.schema import PRAGMAS, prepare
 from one_provider_mad.database import Database
 from one_provider_mad.domain import DeployId, Identity
@@ -22,6 +22,16 @@ from one_provider_mad.errors import BudgetError
 from one_provider_mad.pricing.values import Price
 from one_provider_mad.processes import Process
 from one_provider_mad.timestamps import Timestamp
+
+PATIENCE = 10.0
+"""Seconds to wait while another process locks the file: then a create is refused, and a termination goes on."""
+
+_REMEDIES = {
+    sqlite3.SQLITE_BUSY: f"another process has held it for {PATIENCE:.0f} s, `fuser` with this path shows which",
+    sqlite3.SQLITE_CORRUPT: "remove it, and it is made again from the cloud and the ledger",
+    sqlite3.SQLITE_NOTADB: "remove it, and it is made again from the cloud and the ledger",
+}
+"""What to do about errors whose own text does not say it, by SQLite's code."""
 
 
 class Store:
@@ -37,42 +47,80 @@ class Store:
         self.path = path
         self.name = name
         self._me = Process.current()
-        self._opening = asyncio.Lock()
+        self._calls: set[str] = set()
+        self._opening: asyncio.Task[None] | None = None
         self._is_open = False
+        self._is_used = False
         self._database = Database(
             path,
             pragmas=PRAGMAS,
-            prepare=prepare,
+            prepare=self._prepare,
             unusable=self._unusable,
             on_moved=lambda what: on_moved(f"the file of the budget {what} ({path})"),
+            patience=PATIENCE,
+            may_begin_anew=True,
         )
 
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        """Prepare the file; one that took the place of another is compared with the cloud before it admits anything."""
+        prepare(db)
+        if self._is_used:
+            transactions.forget_look(db, self.name)
+        self._is_used = True
+
     def _unusable(self, error: Exception) -> Exception:
-        return BudgetError(f"the file of the budget cannot be used: {error} ({self.path})")
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        remedy = f": {_REMEDIES[code]}" if code in _REMEDIES else ""
+        return BudgetError(f"the file of the budget cannot be used: {error}{remedy} ({self.path})")
 
     async def _opened(self) -> Database:
         """Open the file, creating it when it is missing; again with each call, until that succeeds."""
-        async with self._opening:
-            if not self._is_open:
-                await self._database.open()
-                self._is_open = True
+        if not self._is_open:
+            if self._opening is None:
+                self._opening = asyncio.create_task(self._open(), name="opening the file of the budget")
+                self._opening.add_done_callback(_noted)
+            await asyncio.shield(self._opening)  # all calls meanwhile share its answer
         return self._database
+
+    async def _open(self) -> None:
+        try:
+            await self._database.open()
+            self._is_open = True
+        finally:
+            self._opening = None
 
     async def close(self) -> None:
         """Close the file."""
+        if self._opening is not None:
+            await asyncio.wait({self._opening})
         if self._is_open:
             await self._database.close()
 
-    async def admit(self, wish: Wish, *, scopes: Iterable[Scope], terms: Terms, at: Timestamp) -> Refusal | None:
-        """Commit what is wished if all limits admit it; else return why not."""
+    async def admit(
+        self, wish: Wish, *, scopes: Iterable[Scope], terms: Terms, at: Timestamp
+    ) -> Refusal | Unready | None:
+        """Commit what is wished if all limits admit it; else return why not.
 
-        def admit(db: sqlite3.Connection) -> Refusal | None:
+        Until `settle` or `release` a call for it counts as under way, unless this is refused or cancelled.
+        """
+
+        def admit(db: sqlite3.Connection) -> Refusal | Unready | None:
             return transactions.admit(db, wish, name=self.name, scopes=scopes, terms=terms, at=at, me=self._me)
 
-        return await (await self._opened()).write(admit)
+        key = wish.key or wish.deploy_id
+        is_new = key not in self._calls
+        self._calls.add(key)
+        admitted: Refusal | Unready | None = Unready.LOOK
+        try:
+            admitted = await (await self._opened()).write(admit)
+        finally:
+            if admitted is not None and is_new:
+                self._calls.discard(key)
+        return admitted
 
     async def settle(self, key: str, *, at: Timestamp, wait: float, deploy_id: str = "") -> None:
         """Note that no call for a commitment is under way any more; `wait` is as in transactions.py."""
+        self._calls.discard(key)  # also when the file cannot be written: the next listing settles it then
 
         def settle(db: sqlite3.Connection) -> None:
             transactions.settle(db, key, name=self.name, deploy_id=deploy_id, wait=wait, at=at)
@@ -81,6 +129,7 @@ class Store:
 
     async def release(self, key: str) -> None:
         """Forget the commitment of a create that certainly made nothing."""
+        self._calls.discard(key)
         await (await self._opened()).write(lambda db: transactions.release(db, key, name=self.name))
 
     async def gone(self, identity: Identity, deploy_ids: Collection[DeployId], *, at: Timestamp) -> None:
@@ -103,17 +152,16 @@ class Store:
 
     async def reconcile(self, observed: Sequence[Observed], *, begun: Timestamp, at: Timestamp, grace: float) -> None:
         """Bring the commitments of this NAME in line with a complete listing."""
+        calls = transactions.Calls(me=self._me, keys=frozenset(self._calls))
 
         def reconcile(db: sqlite3.Connection) -> None:
-            transactions.reconcile(db, observed, name=self.name, begun=begun, at=at, grace=grace)
+            transactions.reconcile(db, observed, name=self.name, begun=begun, at=at, grace=grace, calls=calls)
 
         await (await self._opened()).write(reconcile)
 
-    async def book(self, costs: Mapping[tuple[str, str], float], *, as_of: float, month: Month) -> None:
+    async def book(self, spent: Spent, month: Month) -> None:
         """Record what this NAME's ledger has booked in a month, by user and group."""
-        await (await self._opened()).write(
-            lambda db: transactions.book(db, costs, name=self.name, as_of=as_of, month=month)
-        )
+        await (await self._opened()).write(lambda db: transactions.book(db, spent, name=self.name, month=month))
 
     async def use_of(self, scope: Scope, month: Month) -> Use:
         """Return what the instances of a scope use."""
@@ -128,10 +176,13 @@ class Store:
 
         return await (await self._opened()).read(use)
 
-    async def has_looked(self) -> bool:
-        """Return True when the store was compared with the cloud of this NAME before."""
-        return await (await self._opened()).read(lambda db: transactions.has_looked(db, self.name))
-
     async def waiting_tokens(self) -> list[str]:
-        """Return the tokens of creates of dead processes whose instance is not known."""
-        return await (await self._opened()).read(lambda db: transactions.waiting_tokens(db, self.name))
+        """Return the tokens of creates that no process carries out any more and whose instance is not known."""
+        calls = transactions.Calls(me=self._me, keys=frozenset(self._calls))
+        return await (await self._opened()).read(lambda db: transactions.waiting_tokens(db, self.name, calls))
+
+
+def _noted(opening: asyncio.Task[None]) -> None:
+    """Take note of a failure whose callers were cancelled."""
+    if not opening.cancelled():
+        opening.exception()

@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from one_provider_mad.budget.months import Month
-from one_provider_mad.budget.records import Observed, Wish
-from one_provider_mad.budget.rules import Ask, Refusal, Scope, Terms, Use, refusal
-from one_provider_mad.domain import DeployId, Identity
+from one_provider_mad.budget.records import Observed, Spent, Wish
+from one_provider_mad.budget.rules import Ask, Refusal, Scope, Terms, Unready, Use, refusal
+from one_provider_mad.domain import DeployId, Identity, Value
 from one_provider_mad.pricing.values import Price
 from one_provider_mad.processes import Process
 from one_provider_mad.timestamps import Timestamp
@@ -21,6 +21,26 @@ minutes."""
 _SECONDS = 3600.0
 
 Row = dict[str, Any]
+
+
+class Calls(Value, frozen=True, kw_only=True):
+    """Which calls for commitments are still carried out.
+
+    Attributes:
+        me: the present process.
+        keys: token or instance of each call that it carries out. Others of its own were cancelled, or their end could
+            not be written.
+    """
+
+    me: Process
+    keys: frozenset[str]
+
+    def are_under_way(self, row: Row) -> bool:
+        """Return True while a process carries out the call of a commitment."""
+        process = Process(pid=row["pid"], start=row["start"])
+        if process == self.me:
+            return row["key"] in self.keys or row["deploy_id"] in self.keys
+        return process.is_alive()
 
 
 def use_of(db: sqlite3.Connection, scope: Scope, month: Month, *, until: float | None = None) -> Use:
@@ -40,10 +60,12 @@ def use_of(db: sqlite3.Connection, scope: Scope, month: Month, *, until: float |
         f" FROM segments LEFT JOIN names USING (name) WHERE {where}",
         values,
     ).fetchone()[0]
+    booked, unpriced_hours = booked_in(db, scope, month)
     return Use(
         instances=count,
         per_hour=known,
-        month=booked_in(db, scope, month) + spent + to_come,
+        month=booked + spent + to_come,
+        unpriced_hours=unpriced_hours,
         gib=gib,
         unpriced=_named(db, f"amount IS NULL AND {where}", values),
         unsized=_named(db, f"gib IS NULL AND {where}", values),
@@ -58,11 +80,12 @@ def deploy_ids(db: sqlite3.Connection, scope: Scope, *, name: str) -> frozenset[
     return frozenset(row[0] for row in db.execute(query, (name, *values)))
 
 
-def booked_in(db: sqlite3.Connection, scope: Scope, month: Month) -> float:
-    """Return what the ledgers have booked for a scope in a month."""
+def booked_in(db: sqlite3.Connection, scope: Scope, month: Month) -> tuple[float, float]:
+    """Return what the ledgers have booked for a scope in a month, and the hours whose price they do not know."""
     where, values = _filter(scope)
-    found = db.execute(f"SELECT total(known) FROM booked WHERE month = ? AND {where}", (month.text, *values)).fetchone()  # noqa: S608
-    return float(found[0])
+    query = f"SELECT total(known), total(unpriced) FROM booked WHERE month = ? AND {where}"  # noqa: S608
+    known, unpriced = db.execute(query, (month.text, *values)).fetchone()
+    return float(known), float(unpriced)
 
 
 def _filter(scope: Scope) -> tuple[str, tuple[str, ...]]:
@@ -83,8 +106,11 @@ def _named(db: sqlite3.Connection, condition: str, values: Sequence[str]) -> str
 
 def admit(
     db: sqlite3.Connection, wish: Wish, *, name: str, scopes: Iterable[Scope], terms: Terms, at: Timestamp, me: Process
-) -> Refusal | None:
+) -> Refusal | Unready | None:
     """Commit what is wished if all limits admit it; else return why not."""
+    scopes = list(scopes)
+    if (unready := _unready(db, name, scopes)) is not None:
+        return unready
     row = _row_of(db, name, wish)
     ask = _ask(wish, row)
     for scope in scopes:
@@ -99,6 +125,20 @@ def admit(
     key = row["key"] if row else wish.key or wish.deploy_id
     _touch(db, name, key, at, wait=None, me=me)
     return None
+
+
+def _unready(db: sqlite3.Connection, name: str, scopes: Sequence[Scope]) -> Unready | None:
+    row = db.execute("SELECT looked_at, is_booked FROM names WHERE name = ?", (name,)).fetchone()
+    if row is None or not row[0]:
+        return Unready.LOOK
+    if not row[1] and any(scope.limits.max_per_month is not None for scope in scopes):
+        return Unready.BOOK
+    return None
+
+
+def forget_look(db: sqlite3.Connection, name: str) -> None:
+    """Admit nothing for a NAME before its cloud is listed and its ledger read again."""
+    db.execute("UPDATE names SET looked_at = 0, is_booked = 0 WHERE name = ?", (name,))
 
 
 def _row_of(db: sqlite3.Connection, name: str, wish: Wish) -> Row | None:
@@ -265,7 +305,14 @@ def gone(
 
 
 def reconcile(
-    db: sqlite3.Connection, observed: Sequence[Observed], *, name: str, begun: Timestamp, at: Timestamp, grace: float
+    db: sqlite3.Connection,
+    observed: Sequence[Observed],
+    *,
+    name: str,
+    begun: Timestamp,
+    at: Timestamp,
+    grace: float,
+    calls: Calls,
 ) -> None:
     """Bring the commitments of a NAME in line with a complete listing.
 
@@ -276,8 +323,9 @@ def reconcile(
         begun: when the listing began.
         at: the present time.
         grace: seconds for which the cloud may not list an instance.
+        calls: the calls that the present process carries out.
     """
-    _adopt_calls_of_dead(db, name, at, grace)
+    _settle_abandoned(db, name, at, grace=grace, calls=calls)
     rows = _rows(db, name)
     by_id = {row["deploy_id"]: row for row in rows if row["deploy_id"]}
     waiting = {(row["vm_id"], row["stime"], row["seq"]): row for row in rows if not row["deploy_id"]}
@@ -302,10 +350,10 @@ def _rows(db: sqlite3.Connection, name: str) -> list[Row]:
     return [_as_dict(cursor, row) for row in cursor.fetchall()]
 
 
-def _adopt_calls_of_dead(db: sqlite3.Connection, name: str, at: Timestamp, grace: float) -> None:
-    """Let the grace begin of calls whose process has died: they may still take effect."""
+def _settle_abandoned(db: sqlite3.Connection, name: str, at: Timestamp, *, grace: float, calls: Calls) -> None:
+    """Let the grace begin of calls that no process carries out any more: they may still take effect."""
     for row in _rows(db, name):
-        if row["wait"] is None and not Process(pid=row["pid"], start=row["start"]).is_alive():
+        if row["wait"] is None and not calls.are_under_way(row):
             settle(db, row["key"], name=name, deploy_id="", wait=grace, at=at)
 
 
@@ -411,28 +459,22 @@ def _end(db: sqlite3.Connection, row: Row, now: float) -> None:
     db.execute("DELETE FROM commitments WHERE name = ? AND key = ?", (row["name"], row["key"]))
 
 
-def book(
-    db: sqlite3.Connection, costs: Mapping[tuple[str, str], float], *, name: str, as_of: float, month: Month
-) -> None:
+def book(db: sqlite3.Connection, spent: Spent, *, name: str, month: Month) -> None:
     """Record what the ledger of a NAME has booked in a month, by user and group."""
     db.execute("DELETE FROM booked WHERE name = ?", (name,))
     db.executemany(
-        "INSERT INTO booked VALUES (?, ?, ?, ?, ?)",
-        [(name, month.text, user, group, known) for (user, group), known in costs.items()],
+        "INSERT INTO booked VALUES (?, ?, ?, ?, ?, ?)",
+        [(name, month.text, *owner, known, spent.unpriced.get(owner, 0.0)) for owner, known in spent.costs.items()],
     )
     db.execute(
-        "INSERT INTO names (name, as_of) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET as_of = ?", (name, as_of, as_of)
+        "INSERT INTO names (name, as_of, is_booked) VALUES (?, ?, 1)"
+        " ON CONFLICT (name) DO UPDATE SET as_of = ?, is_booked = 1",
+        (name, spent.as_of, spent.as_of),
     )
-    db.execute('DELETE FROM segments WHERE name = ? AND "end" <= ?', (name, max(as_of, month.begin)))
+    db.execute('DELETE FROM segments WHERE name = ? AND "end" <= ?', (name, max(spent.as_of, month.begin)))
 
 
-def has_looked(db: sqlite3.Connection, name: str) -> bool:
-    """Return True when a listing of this NAME's cloud has been compared with the store, by any process."""
-    row = db.execute("SELECT looked_at FROM names WHERE name = ?", (name,)).fetchone()
-    return row is not None and float(row[0]) > 0
-
-
-def waiting_tokens(db: sqlite3.Connection, name: str) -> list[str]:
-    """Return the tokens of creates of dead processes whose instance is not known."""
+def waiting_tokens(db: sqlite3.Connection, name: str, calls: Calls) -> list[str]:
+    """Return the tokens of creates that no process carries out any more and whose instance is not known."""
     rows = [row for row in _rows(db, name) if not row["deploy_id"] and row["wait"] is None]
-    return [row["key"] for row in rows if not Process(pid=row["pid"], start=row["start"]).is_alive()]
+    return [row["key"] for row in rows if not calls.are_under_way(row)]
