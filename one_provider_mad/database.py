@@ -203,12 +203,9 @@ class Database:
     def _copied(self, before: sqlite3.Connection) -> tuple[sqlite3.Connection, str]:
         """Open a new file with the content of the removed one; without where that is unreadable and may be lost."""
         told = "was removed while it was in use: it is created again"
-        try:
-            return self._connect(before), f"{told}, with its whole content"
-        except Exception:
-            if not self._may_begin_anew:
-                raise
-        return self._connect(), f"{told}, without its content, which could not be read"
+        if self._may_begin_anew and not _is_intact(before):  # copying pages would not notice it
+            return self._connect(), f"{told}, without its content, which could not be read"
+        return self._connect(before), f"{told}, with its whole content"
 
     def _safely(self, connection: sqlite3.Connection, jobs: list[Job]) -> list[Outcome]:
         """Run all jobs, and turn any error into their outcome: if the thread ended, callers would wait for ever."""
@@ -343,6 +340,13 @@ def _has_open(wanted: os.stat_result) -> bool:
             if os.path.samestat(descriptor.stat(), wanted):
                 return True
     return False
+
+
+def _is_intact(connection: sqlite3.Connection) -> bool:
+    try:
+        return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
+    except sqlite3.Error:
+        return False
 
 
 def _file_at(path: Path) -> tuple[int, int] | None:
