@@ -202,10 +202,11 @@ class Database:
 
     def _copied(self, before: sqlite3.Connection) -> tuple[sqlite3.Connection, str]:
         """Open a new file with the content of the removed one; without where that is unreadable and may be lost."""
-        told = "was removed while it was in use: it is created again"
         if self._may_begin_anew and not _is_intact(before):  # copying pages would not notice it
-            return self._connect(), f"{told}, without its content, which could not be read"
-        return self._connect(before), f"{told}, with its whole content"
+            told = "was removed while it was in use: it is created again, without its content, which could not be read"
+            return self._connect(), told
+        told = "was removed while it was in use: it is created again, with its whole content"
+        return self._connect(before), told
 
     def _safely(self, connection: sqlite3.Connection, jobs: list[Job]) -> list[Outcome]:
         """Run all jobs, and turn any error into their outcome: if the thread ended, callers would wait for ever."""

@@ -86,6 +86,10 @@ class SmallCloud:
         return 0.0
 
 
+async def _nobody() -> Mapping[tuple[int, int], VmOwner]:
+    return {}
+
+
 async def _none(tokens: Sequence[str]) -> Sequence[str]:
     return []
 
@@ -116,6 +120,7 @@ class Front:
             list_instances=cloud.list_instances,
             unsent=_none,
             ledger=self.ledger,
+            owners=_nobody,
             clock=lambda: self.now,
         )
         self.budget = Limited(plan, self.store)

@@ -31,7 +31,9 @@ async def filled(path: Path) -> None:
     identity = Identity(owner="one", vm_id=VmId(7), stime=1, seq=0, host_id=0)
     wish = Wish(key="t", identity=identity, owner=VmOwner(user="ada"), what="one", price=price, gib=8.0)
     terms = Terms(file="ec2.toml", now=NOW, month=month_of(NOW))
-    assert await store.admit(wish, scopes=(), terms=terms, at=Timestamp.now(lambda: NOW)) is None
+    now = Timestamp.now(lambda: NOW)
+    await store.reconcile((), begun=now, at=now, grace=0.0)
+    assert await store.admit(wish, scopes=(), terms=terms, at=now) is None
     await store.close()
 
 

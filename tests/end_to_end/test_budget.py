@@ -98,6 +98,8 @@ class Run:
 
     def __init__(self, place: Place) -> None:
         self.drivers = {name: KilledDriver(place, f"-t 15 -r 0 {name}", program=PROGRAM) for name in NAMES}
+        self.place = place
+        self.most = LIMIT
         self.clouds = Clouds(place)
         self.open: dict[tuple[str, int], str] = {}
         self.replies: list[tuple[str, str, int, str]] = []
@@ -110,7 +112,7 @@ class Run:
         for name, driver in self.drivers.items():
             for line in driver.hear():
                 self._take(name, line)
-        assert self.clouds.count() <= LIMIT
+        assert self.clouds.count() <= self.most
 
     def _take(self, name: str, line: str) -> None:
         words = line.split(" ", 3)
@@ -124,6 +126,14 @@ class Run:
             self.hear()
         for line in self.drivers[name].kill():
             self._take(name, line)
+
+    def edit(self, name: str, text: str) -> None:
+        """Edit the configuration of a running driver, atomically as an editor does."""
+        path = self.place.conf / f"{name}.toml"
+        new = path.with_suffix(".new")
+        new.write_text(text)
+        new.chmod(0o600)
+        new.replace(path)
 
     def settle(self, seconds: float = HANG) -> bool:
         """Return True once all requests are answered, False after so many seconds."""
@@ -181,6 +191,60 @@ def test_two_names_killed_at_random_never_exceed_their_budget_and_refuse_nothing
         filled(run)
 
 
+UNSTEADY = """
+instance_types = {{ tiny = {{ cpu = 1, memory = 256, price = {price} }} }}
+[simulated.prices]
+disk = 0
+address = 0
+[simulated.faults]
+lost_answers = {{ calls = ["create", "destroy"], rate = {rate} }}
+"""
+
+
+def unsteady(place: Place, name: str, *, price: float, rate: float) -> str:
+    """The configuration of a cloud that loses answers, with one type of this price."""
+    text = CLOUD.format(name=name, budget=BUDGETS["hour"], database=place.var / f"{name}.db")
+    return text.partition("[simulated.prices]")[0] + UNSTEADY.format(price=price, rate=rate)
+
+
+@pytest.mark.parametrize("steps", [pytest.param(18, id="few"), pytest.param(300, id="many", marks=pytest.mark.soak)])
+def test_two_names_that_lose_answers_and_change_prices_never_run_more_than_the_lowest_price_admits(
+    tmp_path: Path, steps: int
+) -> None:
+    place = configured(tmp_path, BUDGETS["hour"])
+    chance = random.Random(SEED)
+    every: set[tuple[str, int]] = set()
+    for name in NAMES:
+        place.configure(unsteady(place, name, price=0.005, rate=0.5), name=name)
+    with running(place) as run:
+        for step in range(steps):
+            name = chance.choice(NAMES)
+            match chance.choice(("deploy", "deploy", "deploy", "clean", "clean", "kill", "edit")):
+                case "kill":
+                    run.kill(name)
+                case "edit":
+                    price = chance.choice((0.005, 0.0025))
+                    run.most = LIMIT if price == 0.005 and run.most == LIMIT else 2 * LIMIT
+                    for each in NAMES:
+                        run.edit(each, unsteady(place, each, price=price, rate=0.5))
+                case "clean" if every:
+                    of, vm_id = chance.choice(sorted(every))
+                    run.send(of, vm_id, cleanup(vm_id))
+                case _:
+                    for vm_id in range(100 * step, 100 * step + 3):
+                        every.add((name, vm_id))
+                        run.send(name, vm_id, deploy(vm_id))
+            run.settle(chance.choice((0.1, 0.3, 1.0)))
+        for each in NAMES:
+            run.edit(each, unsteady(place, each, price=0.005, rate=0.0))
+        run.settle(3)
+        for name, vm_id in sorted(every):
+            run.send(name, vm_id, cleanup(vm_id))
+        assert run.settle(), run.open
+        assert any(event.get("fault") == "lost_answers" for name in NAMES for event in place.events(name))
+        filled(run)
+
+
 def filled(run: Run) -> None:
     """Check that of more creates than fit exactly as many succeed as fit, once nothing is left."""
     run.replies.clear()
@@ -200,6 +264,10 @@ def test_two_hundred_deploys_at_once_do_not_overshoot_together(tmp_path: Path) -
         replies = [driver.wait_for(lambda line: line.startswith("DEPLOY ")) for _ in range(200)]
     made = [line for line in replies if line.startswith("DEPLOY SUCCESS")]
     assert len(made) == LIMIT
+    journal = place.var / "one_provider_mad_one.journal"
+    with closing(sqlite3.connect(journal)) as db:  # no VM is recreated for it, and the host has room as before
+        assert not db.execute("SELECT vm_id FROM recreations").fetchall()
+        assert not db.execute("SELECT name FROM facts WHERE name = 'refusal'").fetchall()
     refused = next(line for line in replies if line.startswith("DEPLOY FAILURE"))
     assert refused.split(" ", 3)[3] == (
         "max_per_hour of the shared budget team is 0.0250 USD, 0.0250 USD is in use, and an instance small_256mb would"
@@ -231,7 +299,7 @@ def test_an_alternative_that_would_exceed_is_skipped_for_a_cheaper_one_and_the_l
     with closing(sqlite3.connect(place.var / "one.db")) as db:
         assert [row[0] for row in db.execute("SELECT type FROM instance")] == ["small_256mb"]
     told = [event["text"] for event in place.events("one") if event["event"].startswith("log line")]
-    assert told == [
+    assert told[-1:] == [
         (
             "a cheaper alternative was created: max_per_hour of one is 0.0300 USD, 0.0000 USD is in use, and an"
             " instance large_4gb would add 0.0600 USD; an administrator may change budget.max_per_hour in one.toml"
@@ -337,3 +405,24 @@ def test_a_stop_frees_its_price_at_once_for_another_name_that_shares_the_budget(
         )
         assert one.ask(off).startswith("SUCCESS")
         two.created(deploy(3))
+
+
+def test_a_broken_file_refuses_creates_with_one_sentence_and_stops_and_ends_go_on(tmp_path: Path) -> None:
+    place = alone(tmp_path, "max_instances = 5")
+    path = place.var / "one_provider_mad_one.budget"
+    with Driver(place, "-t 15 -r 0 one") as driver:
+        made = driver.created(deploy(1))
+    path.write_bytes(b"no database" * 1000)
+    with Driver(place, "-t 15 -r 0 one") as driver:
+        assert driver.ask(deploy(2)) == (
+            "FAILURE the file of the budget cannot be used: file is not a database: remove it, and it is made again"
+            f" from the cloud and the ledger ({path})"
+        )
+        off = oned_lines.line(
+            "SHUTDOWN", 1, template=TINY, deploy_id=made, lcm_state=oned_lines.LCM_STATES["SHUTDOWN_POWEROFF"]
+        )
+        assert driver.ask(off).startswith("SUCCESS")
+        assert driver.ask(cleanup(1)).startswith("SUCCESS")
+        path.unlink()
+        assert driver.ask(deploy(2)).startswith("SUCCESS")
+    assert Clouds(place).count() == 1
