@@ -158,9 +158,7 @@ async def test_a_limit_that_is_lowered_warns_first_and_a_raised_one_calls_the_po
     place.limit(max_per_month=0.001)
     await place.after(1)
     assert place.opennebula.off == []
-    assert place.told(NEW)[0].startswith(
-        "max_per_month of sim, 0.00100000 USD, is reached: the VM is powered off in 60 s"
-    )
+    assert place.told(NEW)[0].startswith("max_per_month of sim, 0.0010 USD, is reached: the VM is powered off in 60 s")
     place.limit(max_per_month=5)
     await place.after(1)
     assert place.told(NEW)[1] == "the VM is not powered off: no limit of the month is near any more"
