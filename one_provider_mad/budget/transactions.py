@@ -145,7 +145,25 @@ def _row_of(db: sqlite3.Connection, name: str, wish: Wish) -> Row | None:
     column, value = ("deploy_id", wish.deploy_id) if wish.deploy_id else ("key", wish.key)
     cursor = db.execute(f"SELECT * FROM commitments WHERE name = ? AND {column} = ?", (name, value))  # noqa: S608
     row = cursor.fetchone()
+    if row is None and wish.deploy_id:
+        return _unanswered(db, name, wish)
     return None if row is None else _as_dict(cursor, row)
+
+
+def _unanswered(db: sqlite3.Connection, name: str, wish: Wish) -> Row | None:
+    """Return the commitment of a create whose answer was lost, and whose instance the wish names now."""
+    who = wish.identity
+    cursor = db.execute(
+        "SELECT * FROM commitments WHERE name = ? AND vm_id = ? AND stime = ? AND seq = ? AND deploy_id = '' LIMIT 1",
+        (name, who.vm_id, who.stime, who.seq),
+    )
+    rows = [_as_dict(cursor, row) for row in cursor.fetchall()]
+    for row in rows:
+        db.execute(
+            "UPDATE commitments SET deploy_id = ? WHERE name = ? AND key = ?", (wish.deploy_id, name, row["key"])
+        )
+        return {**row, "deploy_id": wish.deploy_id}
+    return None
 
 
 def _as_dict(cursor: sqlite3.Cursor, row: Sequence[Any]) -> Row:
