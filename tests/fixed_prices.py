@@ -23,6 +23,9 @@ class FixedPrices:
     def kind_of(self, instance: Instance) -> tuple[str, str]:
         return "", ""
 
+    def type_of_create(self, parameters: Parameters) -> str:
+        return ""
+
     def price_of_create(self, parameters: Parameters) -> Price:
         return self.price
 

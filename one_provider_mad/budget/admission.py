@@ -23,8 +23,8 @@ from one_provider_mad.budget.spent import read_spent
 from one_provider_mad.budget.store import Store
 from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, Value, VmOwner, VmRequest
 from one_provider_mad.errors import BudgetError, BudgetExceeded, LedgerError, MadError, ProviderError
-from one_provider_mad.pricing.values import UNKNOWN, Kind, Price
-from one_provider_mad.providers.interface import Parameters, PriceSource, Provider
+from one_provider_mad.pricing.values import UNKNOWN, Price
+from one_provider_mad.providers.interface import Parameters, PriceSource, Provider, TypeSource
 from one_provider_mad.timestamps import Timestamp
 
 log = structlog.get_logger()
@@ -170,18 +170,20 @@ class Limited:
             BudgetError: the budget's file cannot be used.
             ProviderError: the cloud does not list its instances, and the budget has never seen them.
         """
-        provider, price, gib = self._plan.provider, UNKNOWN, None
+        provider, price, gib, type_name = self._plan.provider, UNKNOWN, None, ""
         if isinstance(provider, PriceSource):
             await _read_prices(provider, ())
             price, gib = provider.price_of_create(parameters), provider.disk_size(parameters)
+            type_name = provider.type_of_create(parameters)
         wish = Wish(
             key=key,
             identity=identity,
             owner=owner,
-            what=_what(price),
+            what=f"an instance {type_name}" if type_name else "a new instance",
             price=price,
             gib=gib,
             is_new_type=True,
+            type_name=type_name,
         )
         await self._admit(wish)
 
@@ -212,7 +214,7 @@ class Limited:
         price = await self._price(instance, lambda source: source.price_of(instance, state=InstanceState.RUNNING))
         wish = self._wish(instance, request, f"starting instance {instance.deploy_id}", price)
         # A user may have changed the type in PUBLIC_CLOUD while the instance was stopped.
-        async with self._committed(msgspec.structs.replace(wish, is_new_type=wish.kind[0] != "")):
+        async with self._committed(msgspec.structs.replace(wish, is_new_type=self._has_types and wish.kind[0] != "")):
             yield
 
     @asynccontextmanager
@@ -220,8 +222,13 @@ class Limited:
         """Commit the price of the instance with the size of the request."""
         price = await self._price(instance, lambda source: source.price_of_resize(instance, request))
         wish = self._wish(instance, request, f"resizing instance {instance.deploy_id}", price)
-        async with self._committed(msgspec.structs.replace(wish, is_new_type=True)):
+        async with self._committed(msgspec.structs.replace(wish, is_new_type=self._has_types)):
             yield
+
+    @property
+    def _has_types(self) -> bool:
+        """True where an existing instance can get another type."""
+        return isinstance(self._plan.provider, TypeSource)
 
     @asynccontextmanager
     async def with_disk(
@@ -443,11 +450,6 @@ async def _told(telling: Awaitable[None]) -> None:
         await telling
     except BudgetError as error:
         log.warning("end of a call not in the budget", reason=str(error))
-
-
-def _what(price: Price) -> str:
-    names = [part.item.name for part in price.parts if part.item.kind is Kind.COMPUTE]
-    return f"an instance {names[0]}" if names else "a new instance"
 
 
 def _number(text: str) -> float | None:

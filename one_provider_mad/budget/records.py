@@ -21,6 +21,7 @@ class Wish(Value, frozen=True, kw_only=True):
         gib: GiB of all disks, of the disk alone where `is_part`; None when unknown.
         is_part: price and GiB come on top of the instance's present ones.
         is_new_type: limits on types apply.
+        type_name: the instance type; None where it is the name of the price's compute part.
     """
 
     key: str = ""
@@ -32,14 +33,16 @@ class Wish(Value, frozen=True, kw_only=True):
     gib: float | None
     is_part: bool = False
     is_new_type: bool = False
+    type_name: str | None = None
 
     @property
     def kind(self) -> tuple[str, bool, float | None]:
         """Return the type, whether it is of the spot market, and the price of processor and memory."""
         for part in self.price.parts:
             if part.item.kind is Kind.COMPUTE:
-                return part.item.name, part.item.market == SPOT, part.amount
-        return "", False, None
+                name = part.item.name if self.type_name is None else self.type_name
+                return name, part.item.market == SPOT, part.amount
+        return self.type_name or "", False, None
 
 
 class Observed(Value, frozen=True, kw_only=True, gc=False):

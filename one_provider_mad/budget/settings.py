@@ -30,7 +30,8 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """GiB of all disks together, those of stopped instances included."""
 
     allowed_types: tuple[str, ...] | None = None
-    """Instance types that a VM may get, or be started with; `*` stands for any letters: `["t3.*", "m5.large"]`."""
+    """Instance types that a VM may get, or be started with; `*` stands for any letters: `["t3.*", "m5.large"]`.
+    At a partner: remote templates as VMs name them, `burst-small`, or `template-7` for number 7."""
 
     max_spot_price: Amount | None = None
     """Units of currency an hour for the processor and memory of one spot instance."""

@@ -530,6 +530,9 @@ class PriceSource(Protocol):
     def kind_of(self, instance: Instance) -> tuple[str, str]:
         """Return the instance's type and its market (pricing/values.py, ON_DEMAND or SPOT), "" for an unknown type."""
 
+    def type_of_create(self, parameters: Parameters) -> str:
+        """Return the instance type of one alternative of a plan, "" when it is unknown. Pure."""
+
     def price_of_create(self, parameters: Parameters) -> Price:
         """Return what the instance of one alternative of a plan will cost while it runs, disks included. Pure."""
 

@@ -840,6 +840,8 @@ class OwnedCloudConformance:
             priced.price_of(running).currency,
         )
         assert priced.kind_of(running)[1] in (ON_DEMAND, SPOT)
+        if isinstance(provider, TypeSource):
+            assert priced.type_of_create(call.parameters) == priced.kind_of(running)[0]
         assert (size := priced.disk_size(call.parameters)) is None or size >= 0
 
     async def test_prices_follow_the_state_and_stay_the_same_object_while_nothing_changes(

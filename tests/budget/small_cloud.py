@@ -73,6 +73,9 @@ class SmallCloud:
     def kind_of(self, instance: Instance) -> tuple[str, str]:
         return "small", "on-demand"
 
+    def type_of_create(self, parameters: Parameters) -> str:
+        return "small"
+
     def price_of_create(self, parameters: Parameters) -> Price:
         return price(self.amount)
 

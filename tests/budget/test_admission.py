@@ -17,7 +17,8 @@ from one_provider_mad.budget.settings import BudgetSettings, Limits
 from one_provider_mad.budget.store import Store
 from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, VmId, VmOwner, VmRequest
 from one_provider_mad.errors import BudgetExceeded, PermissionDenied, ProviderError, ProviderUnavailable
-from one_provider_mad.pricing.values import Item, Kind, Part, Price
+from one_provider_mad.pricing.values import UNKNOWN, Item, Kind, Part, Price
+from one_provider_mad.providers.interface import InstanceType
 from tests.actions.fakes import turns
 
 ADA = VmOwner(user_id=7, user="ada", group_id=1, group="users")
@@ -49,6 +50,9 @@ class Sky:
     def price_of(self, instance: Instance, *, state: InstanceState | None = None) -> Price:
         return OF_INSTANCE if (state or instance.state) is InstanceState.RUNNING else Price(currency="USD")
 
+    def type_of_create(self, _parameters: object) -> str:
+        return "m1"
+
     def price_of_create(self, _parameters: object) -> Price:
         return OF_INSTANCE
 
@@ -60,6 +64,15 @@ class Sky:
 
     def kind_of(self, _instance: Instance) -> tuple[str, str]:
         return "m1", "on-demand"
+
+    async def read_types(self) -> None:
+        """Nothing: an existing instance can get another type, which makes the cloud a TypeSource."""
+
+    def instance_types(self) -> Mapping[str, InstanceType]:
+        return {}
+
+    def price_of_type(self, _name: str, *, market: str) -> Price:
+        return OF_INSTANCE if market else UNKNOWN
 
     def disk_size(self, _parameters: object) -> float | None:
         return 0.0

@@ -637,6 +637,10 @@ class Ec2Provider:
         """Return type and market of an instance."""
         return kind_of(instance)
 
+    def type_of_create(self, parameters: Parameters) -> str:
+        """Return the instance type of one alternative."""
+        return read_launch(parameters).parameters.get("InstanceType", "")
+
     def price_of_create(self, parameters: Parameters) -> Price:
         """Return what a new instance will cost; unknown before `read_image` has looked up its AMI."""
         return self._prices.of_create(parameters)

@@ -377,6 +377,11 @@ class OpenNebulaProvider(Devices):
         """Return the remote template, `template-7`, and the market."""
         return kind_of(instance)
 
+    def type_of_create(self, parameters: Parameters) -> str:
+        """Return the remote template as the VM names it: `template-7`, or its name; "" for a template as text."""
+        template = _launch(parameters).template
+        return f"template-{template}" if whole_number(template) is not None else template
+
     def price_of_create(self, parameters: Parameters) -> Price:
         """Return what the remote VM will cost while it runs."""
         return self._prices.of_launch(_launch(parameters))

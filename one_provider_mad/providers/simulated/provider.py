@@ -236,6 +236,10 @@ class SimulatedProvider:
         """Return the instance's type and market."""
         return prices.kind_of(instance)
 
+    def type_of_create(self, parameters: Parameters) -> str:
+        """Return the instance type."""
+        return _launch(parameters).type
+
     def price_of_create(self, parameters: Parameters) -> Price:
         """Return what the instance will cost while it runs."""
         return self._prices.of_launch(_launch(parameters))

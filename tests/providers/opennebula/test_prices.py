@@ -168,3 +168,17 @@ async def test_a_partner_that_does_not_answer_is_warned_of_once_and_prices_stay_
     await provider.close()
     [warning] = warnings
     assert warning.startswith("the partner's costs cannot be read, so prices of its VMs may be unknown: ")
+
+
+@pytest.mark.parametrize(
+    ("vm", "type_name"),
+    [
+        pytest.param(a_vm(TEMPLATE_ID="9"), "template-9", id="number"),
+        pytest.param(a_vm(TEMPLATE_ID="", TEMPLATE_NAME="burst-small"), "burst-small", id="name"),
+    ],
+)
+async def test_the_type_of_a_create_is_the_remote_template(vm: VmRequest, type_name: str) -> None:
+    """`allowed_types` of `[budget]` compares with it; the first part of the price is no type, but CPU."""
+    provider = offline()
+    [parameters] = provider.plan(vm).alternatives
+    assert provider.type_of_create(parameters) == type_name
