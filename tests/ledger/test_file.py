@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import sqlite3
 import stat
+from contextlib import closing
 from math import inf
 from pathlib import Path
 
@@ -118,7 +119,7 @@ def test_one_process_alone_writes(path: Path) -> None:
 
 def test_a_later_releases_ledger_is_read_and_never_written(path: Path) -> None:
     write_spans(path, "sky", [CLOSED], as_of=300.0)
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("ALTER TABLE spans ADD COLUMN later TEXT")
         db.execute("PRAGMA user_version = 99")
     before = path.read_bytes()
