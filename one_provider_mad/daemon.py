@@ -158,6 +158,7 @@ class _Daemon(Serving[Request | Malformed]):
             dispatcher.note_leader(is_elsewhere=False)
             self._start(partial(settling.run, None), "settle")
             return
+        await asyncio.to_thread(import_module, "one_provider_mad.xmlrpc.leadership")
         from one_provider_mad.xmlrpc.leadership import Leadership
 
         def lead(held: bool) -> None:  # noqa: FBT001 - Leadership's own form
@@ -265,6 +266,7 @@ class _Daemon(Serving[Request | Malformed]):
         await engines.is_journal_open.wait()
         if engines.is_verbatim:
             return
+        await asyncio.to_thread(import_module, "one_provider_mad.budget.keeping")
         from one_provider_mad.budget.keeping import keep
 
         await keep(engines.budget, warn=self._warn)

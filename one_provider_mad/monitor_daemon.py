@@ -8,6 +8,7 @@ import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from one_provider_mad.options import Options
@@ -145,6 +146,7 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
         if not may_ask:
             keeper.begin()
             return
+        await asyncio.to_thread(import_module, "one_provider_mad.xmlrpc.leadership")
         from one_provider_mad.xmlrpc.leadership import Leadership
 
         begins_to_lead = asyncio.Event()

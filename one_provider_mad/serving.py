@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from one_provider_mad import __version__
@@ -322,6 +323,8 @@ class Serving(ABC, Generic[RequestT]):
 
     async def _may_ask_opennebula(self) -> bool:
         """True when there are credentials for the local OpenNebula; else the modules for it are not imported."""
+        # In a thread: while another thread imports what it needs, too, the loop would wait for that thread.
+        await asyncio.to_thread(import_module, "one_provider_mad.xmlrpc.session")
         from one_provider_mad.errors import SettingsError
         from one_provider_mad.xmlrpc.session import read_session
 
